@@ -1,0 +1,145 @@
+"""The synthetic set keeps its promises: each figure from its number alone, inside the picture, classes apart."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from vitruvian.data import skeleton as sk
+from vitruvian.data import synthetic
+from vitruvian.data.synthetic import CLASSES, SyntheticSpec, figure, heatmap, parse, picture
+from vitruvian.errors import DataError
+
+
+def test_the_same_seed_draws_the_same_figure() -> None:
+    one, other = figure(7, 3), figure(7, 3)
+    assert (one.label, one.subject) == (other.label, other.subject)
+    np.testing.assert_array_equal(one.keypoints, other.keypoints)
+    np.testing.assert_array_equal(picture(one), picture(other))
+    np.testing.assert_array_equal(heatmap(one), heatmap(other))
+
+
+def test_drawing_one_figure_never_depends_on_another() -> None:
+    alone = picture(figure(25, 0))
+    for index in range(20):
+        heatmap(figure(index, 0))
+    np.testing.assert_array_equal(picture(figure(25, 0)), alone)
+
+
+@pytest.mark.parametrize("other", [(8, 3), (17, 3), (7, 4)])
+def test_another_number_or_seed_draws_another_figure(other: tuple[int, int]) -> None:
+    assert not np.array_equal(figure(7, 3).keypoints, figure(*other).keypoints)
+
+
+def test_classes_come_evenly_and_every_subject_takes_several_poses() -> None:
+    figures = [figure(index, 0, subjects=10) for index in range(400)]
+    assert set(Counter(one.label for one in figures).values()) == {400 // len(CLASSES)}
+    poses = {
+        subject: {one.label for one in figures if one.subject == subject} for subject in {f.subject for f in figures}
+    }
+    assert len(poses) == 10
+    assert min(map(len, poses.values())) > len(CLASSES) / 2
+
+
+def test_a_subject_wears_the_same_clothes_in_every_picture() -> None:
+    looks = {synthetic._body(0, subject).look for subject in range(20)}
+    assert len(looks) == 20
+    assert synthetic._body(0, 4) is synthetic._body(0, 4)
+
+
+def test_every_figure_lies_inside_the_picture_with_room_around() -> None:
+    keypoints = np.stack([figure(index, 1).keypoints for index in range(500)])
+    assert keypoints.dtype == np.float32
+    assert keypoints.min() > 0.05
+    assert keypoints.max() < 0.95
+
+
+def test_every_peak_lies_inside_the_heatmap() -> None:
+    for index in range(100):
+        drawn = figure(index, 2)
+        maps = heatmap(drawn)
+        assert maps.shape == (17, 64, 48)
+        assert maps.dtype == np.float32
+        peaks = maps.reshape(17, -1).max(axis=1)
+        assert peaks[drawn.visible].min() > 0.4
+        assert peaks.max() <= 1
+        assert (peaks[~drawn.visible] < 0.36).all()
+
+
+@pytest.mark.parametrize("size", [32, 64, 224])
+def test_pictures_come_in_the_size_asked_for(size: int) -> None:
+    drawn = picture(figure(0, 0), size)
+    assert drawn.shape == (size, size, 3)
+    assert drawn.dtype == np.uint8
+    assert drawn.std() > 10
+
+
+def test_the_poses_are_what_their_names_say() -> None:
+    for index in range(0, 300):
+        drawn = figure(index, 5)
+        y = drawn.keypoints[:, 1]
+        left_up = y[sk.L_WRIST] < y[sk.NOSE]
+        right_up = y[sk.R_WRIST] < y[sk.NOSE]
+        match drawn.label:
+            case "arms-raised":
+                assert left_up and right_up
+            case "left-arm-raised":
+                assert left_up and not right_up
+            case "right-arm-raised":
+                assert right_up and not left_up
+            case "standing" | "sitting":
+                assert not left_up and not right_up
+            case "bending":
+                assert y[sk.NOSE] > y[[sk.L_HIP, sk.R_HIP]].mean() - 0.25
+            case "tree":
+                assert abs(y[sk.L_ANKLE] - y[sk.R_ANKLE]) > 0.1
+
+
+def test_a_person_seen_from_the_front_has_their_left_on_the_right() -> None:
+    for index in range(0, 200, len(CLASSES)):
+        x = figure(index, 0).keypoints[:, 0]
+        assert x[sk.L_SHOULDER] > x[sk.R_SHOULDER]
+
+
+def test_some_joints_are_hidden_but_most_are_seen() -> None:
+    seen = np.stack([figure(index, 0).visible for index in range(500)])
+    assert 0.9 < seen.mean() < 1
+
+
+def test_four_thousand_pictures_take_seconds() -> None:
+    start = time.process_time()
+    for index in range(200):
+        picture(figure(index, 9))
+    assert (time.process_time() - start) / 200 < 0.005
+
+
+def test_an_address_says_how_many_of_whom() -> None:
+    assert parse("synthetic://poses?count=200&seed=7&subjects=5") == SyntheticSpec(count=200, seed=7, subjects=5)
+    assert parse("synthetic://poses") == SyntheticSpec(count=4000, seed=0, subjects=40)
+    assert parse("synthetic://poses?count=10").subjects == 10
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("synthetic://poses?cuont=5", "did you mean 'count'"),
+        ("synthetic://poses?zzz=5", "known are count, seed, subjects"),
+        ("synthetic://poses?count=0", "count must be a whole number from 1"),
+        ("synthetic://poses?count=-5", "not '-5'"),
+        ("synthetic://poses?count=1e3", "not '1e3'"),
+        ("synthetic://poses?seed=", "seed must be a whole number from 0"),
+        ("synthetic://poses?count=99999999999999", "count must be"),
+        ("synthetic://poses?seed=1&seed=2", "seed is given twice"),
+        ("synthetic://poses?count=5&subjects=6", "6 subjects for 5 figures"),
+        ("synthetic://dogs", "synthetic://poses"),
+        ("file:///poses", "not a synthetic set"),
+    ],
+)
+def test_a_wrong_address_is_refused_in_one_line(url: str, says: str) -> None:
+    with pytest.raises(DataError) as error:
+        parse(url)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,189 @@
+"""What moves from training to serving: writing, verifying and reading bundles, and the champion pointer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.alias_generators import to_camel
+
+from vitruvian import artifact
+from vitruvian.data.preprocess import PREPROCESS, HeatmapPreprocess, ImagePreprocess
+from vitruvian.errors import ArtifactError, BundleError, Conflict, NotFound
+from vitruvian.store import Store, open_store
+
+CHECKSUMS = "checksums.json"
+CHAMPION = "champion.json"
+BUNDLES = "bundles"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, extra="forbid", frozen=True)
+
+
+class GateDecision(_Record):
+    """One gate with the value it was held against."""
+
+    gate: str
+    """The condition as people read it: `accuracy >= 0.79`."""
+    value: float | None
+    """What was measured; none where that was no number."""
+    required: float | None
+    """The least value that passes; none where there was no champion to compare with."""
+    passed: bool
+    text: str = ""
+    """The outcome as people read it: `accuracy 0.771 misses 0.790 by 0.019`."""
+
+
+class ExportRecord(_Record):
+    """One exported format, with what its parity check measured."""
+
+    format: str
+    path: str
+    """Where its main file lies in the bundle."""
+    max_difference: float
+    """Largest absolute difference of a probability to the trained model's."""
+    top1_agreement: float
+    accuracy: float
+    seconds_per_image: float
+
+
+class Golden(_Record):
+    """An example with its answer, predicted before a server calls itself ready."""
+
+    input: str
+    probabilities: tuple[float, ...]
+    tolerance: float
+
+
+class BundleInfo(_Record):
+    """The content of `bundle.json`."""
+
+    format: int = 1
+    name: str
+    """The classifier's name."""
+    version: str
+    created: str
+    """UTC, RFC 3339."""
+    labels: tuple[str, ...]
+    architecture: str
+    metrics: dict[str, float]
+    gates: tuple[GateDecision, ...]
+    exports: tuple[ExportRecord, ...]
+    serve: str
+    """The format of `exports` that is served."""
+    golden: Golden
+    lineage: dict[str, Any]
+    """Digests of data, code and image, and the keys of the stages that made this bundle."""
+    spec: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle on the local disk."""
+
+    folder: Path
+    info: BundleInfo
+    preprocess: ImagePreprocess | HeatmapPreprocess
+    digest: str
+
+    @property
+    def served(self) -> ExportRecord:
+        """The export that a predictor loads."""
+        return next(export for export in self.info.exports if export.format == self.info.serve)
+
+    def golden_input(self) -> bytes:
+        """Return the bytes of the golden example's file."""
+        return (self.folder / self.info.golden.input).read_bytes()
+
+
+def publish(store: Store, folder: Path, info: BundleInfo, *, advance: Callable[[int], None] = lambda size: None) -> str:
+    """Write `bundle.json` into a folder of a bundle's other files and commit it; return the version's digest.
+
+    A version is immutable: publishing the same content again changes nothing, other content raises `Conflict`.
+    """
+    (folder / "bundle.json").write_bytes(info.model_dump_json(by_alias=True, indent=1).encode())
+    prefix = f"{BUNDLES}/{info.version}"
+    present = artifact.read_manifest(store, prefix, CHECKSUMS)
+    if present is not None:
+        raise Conflict("this version is published already", where=store.address(prefix), hint="versions don't change")
+    return artifact.commit(store, prefix, folder, manifest=CHECKSUMS, once=True, advance=advance).digest
+
+
+def open_bundle(address: str | Path, cache: Path | None = None) -> Bundle:
+    """Return the verified bundle at a folder, a `file://` or an `s3://` address.
+
+    The address of a classifier's artifacts means its champion. Raises `BundleError` naming the file that is missing
+    or doesn't match its checksum.
+    """
+    store = open_store(address)
+    listed = _manifest(store)
+    if listed is None:
+        champion = read_champion(store)
+        if champion is None:
+            raise BundleError(
+                "there is no bundle here", where=store.url, hint=f"give a folder that holds {CHECKSUMS} or {CHAMPION}"
+            )
+        store = store.at(f"{BUNDLES}/{champion}")
+        listed = _manifest(store)
+        if listed is None:
+            raise BundleError("the champion's bundle is missing", where=store.url, hint="publish it again")
+    try:
+        folder = artifact.fetch(store, "", cache, manifest=CHECKSUMS)
+    except BundleError:
+        raise
+    except ArtifactError as e:
+        raise BundleError(e.what, where=e.where, hint=e.hint) from e
+    return _read(folder, listed)
+
+
+def _manifest(store: Store) -> artifact.Manifest | None:
+    try:
+        return artifact.read_manifest(store, manifest=CHECKSUMS)
+    except ArtifactError as e:
+        raise BundleError(e.what, where=e.where, hint=e.hint) from e
+
+
+def _read(folder: Path, listed: artifact.Manifest) -> Bundle:
+    def load(name: str) -> bytes:
+        if name not in listed.files:
+            raise BundleError("is missing from the bundle", where=folder / name, hint="make or fetch it again")
+        return (folder / name).read_bytes()
+
+    name = "bundle.json"
+    try:
+        info = BundleInfo.model_validate_json(load(name))
+        name = "preprocess.json"
+        preprocess = PREPROCESS.validate_json(load(name))
+    except ValidationError as e:
+        first = e.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        hint = "it was made by another version of vitruvian; make it again"
+        raise BundleError(f"{field}: {first['msg']}", where=folder / name, hint=hint) from e
+    for needed in (info.golden.input, *(export.path for export in info.exports)):
+        if needed not in listed.files:
+            raise BundleError("is missing from the bundle", where=folder / needed, hint="make or fetch it again")
+    if info.serve not in [export.format for export in info.exports]:
+        raise BundleError(f"there is no export '{info.serve}'", where=folder / "bundle.json", hint="make it again")
+    return Bundle(folder, info, preprocess, listed.digest)
+
+
+def read_champion(store: Store) -> str | None:
+    """Return the version that serves now; None where there is none yet."""
+    try:
+        return str(json.loads(store.get(CHAMPION))["version"])
+    except NotFound:
+        return None
+    except (ValueError, KeyError, TypeError) as e:
+        raise BundleError("doesn't name a version", where=store.address(CHAMPION), hint="write it again") from e
+
+
+def promote(store: Store, version: str, digest: str, reasons: Sequence[str] = ()) -> None:
+    """Point the champion at a version by compare-and-swap; raises `Conflict` where somebody else promoted first."""
+    seen = store.tag(CHAMPION)
+    content = json.dumps({"version": version, "digest": digest, "reasons": list(reasons)}, indent=1).encode()
+    store.put(CHAMPION, content, if_absent=seen is None, if_match=seen)

@@ -1,0 +1,282 @@
+"""The command line: one verb for each stage and tool.
+
+Nothing heavy is imported before a command needs it: `vitruvian --help` loads neither torch nor ray.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vitruvian.errors import VitruvianError
+
+if TYPE_CHECKING:
+    from vitruvian.pipeline import Stage
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Trains, checks, ships and watches human pose and action classifiers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+spec_app = typer.Typer(help="Explain, describe and check the file that declares a classifier.", no_args_is_help=True)
+data_app = typer.Typer(help="Make and change data sets.", no_args_is_help=True)
+app.add_typer(spec_app, name="spec")
+app.add_typer(data_app, name="data")
+
+console = Console()
+problems = Console(stderr=True)
+
+File = Annotated[Path, typer.Option("-f", "--file", help="The file that declares the classifier.")]
+Address = Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle or a classifier's artifacts: folder or s3://")]
+
+
+class Architecture(StrEnum):
+    """What the demo can train."""
+
+    vit = "vit"
+    heatmap_cnn = "heatmap-cnn"
+
+
+class Form(StrEnum):
+    """What keypoints can be drawn as."""
+
+    heatmaps = "heatmaps"
+    images = "images"
+
+
+class Labels(StrEnum):
+    """Which labels of a set of sequences become the classes."""
+
+    coarse = "coarse"
+    fine = "class"
+
+
+class Frame(StrEnum):
+    """Which frames of a sequence are drawn."""
+
+    peak = "peak"
+    every = "all"
+
+
+def main() -> None:
+    """Run the command line; errors that a user can mend are one line each on standard error."""
+    try:
+        app(standalone_mode=False)
+    except VitruvianError as e:
+        _complain(str(e))
+        sys.exit(e.exit_code)
+    except KeyboardInterrupt:
+        _complain("interrupted; run the same command again to go on")
+        sys.exit(INTERRUPTED)
+    except typer.Exit as e:
+        sys.exit(e.exit_code)
+    except Exception as e:
+        _exit_for(e)
+
+
+def _exit_for(error: Exception) -> None:
+    show = getattr(error, "show", None)
+    if show is None:
+        raise error
+    show()
+    sys.exit(getattr(error, "exit_code", 2))
+
+
+def _complain(lines: str) -> None:
+    for line in lines.splitlines():
+        problems.print(f"[red]✗[/] {_plain(line)}", highlight=False, soft_wrap=True)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+@app.command()
+def run(file: File) -> None:
+    """Run all stages: prepare, train, evaluate, gate, export, publish. What is fresh is skipped."""
+    _until("publish", file)
+
+
+@app.command()
+def prepare(file: File) -> None:
+    """Read, check, split and pack the data."""
+    _until("prepare", file)
+
+
+@app.command()
+def train(file: File) -> None:
+    """Run the stages up to training."""
+    _until("train", file)
+
+
+@app.command()
+def evaluate(file: File) -> None:
+    """Run the stages up to the evaluation on the test part."""
+    _until("evaluate", file)
+
+
+@app.command()
+def gate(file: File) -> None:
+    """Run the stages up to the gates; exits with 3 where one isn't met."""
+    _until("gate", file)
+
+
+@app.command()
+def export(file: File) -> None:
+    """Run the stages up to the export."""
+    _until("export", file)
+
+
+@app.command()
+def publish(file: File) -> None:
+    """Run the stages up to the published bundle."""
+    _until("publish", file)
+
+
+@app.command()
+def demo(
+    model: Annotated[Architecture, typer.Option(help="What to train.")] = Architecture.vit,
+    serve: Annotated[bool, typer.Option(help="Serve the bundle when it is published.")] = True,
+    folder: Annotated[Path, typer.Option(help="Where the demo keeps everything.")] = Path("vitruvian-demo"),
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on.")] = 8080,
+) -> None:
+    """Run the main job on synthetic poses: train, check, export, publish and serve a classifier."""
+    from vitruvian.demo import run_demo
+
+    run_demo(console, model.value, folder, host, port, serve=serve)
+
+
+@app.command()
+def serve(
+    bundle: Address,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0: any free one.")] = 8080,
+) -> None:
+    """Serve a bundle over HTTP, with a page for people."""
+    from vitruvian.bundle import open_bundle
+
+    found = open_bundle(bundle)
+    with _needs("serve"):
+        from vitruvian.inference.server import serve as serve_bundle
+    serve_bundle(found, host, port, announce=lambda address: _announce(found.info.name, found.info.version, address))
+
+
+def _announce(name: str, version: str, address: str) -> None:
+    console.print(f"[bold]{name}[/] version {version} is ready at [link={address}]{address}[/]", highlight=False)
+
+
+@app.command()
+def predict(
+    bundle: Address,
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="Files, or folders of files.")],
+    csv: Annotated[Path | None, typer.Option(help="Write a row for each file here instead of a table.")] = None,
+) -> None:
+    """Predict files: path, label, confidence and every class's probability for each."""
+    with _needs("serve"):
+        from vitruvian.inference.offline import predict_command
+    failed = predict_command(bundle, paths, csv, console, _complain)
+    raise typer.Exit(1 if failed else 0)
+
+
+@spec_app.command("explain")
+def spec_explain(
+    path: Annotated[str, typer.Argument(help="Only what lies below this, such as spec.training.")] = "",
+) -> None:
+    """Tell what every field of a Classifier means."""
+    from vitruvian import spec
+    from vitruvian.errors import SpecError
+
+    lines = [line for line in spec.fields() if not path or f"{line.path}.".startswith(f"{path}.")]
+    if not lines:
+        raise SpecError(f"there is no field '{path}'", hint="'vitruvian spec explain' lists all of them")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for head in ("field", "type", "default", "meaning"):
+        table.add_column(head, overflow="fold")
+    for line in lines:
+        later = f" [yellow]Not implemented yet: {line.planned}.[/]" if line.planned else ""
+        table.add_row(line.path, _plain(line.kind), _plain(line.default), _plain(line.text) + later)
+    console.print(table)
+
+
+@spec_app.command("schema")
+def spec_schema() -> None:
+    """Print the JSON schema of a Classifier."""
+    from vitruvian import spec
+
+    print(json.dumps(spec.schema(), indent=2))
+
+
+@spec_app.command("validate")
+def spec_validate(file: Annotated[Path, typer.Argument(help="The file that declares a classifier.")]) -> None:
+    """Check a file without running anything."""
+    from vitruvian import spec
+
+    classifier = spec.load(file)
+    console.print(f"{file}: classifier [bold]{classifier.name}[/] is valid", highlight=False)
+
+
+@data_app.command("render-keypoints")
+def render(
+    source: Annotated[Path, typer.Argument(help="A folder with sequences.npz and index.json.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write: one folder for each class, and groups.csv.")],
+    form: Annotated[Form, typer.Option("--as", help="Heatmaps (.npy) or images (.png).")],
+    labels: Annotated[Labels, typer.Option(help="Which labels become classes.")] = Labels.fine,
+    frame: Annotated[Frame, typer.Option(help="The frame farthest from the first, or every frame.")] = Frame.peak,
+    yaw: Annotated[float, typer.Option(help="Turn 3D figures at random by up to this many degrees.")] = 0.0,
+    views: Annotated[int, typer.Option(min=1, help="Pictures of each frame, each turned anew.")] = 1,
+    size: Annotated[int, typer.Option(min=16, max=1024, help="Height and width of images in pixels.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the turns.")] = 0,
+) -> None:
+    """Draw sequences of 17 COCO keypoints as a folder for each class."""
+    from vitruvian.console import Teller
+    from vitruvian.data.keypoints import render_keypoints
+
+    with Teller(console).counter("drawing") as count:
+        summary = render_keypoints(
+            source, out, form.value, labels.value, frame.value, yaw, views, size, seed, progress=count
+        )
+    for name, number in sorted(summary.counts.items()):
+        console.print(f"  {name:<24} {number:>7,}", highlight=False)
+    console.print(f"{sum(summary.counts.values()):,} {form.value} in {out}", highlight=False)
+
+
+def _until(stage: Stage, file: Path) -> None:
+    from vitruvian import spec
+    from vitruvian.console import Teller
+
+    classifier = spec.load(file)
+    with _needs("train"):
+        from vitruvian.pipeline import Pipeline
+
+        pipeline = Pipeline(classifier, Teller(console))
+        made = pipeline.run(stage)
+    console.print(f"[green]✓[/] {stage}: {pipeline.store.address(made.prefix)}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _needs(extra: str) -> Iterator[None]:
+    """Name the extra to install where a library of it is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as e:
+        if str(e.name).startswith("vitruvian"):
+            raise
+        hint = f"run pip install 'vitruvian[{extra}]'"
+        raise VitruvianError(f"the library '{e.name}' is not installed", hint=hint) from e
+
+

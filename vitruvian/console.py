@@ -1,0 +1,55 @@
+"""How stages talk to people in the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
+from rich.progress import TimeRemainingColumn as TimeRemaining
+from rich.table import Table
+
+
+class Teller:
+    """Prints headings, bars, notes and tables on one console."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    @contextlib.contextmanager
+    def stage(self, number: int, of: int, name: str, about: str) -> Iterator[None]:
+        """Head a stage, and tell how long it took."""
+        self.console.print(f"[bold cyan]{number}/{of} {name:<9}[/] {about}", highlight=False)
+        began = time.monotonic()
+        yield
+        self.console.print(f"  [dim]{time.monotonic() - began:.1f} s[/]", highlight=False)
+
+    def fresh(self, number: int, of: int, name: str, about: str) -> None:
+        """Tell that a stage has nothing to do."""
+        self.console.print(f"[bold cyan]{number}/{of} {name:<9}[/] {about}  [green]✓ fresh[/]", highlight=False)
+
+    def note(self, text: str) -> None:
+        """Print a line below a heading."""
+        self.console.print(f"  {text}", highlight=False, soft_wrap=True)
+
+    @contextlib.contextmanager
+    def bar(self, what: str, total: int, *, size: bool = False) -> Iterator[Callable[[int], None]]:
+        """Show a bar that goes away when it is full; yields what advances it, by items or by bytes."""
+        counts: ProgressColumn = DownloadColumn() if size else MofNCompleteColumn()
+        columns = (TextColumn("  {task.description}"), BarColumn(), counts, TimeRemaining())
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            task = progress.add_task(what, total=total)
+            yield lambda count: progress.advance(task, count)
+
+    def statistics(self, counts: Mapping[str, Mapping[str, int]]) -> None:
+        """Print the number of examples of each class in each part."""
+        table = Table(box=None, padding=(0, 2), header_style="dim")
+        table.add_column("class")
+        for part in counts:
+            table.add_column(part, justify="right")
+        for name in next(iter(counts.values())):
+            table.add_row(name, *(f"{of_part[name]:,}" for of_part in counts.values()))
+        table.add_row("[bold]all[/]", *(f"[bold]{sum(of_part.values()):,}[/]" for of_part in counts.values()))
+        self.console.print(table)

@@ -1,0 +1,1 @@
+"""Sources, formats, splits, preprocessing and the synthetic set; no torch in here."""

@@ -1,0 +1,88 @@
+"""What happens to an input before the model, the same in training and in serving; saved as `preprocess.json`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from vitruvian.data.decode import HEATMAP_SHAPE, HEATMAP_SUFFIXES, IMAGE_SUFFIXES, decode_heatmap, decode_image
+
+
+class _Preprocess(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ImagePreprocess(_Preprocess):
+    """An image: upright, RGB, squeezed to a square, then (value / 255 - mean) / std for each channel."""
+
+    kind: Literal["image"] = "image"
+    size: int
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        return IMAGE_SUFFIXES
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one prepared input, height first."""
+        return (self.size, self.size, 3)
+
+    @property
+    def tensor_shape(self) -> tuple[int, ...]:
+        """The shape of one input of the model, channels first."""
+        return (3, self.size, self.size)
+
+    @property
+    def dtype(self) -> np.dtype[np.uint8]:
+        return np.dtype(np.uint8)
+
+    def prepare(self, content: bytes, where: object) -> NDArray[np.uint8]:
+        """Return the bytes of a file as a prepared input, (size, size, 3) of uint8; raises `DataError`."""
+        return decode_image(content, where, self.size)
+
+    def tensor(self, prepared: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Return prepared inputs (n, size, size, 3) as the model takes them, (n, 3, size, size) of float32."""
+        scale = (1 / (255 * np.asarray(self.std))).astype(np.float32)
+        shift = (np.asarray(self.mean) / np.asarray(self.std)).astype(np.float32)
+        return np.ascontiguousarray((prepared.astype(np.float32) * scale - shift).transpose(0, 3, 1, 2))
+
+
+class HeatmapPreprocess(_Preprocess):
+    """Heatmaps of the 17 COCO keypoints of one person, as they come from a pose estimator."""
+
+    kind: Literal["heatmap"] = "heatmap"
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        return HEATMAP_SUFFIXES
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one prepared input: keypoints, height, width."""
+        return HEATMAP_SHAPE
+
+    @property
+    def tensor_shape(self) -> tuple[int, ...]:
+        """The shape of one input of the model."""
+        return HEATMAP_SHAPE
+
+    @property
+    def dtype(self) -> np.dtype[np.float16]:
+        return np.dtype(np.float16)
+
+    def prepare(self, content: bytes, where: object) -> NDArray[np.float16]:
+        """Return the bytes of a `.npy` file as a prepared input, (17, 64, 48) of float16; raises `DataError`."""
+        return decode_heatmap(content, where)
+
+    def tensor(self, prepared: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Return prepared inputs as the model takes them, (n, 17, 64, 48) of float32."""
+        return prepared.astype(np.float32)
+
+
+Preprocess = Annotated[ImagePreprocess | HeatmapPreprocess, Field(discriminator="kind")]
+PREPROCESS: TypeAdapter[ImagePreprocess | HeatmapPreprocess] = TypeAdapter(Preprocess)

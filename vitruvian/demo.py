@@ -1,0 +1,117 @@
+"""The main job on synthetic poses, from nothing to a page that answers."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from pathlib import Path
+
+from rich.console import Console
+
+from vitruvian import spec
+from vitruvian.bundle import Bundle, open_bundle
+from vitruvian.console import Teller
+from vitruvian.errors import VitruvianError
+from vitruvian.inference.predictor import Predictor
+from vitruvian.inference.server import Server
+from vitruvian.pipeline import Pipeline
+from vitruvian.store import explained
+
+_CLASSIFIERS = {
+    "vit": """\
+apiVersion: vitruvian.dev/v1alpha1
+kind: Classifier
+metadata: {{name: demo-vit}}
+spec:
+  data:
+    source: synthetic://poses?count=4000
+    format: images
+    groupBy: subject
+  model:
+    architecture: vit
+    dimensions: {{imageSize: 64, patchSize: 8, hiddenSize: 96, layers: 4, heads: 4}}
+  training:
+    strategy: ddp
+    workers: 2
+    epochs: 30
+    batchSize: 64
+    learningRate: 1.5e-3
+    augmentation: light
+  gates:
+    - {{metric: accuracy, atLeast: 0.85}}
+    - {{metric: worstClassRecall, atLeast: 0.5}}
+  artifacts: {artifacts}
+""",
+    "heatmap-cnn": """\
+apiVersion: vitruvian.dev/v1alpha1
+kind: Classifier
+metadata: {{name: demo-heatmap-cnn}}
+spec:
+  data:
+    source: synthetic://poses?count=3000
+    format: heatmaps
+    groupBy: subject
+  model:
+    architecture: heatmap-cnn
+  training:
+    strategy: ddp
+    workers: 2
+    epochs: 10
+    batchSize: 64
+    augmentation: light
+  gates:
+    - {{metric: accuracy, atLeast: 0.95}}
+    - {{metric: worstClassRecall, atLeast: 0.8}}
+  artifacts: {artifacts}
+""",
+}
+
+
+def run_demo(console: Console, model: str, folder: Path, host: str, port: int, *, serve: bool) -> None:
+    """Train, check, export and publish a classifier of synthetic poses, then serve it until Ctrl-C.
+
+    Prints the page's address and one prediction. A file that the user changed in the folder is left as it is.
+    """
+    file = folder / model / "classifier.yaml"
+    if not file.exists():
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(_CLASSIFIERS[model].format(artifacts=json.dumps(str(file.parent / "artifacts"))))
+        except OSError as e:
+            raise explained(e, file) from e
+    console.print(f"[dim]The classifier is declared in[/] {file}", highlight=False)
+    classifier = spec.load(file)
+    pipeline = Pipeline(classifier, Teller(console))
+    bundle = open_bundle(pipeline.store.address(pipeline.run().prefix))
+    if serve:
+        _serve(console, bundle, host, port)
+        return
+    answer = Predictor.open(bundle).predict_files([(bundle.golden_input(), bundle.info.golden.input)])[0]
+    if isinstance(answer, VitruvianError):
+        raise answer
+    _tell(console, bundle, answer.label, answer.confidence)
+    console.print(f"Serve it: [bold]vitruvian serve {pipeline.classifier.artifacts}[/]", highlight=False)
+
+
+def _serve(console: Console, bundle: Bundle, host: str, port: int) -> None:
+    server = Server(bundle, host, port)
+
+    def ready() -> None:
+        request = urllib.request.Request(
+            f"{server.address}/predict/image",
+            data=bundle.golden_input(),
+            headers={"Content-Type": "application/octet-stream"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as response:
+            answer = json.load(response)
+        _tell(console, bundle, answer["label"], answer["confidence"])
+        console.print(f"Open [bold]{server.address}[/] and drop a file on the page; Ctrl-C ends it", highlight=False)
+
+    server.run(ready)
+
+
+def _tell(console: Console, bundle: Bundle, label: str, confidence: float) -> None:
+    example = bundle.folder / bundle.info.golden.input
+    console.print(f"[green]✓[/] {example} is [bold]{label}[/] ({confidence:.1%})", highlight=False, soft_wrap=True)
+
+

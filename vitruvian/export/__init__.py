@@ -1,0 +1,1 @@
+"""Formats for serving, one file each, checked against the trained model."""

@@ -1,0 +1,92 @@
+"""Running an exported model on the CPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from vitruvian.errors import BundleError
+
+INPUT = "input"
+OUTPUT = "logits"
+_CGROUPS = Path("/sys/fs/cgroup")
+_REMAKE = "export the model and publish the bundle again"
+
+
+class Engine(Protocol):
+    """A loaded model; it may be run from several threads at once."""
+
+    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits (n, classes) of a batch (n, ...)."""
+
+
+class OnnxEngine:
+    """ONNX Runtime on the CPU; raises `BundleError` naming a file that doesn't load or has another interface."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...], threads: int) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # Idle threads that spin take the CPU time that decoding needs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 4
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as e:  # The runtime's errors have no common class of their own.
+            raise BundleError(f"can't be loaded ({_first_line(e)})", where=path, hint=_REMAKE) from e
+        inputs = {node.name: node.shape for node in self._session.get_inputs()}
+        outputs = [node.name for node in self._session.get_outputs()]
+        if list(inputs) != [INPUT] or OUTPUT not in outputs:
+            found = f"has inputs {list(inputs)} and outputs {outputs} instead of '{INPUT}' and '{OUTPUT}'"
+            raise BundleError(found, where=path, hint=_REMAKE)
+        if not _takes(inputs[INPUT], shape):
+            expected = ["batch", *shape]
+            raise BundleError(f"takes {inputs[INPUT]} instead of {expected}", where=path, hint=_REMAKE)
+
+    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        (logits,) = self._session.run([OUTPUT], {INPUT: batch})
+        return np.asarray(logits, dtype=np.float32)
+
+
+ENGINES: dict[str, Callable[[Path, tuple[int, ...], int], Engine]] = {"onnx": OnnxEngine}
+"""What runs each exported format."""
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def _takes(declared: list[object], shape: tuple[int, ...]) -> bool:
+    """Decide whether a model with this declared input accepts batches of any size of this shape."""
+    if len(declared) != len(shape) + 1 or isinstance(declared[0], int):
+        return False
+    return all(not isinstance(size, int) or size == wanted for size, wanted in zip(declared[1:], shape, strict=True))
+
+
+def usable_cpus(cgroups: Path = _CGROUPS) -> int:
+    """Return how many threads can really run at once: the affinity, cut to the cgroup's quota (version 1 or 2)."""
+    quotas = [_quota_v2(cgroups / "cpu.max"), _quota_v1(cgroups / "cpu"), _quota_v1(cgroups / "cpu,cpuacct")]
+    return max(1, int(min(len(os.sched_getaffinity(0)), *(quota for quota in quotas if quota is not None), 1 << 16)))
+
+
+def _quota_v2(path: Path) -> float | None:
+    try:
+        quota, period = path.read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _quota_v1(folder: Path) -> float | None:
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        return None if quota <= 0 else quota / int((folder / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError, ZeroDivisionError):
+        return None

@@ -1,0 +1,104 @@
+"""Predicting files without a server: what `vitruvian predict` runs."""
+
+from __future__ import annotations
+
+import csv
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitruvian.errors import DataError
+from vitruvian.inference.engine import usable_cpus
+from vitruvian.inference.predictor import CHUNK, Prediction, Predictor, Prepared
+from vitruvian.store import explained
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file with its prediction, or with what is wrong with it."""
+
+    path: Path
+    result: Prediction | DataError
+
+
+def list_inputs(paths: Sequence[Path], suffixes: Sequence[str]) -> list[Path]:
+    """Return the files to predict, each once: a folder's files with these suffixes, sorted, and every file named.
+
+    Raises `DataError` for a folder that holds none.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        inside = _inside(path, suffixes) if path.is_dir() else [path]
+        if not inside:
+            what = f"holds no file that ends in {', '.join(suffixes)}"
+            raise DataError(what, where=path, hint="give a folder with such files, or name the files themselves")
+        found.update(dict.fromkeys(inside))
+    return list(found)
+
+
+def predict_paths(
+    predictor: Predictor, paths: Sequence[Path], advance: Callable[[int], None] = lambda count: None
+) -> Iterator[Row]:
+    """Yield a row for every file among the paths, in order; a file that can't be used harms no other.
+
+    Folders are searched as `list_inputs` does; `advance` is told how many files are done. Raises `DataError` for a
+    folder without a suitable file.
+    """
+    files = list_inputs(paths, predictor.bundle.preprocess.suffixes)
+    with ThreadPoolExecutor(usable_cpus()) as pool:
+        for start in range(0, len(files), CHUNK):
+            chunk = files[start : start + CHUNK]
+            prepared = list(pool.map(lambda path: _prepared(predictor, path), chunk))
+            for path, result in zip(chunk, predictor.predict_prepared(prepared, chunk), strict=True):
+                yield Row(path, result)
+            advance(len(chunk))
+
+
+def _prepared(predictor: Predictor, path: Path) -> Prepared:
+    try:
+        content = path.read_bytes()
+    except OSError as e:
+        return DataError(f"can't be read ({e.strerror})", where=path, hint="check the path and its permissions")
+    return predictor.prepare(content, path)
+
+
+def write_csv(rows: Iterable[Row], path: Path, labels: Sequence[str]) -> None:
+    """Write path, label, confidence and every label's probability of the rows that have a prediction.
+
+    The file is there whole or not at all; raises `StoreError` where it can't be written.
+    """
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        aside = Path(name)
+        try:
+            # A file name need not be text; its bytes come out as they are.
+            with open(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(["path", "label", "confidence", *labels])
+                writer.writerows(_cells(row.path, row.result) for row in rows if isinstance(row.result, Prediction))
+            aside.chmod(0o644)
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+    except OSError as e:
+        raise explained(e, path) from e
+
+
+def _cells(path: Path, prediction: Prediction) -> list[str]:
+    shares = [prediction.confidence, *prediction.probabilities.tolist()]
+    return [str(path), prediction.label, *(f"{share:.6f}" for share in shares)]
+
+
+def _inside(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    found = []
+    for here, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [
+            Path(here, name)
+            for name in sorted(names)
+            if not name.startswith(".") and Path(name).suffix.lower() in suffixes
+        ]
+    return found

@@ -1,0 +1,439 @@
+"""The stages in order: what is fresh is skipped, what broke off goes on.
+
+A stage's artifact lies below `stages/STAGE/KEY`, where the key is the digest of all that decides its content: the
+digests of the artifacts it reads, its part of the spec and its revision. So a stage is fresh where its artifact exists.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from vitruvian import artifact
+from vitruvian.bundle import BUNDLES, CHECKSUMS, BundleInfo, ExportRecord, Golden, open_bundle, promote, publish
+from vitruvian.bundle import read_champion as champion_of
+from vitruvian.console import Teller
+from vitruvian.data.prepare import prepare
+from vitruvian.data.prepared import Prepared
+from vitruvian.data.preprocess import HeatmapPreprocess
+from vitruvian.data.sources import open_source
+from vitruvian.errors import ArtifactError, GateFailed, TrainingError
+from vitruvian.models.inputs import preprocess_for
+from vitruvian.spec import Classifier
+from vitruvian.store import explained, open_store
+
+if TYPE_CHECKING:
+    from vitruvian.evaluation.gates import Decision
+    from vitruvian.evaluation.metrics import Metrics
+
+Stage = Literal["prepare", "train", "evaluate", "gate", "export", "publish"]
+STAGES: tuple[Stage, ...] = ("prepare", "train", "evaluate", "gate", "export", "publish")
+# Raised when a stage makes something else of the same inputs.
+_REVISIONS: dict[Stage, int] = {"prepare": 1, "train": 1, "evaluate": 1, "gate": 1, "export": 1, "publish": 1}
+GOLDEN_TOLERANCE = 1e-3
+_LIBRARIES = ("vitruvian", "torch", "ray", "transformers", "numpy", "onnx", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Made:
+    """A stage's artifact in the store."""
+
+    stage: Stage
+    key: str
+    prefix: str
+    digest: str
+
+
+class Pipeline:
+    """The stages of one classifier; each property makes its stage's artifact unless it is fresh."""
+
+    def __init__(self, classifier: Classifier, teller: Teller) -> None:
+        self.classifier = classifier
+        self.spec = classifier.spec
+        self.teller = teller
+        self.store = open_store(classifier.artifacts)
+
+    def run(self, until: Stage = "publish") -> Made:
+        """Run the stages up to one of them; raises `GateFailed` where a gate isn't met."""
+        return {
+            "prepare": lambda: self.prepared,
+            "train": lambda: self.trained,
+            "evaluate": lambda: self.evaluated,
+            "gate": lambda: self.gated,
+            "export": lambda: self.exported,
+            "publish": lambda: self.published,
+        }[until]()
+
+    @cached_property
+    def prepared(self) -> Made:
+        preprocess = preprocess_for(self.spec.model)
+        source = open_source(self.spec.data, preprocess)
+        about = f"{self.spec.data.source} → {preprocess.kind}s of {'x'.join(map(str, preprocess.tensor_shape))}"
+        decides = [self.spec.data.model_dump(), preprocess.model_dump(), source.version]
+
+        def make(folder: Path) -> None:
+            with self.teller.bar("reading", len(source.examples)) as advance:
+                made = prepare(source, self.spec.data, preprocess, folder, advance)
+            if source.ignored:
+                self.teller.note(f"[yellow]{source.ignored} files were ignored: they are no {preprocess.kind}s[/]")
+            self.teller.statistics(made.statistics())
+
+        return self._made("prepare", about, decides, make)
+
+    @cached_property
+    def trained(self) -> Made:
+        settings = self.spec.training
+        workers = "one process" if settings.strategy == "none" else f"{settings.strategy}, {settings.workers} workers"
+        about = f"{self.spec.model.architecture}, {workers}, up to {settings.epochs} epochs"
+        return self._made("train", about, self._trains_on, self._train)
+
+    @property
+    def _trains_on(self) -> list[object]:
+        return [self.prepared.digest, self.spec.model.model_dump(), self.spec.training.model_dump()]
+
+    def _train(self, folder: Path) -> None:
+        from vitruvian.training.checkpoints import read_state
+        from vitruvian.training.launch import run
+        from vitruvian.training.loop import Job
+        from vitruvian.training.progress import EpochTable
+
+        settings = self.spec.training
+        key = self._key("train", self._trains_on)
+        store = self.store.at(f"checkpoints/{key}")
+        log = (self.store.local() or artifact.cache_folder()) / "logs" / f"train-{key}.log"
+        job = Job(self.spec.model, settings, str(self._folder(self.prepared)), store.url)
+        patience = settings.early_stopping.patience if settings.early_stopping else None
+        self.teller.note(f"[dim]Ray's log: {log}[/]")
+        with EpochTable(self.teller.console, patience) as table:
+            for event in run(job, log):
+                table.show(event)
+        best = read_state(store).best
+        if best is None or not table.history:
+            raise TrainingError("training ended without a finished epoch", where=log, hint="look at this log")
+        _copy(artifact.fetch(store, best), folder / "model")
+        history = [{name: value for name, value in record.items() if name != "kind"} for record in table.history]
+        (folder / "history.json").write_text(json.dumps(history, indent=1))
+        chosen = max(history, key=lambda record: record["validationAccuracy"])
+        self.teller.note(f"best epoch {chosen['epoch']}: validation accuracy {chosen['validationAccuracy']:.1%}")
+
+    @cached_property
+    def evaluated(self) -> Made:
+        return self._made("evaluate", "on the test part", [self.trained.digest, self.prepared.digest], self._evaluate)
+
+    def _evaluate(self, folder: Path) -> None:
+        import numpy as np
+
+        from vitruvian.evaluation.metrics import measure
+        from vitruvian.evaluation.predict import load_model, predict
+
+        prepared = self._data
+        part = prepared.part("test")
+        module = load_model(self.spec.model.architecture, self._folder(self.trained) / "model")
+        with self.teller.bar("predicting", len(part)) as advance:
+            probabilities = predict(module, prepared, part, advance)
+        metrics = measure(part.labels, probabilities, prepared.classes)
+        np.save(folder / "probabilities.npy", probabilities)
+        (folder / "metrics.json").write_text(metrics.model_dump_json(by_alias=True, indent=1))
+        low, high = metrics.accuracy_interval.low, metrics.accuracy_interval.high
+        self.teller.note(
+            f"accuracy [bold]{metrics.accuracy:.3f}[/] (95 % interval {low:.3f} to {high:.3f}), "
+            f"weighted F1 {metrics.f1:.3f}, worst class {metrics.worst_class} {metrics.worst_class_recall:.3f}"
+        )
+
+    @cached_property
+    def gated(self) -> Made:
+        gates = self.spec.gates
+        about = f"{len(gates)} gate{'' if len(gates) == 1 else 's'}" if gates else "no gates are set"
+        decides = [self.evaluated.digest, [gate.model_dump() for gate in gates], self._opponent]
+        made = self._made("gate", about, decides, self._gate)
+        decision = self._decision(made)
+        report = self.store.address(f"{made.prefix}/report/report.html")
+        for outcome in decision.gates:
+            self.teller.note(f"{'[green]✓[/]' if outcome.passed else '[red]✗[/]'} {outcome.text}")
+        self.teller.note(f"[dim]report: {report}[/]")
+        if not decision.passed:
+            hint = f"see {report}; the champion stays as it is"
+            raise GateFailed("; ".join(decision.misses), where="gate", hint=hint)
+        return made
+
+    def _gate(self, folder: Path) -> None:
+        from vitruvian.evaluation.gates import decide
+        from vitruvian.evaluation.report import Report, write_report
+
+        metrics = self._metrics
+        decision = decide(self.spec.gates, metrics.headline(), self._measured_champion())
+        (folder / "decision.json").write_text(
+            json.dumps({"passed": decision.passed, "gates": [g.model_dump(by_alias=True) for g in decision.gates]})
+        )
+        write_report(
+            folder / "report",
+            Report(
+                name=self.classifier.name,
+                version=self.version,
+                created=datetime.now(UTC),
+                architecture=self.spec.model.architecture,
+                metrics=metrics,
+                decision=decision,
+                statistics=self._data.statistics(),
+                epochs=self._history,
+                lineage=self._lineage(),
+                spec=self._declaration(),
+            ),
+        )
+
+    @cached_property
+    def exported(self) -> Made:
+        wanted = self.spec.export
+        decides = [self.trained.digest, self.evaluated.digest, wanted.model_dump()]
+        self.gated  # noqa: B018 - what misses a gate isn't exported
+        return self._made("export", ", ".join(wanted.formats), decides, self._export)
+
+    def _export(self, folder: Path) -> None:
+        import numpy as np
+
+        from vitruvian.evaluation.predict import load_model
+        from vitruvian.export import onnx, parity
+        from vitruvian.inference.engine import ENGINES, usable_cpus
+
+        prepared = self._data
+        part = prepared.part("test")
+        module = load_model(self.spec.model.architecture, self._folder(self.trained) / "model")
+        trained = np.load(self._folder(self.evaluated) / "probabilities.npy")
+        shape = prepared.preprocess.tensor_shape
+        records, answers = [], {}
+        for format in self.spec.export.formats:
+            (folder / format).mkdir()
+            with self.teller.bar(f"exporting {format}", len(part)) as advance:
+                path = onnx.export(module, shape, folder / format)
+                engine = ENGINES[format](path, shape, usable_cpus())
+                record, answers[format] = parity.measure(
+                    format, path.relative_to(folder).as_posix(), engine, prepared, part, trained, advance
+                )
+            records.append(record)
+            self.teller.note(
+                f"{format}: same answer on {record.top1_agreement:.1%}, largest difference of a probability "
+                f"{record.max_difference:.1g}, {1000 * record.seconds_per_image:.2f} ms an image"
+            )
+        accuracy = float((trained.argmax(1) == part.labels).mean())
+        chosen = parity.choose(records, accuracy, self.spec.export.accuracy_drop)
+        golden = _write_golden(folder, prepared, answers[chosen.format][0])
+        (folder / "exports.json").write_text(
+            json.dumps(
+                {
+                    "exports": [record.model_dump(by_alias=True) for record in records],
+                    "serve": chosen.format,
+                    "golden": golden.model_dump(by_alias=True),
+                }
+            )
+        )
+
+    @cached_property
+    def published(self) -> Made:
+        exported = self.exported
+        prefix = f"{BUNDLES}/{self.version}"
+        present = artifact.read_manifest(self.store, prefix, CHECKSUMS)
+        number, of = len(STAGES), len(STAGES)
+        if present is not None:
+            self.teller.fresh(number, of, "publish", f"version {self.version}")
+            digest = present.digest
+        else:
+            with self.teller.stage(number, of, "publish", f"version {self.version}"), self._scratch() as folder:
+                info = self._assemble(folder, exported)
+                total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+                with self.teller.bar("writing", total, size=True) as advance:
+                    digest = publish(self.store, folder, info, advance=advance)
+        if champion_of(self.store) != self.version:
+            promote(self.store, self.version, digest, [gate.text for gate in self._decision(self.gated).gates])
+            self.teller.note(f"champion: {self.version}")
+        return Made("publish", self.version, prefix, digest)
+
+    @cached_property
+    def version(self) -> str:
+        """The bundle's version: it follows from what was trained, how it was judged and what is exported."""
+        decides = [self.trained.digest, self.evaluated.digest, self._gates, self.spec.export.model_dump()]
+        return self._key("publish", decides)[:12]
+
+    def _assemble(self, folder: Path, exported: Made) -> BundleInfo:
+        from vitruvian.card import card
+
+        made = self._folder(exported)
+        records = json.loads((made / "exports.json").read_text())
+        info = BundleInfo(
+            name=self.classifier.name,
+            version=self.version,
+            created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            labels=self._data.classes,
+            architecture=self.spec.model.architecture,
+            metrics=self._metrics.headline(),
+            gates=self._decision(self.gated).gates,
+            exports=tuple(
+                ExportRecord.model_validate({**record, "path": f"exports/{record['path']}"})
+                for record in records["exports"]
+            ),
+            serve=records["serve"],
+            golden=Golden.model_validate(records["golden"]),
+            lineage=self._lineage(),
+            spec=self._declaration(),
+        )
+        _copy(self._folder(self.trained) / "model", folder)
+        _copy(made / "golden", folder / "golden")
+        for format in {record.format for record in info.exports}:
+            _copy(made / format, folder / "exports" / format)
+        _copy(self._folder(self.gated) / "report", folder / "report")
+        (folder / "preprocess.json").write_text(self._data.preprocess.model_dump_json(indent=1))
+        (folder / "README.md").write_text(card(info, self._data.statistics()))
+        return info
+
+    # What later stages read of earlier ones.
+
+    @cached_property
+    def _data(self) -> Prepared:
+        return Prepared.open(self._folder(self.prepared))
+
+    @cached_property
+    def _metrics(self) -> Metrics:
+        from vitruvian.evaluation.metrics import Metrics
+
+        return Metrics.model_validate_json((self._folder(self.evaluated) / "metrics.json").read_bytes())
+
+    @property
+    def _history(self) -> list[dict[str, float]]:
+        history: list[dict[str, float]] = json.loads((self._folder(self.trained) / "history.json").read_text())
+        return history
+
+    @property
+    def _gates(self) -> list[dict[str, Any]]:
+        return [gate.model_dump() for gate in self.spec.gates]
+
+    def _decision(self, made: Made) -> Decision:
+        from vitruvian.bundle import GateDecision
+        from vitruvian.evaluation.gates import Decision
+
+        saved = json.loads((self._folder(made) / "decision.json").read_text())
+        return Decision(saved["passed"], tuple(GateDecision.model_validate(gate) for gate in saved["gates"]))
+
+    @cached_property
+    def _opponent(self) -> str | None:
+        """The version that gates compare with; a champion is held to what it was once judged by."""
+        if not any(gate.versus for gate in self.spec.gates):
+            return None
+        champion = champion_of(self.store)
+        if champion != self.version:
+            return champion
+        judged: str | None = open_bundle(self.store.address(f"{BUNDLES}/{champion}")).info.lineage.get("champion")
+        return judged
+
+    def _measured_champion(self) -> Mapping[str, float] | None:
+        """Measure the champion on the present test part; None where there is none."""
+        from vitruvian.evaluation.metrics import measure
+        from vitruvian.inference.predictor import Predictor
+
+        if self._opponent is None:
+            return None
+        bundle = open_bundle(self.store.address(f"{BUNDLES}/{self._opponent}"))
+        prepared = self._data
+        if bundle.info.labels != prepared.classes or bundle.preprocess != prepared.preprocess:
+            # Other classes or inputs: it has no answer that could be compared.
+            return {}
+        part = prepared.part("test")
+        with self.teller.bar("measuring the champion", len(part)) as advance:
+            predictor = Predictor.open(bundle)
+            answers = predictor.predict(part.gather(range(len(part))))
+            advance(len(part))
+        return measure(part.labels, answers, prepared.classes).headline()
+
+    def _lineage(self) -> dict[str, Any]:
+        return {
+            "data": {"source": self.spec.data.source, "digest": self.prepared.digest},
+            "stages": {made.stage: made.key for made in (self.prepared, self.trained, self.evaluated)},
+            "champion": self._opponent,
+            "libraries": _versions(),
+            "python": platform.python_version(),
+        }
+
+    def _declaration(self) -> dict[str, Any]:
+        return self.classifier.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+    # How a stage's artifact is made and read.
+
+    def _key(self, stage: Stage, decides: object) -> str:
+        return artifact.digest_of([stage, _REVISIONS[stage], decides])[:16]
+
+    def _made(self, stage: Stage, about: str, decides: object, make: Callable[[Path], None]) -> Made:
+        key = self._key(stage, decides)
+        prefix = f"stages/{stage}/{key}"
+        number, of = STAGES.index(stage) + 1, len(STAGES)
+        present = artifact.read_manifest(self.store, prefix)
+        if present is not None:
+            self.teller.fresh(number, of, stage, about)
+            return Made(stage, key, prefix, present.digest)
+        with self.teller.stage(number, of, stage, about), self._scratch() as folder:
+            make(folder)
+            total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            with self.teller.bar("writing", total, size=True) as advance:
+                manifest = artifact.commit(self.store, prefix, folder, {"stage": stage, "key": key}, advance=advance)
+        return Made(stage, key, prefix, manifest.digest)
+
+    def _folder(self, made: Made) -> Path:
+        known = self._folders.get(made.prefix)
+        if known is None:
+            try:
+                known = self._folders[made.prefix] = artifact.fetch(self.store, made.prefix)
+            except ArtifactError as e:
+                again = f"delete {self.store.address(made.prefix)} and run the same command again"
+                raise ArtifactError(e.what, where=e.where, hint=again) from e
+        return known
+
+    @cached_property
+    def _folders(self) -> dict[str, Path]:
+        return {}
+
+    @contextlib.contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        """A folder that goes away, with the operating system's errors explained."""
+        try:
+            with tempfile.TemporaryDirectory(prefix="vitruvian-") as name:
+                yield Path(name)
+        except OSError as e:
+            raise explained(e, e.filename or tempfile.gettempdir()) from e
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy an artifact's files, without what the store keeps beside them."""
+    shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".incomplete", artifact.MANIFEST))
+
+
+def _write_golden(folder: Path, prepared: Prepared, answer: Any) -> Golden:
+    """Keep the first test example in the form in which clients send it."""
+    import numpy as np
+    from PIL import Image
+
+    example = prepared.part("test").gather([0])[0]
+    (folder / "golden").mkdir()
+    if isinstance(prepared.preprocess, HeatmapPreprocess):
+        name = "golden/input.npy"
+        np.save(folder / name, example)
+    else:
+        name = "golden/input.png"
+        Image.fromarray(example.astype(np.uint8)).save(folder / name)
+    return Golden(input=name, probabilities=tuple(float(p) for p in answer), tolerance=GOLDEN_TOLERANCE)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+

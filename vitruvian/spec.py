@@ -1,0 +1,498 @@
+"""The Classifier: what to learn, how good it must be and how to serve it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+
+from vitruvian.errors import SpecError
+
+API_VERSION = "vitruvian.dev/v1alpha1"
+KIND = "Classifier"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Marks a field, or some of its values, that a later release carries out; until then it is refused by name."""
+
+    values: frozenset[str] | None = None
+
+    def covers(self, value: object) -> bool:
+        """Tell whether a value set by a user is one that isn't carried out yet."""
+        if self.values is None:
+            return value is not None
+        return any(item in self.values for item in (value if isinstance(value, tuple) else (value,)))
+
+
+def planned(*values: str) -> Planned:
+    return Planned(frozenset(values) or None)
+
+
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Part(BaseModel):
+    """A part of the declaration: camelCase in YAML, snake_case in Python, unknown keys refused."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
+
+
+class Data(Part):
+    """What to learn from."""
+
+    source: str
+    """Where the data is: a folder, file://, s3://BUCKET/PREFIX, or synthetic://poses."""
+    format: Annotated[
+        Literal["images", "heatmaps", "posedb", "huggingface"],
+        planned("posedb", "huggingface"),
+    ] = "images"
+    """images: a folder for each class; heatmaps: the same with .npy files of [1, 17, 64, 48]."""
+    test_size: Share = 0.2
+    """Share of all examples (or groups) that is kept for the test."""
+    validation_size: Share = 0.2
+    """Share of what the test leaves that is kept for validation: 0.2 and 0.2 give 64/16/20."""
+    group_by: str | None = None
+    """A column of the source's groups.csv (path, GROUP…): examples of one group are never split."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Decides which examples go where."""
+
+
+class Dimensions(Part):
+    """The size of a transformer that is trained from scratch."""
+
+    image_size: Positive = 64
+    """Height and width of the input in pixels; a multiple of patchSize."""
+    patch_size: Positive = 8
+    """Height and width of a patch in pixels."""
+    hidden_size: Positive = 96
+    """Width of a token; a multiple of heads."""
+    layers: Positive = 4
+    """Number of encoder layers."""
+    heads: Positive = 4
+    """Number of attention heads."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Dimensions:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"imageSize {self.image_size} is not a multiple of patchSize {self.patch_size}")
+        if self.hidden_size % self.heads:
+            raise ValueError(f"hiddenSize {self.hidden_size} is not a multiple of heads {self.heads}")
+        return self
+
+
+class Model(Part):
+    """What learns."""
+
+    architecture: Annotated[Literal["vit", "clip", "resnet50", "heatmap-cnn"], planned("clip", "resnet50")]
+    """vit for images, heatmap-cnn for heatmaps."""
+    pretrained: str | None = None
+    """Weights to begin with: a hub name or a folder with config.json and model.safetensors; none: from scratch."""
+    freeze_layers: Annotated[int, Field(ge=0)] = 0
+    """The first N encoder layers (and the embeddings before them) stay as they are."""
+    dimensions: Dimensions | None = None
+    """The size of a vit that is trained from scratch."""
+
+
+class EarlyStopping(Part):
+    """When to stop before the last epoch."""
+
+    patience: Positive = 10
+    """Epochs without a better validation accuracy after which training stops."""
+
+
+class Checkpoints(Part):
+    """When training saves what it needs to go on after an interruption."""
+
+    every_steps: Positive | None = None
+    """Optimizer steps between checkpoints; none: at the end of each epoch only."""
+    keep: Positive = 3
+    """How many of the latest checkpoints are kept."""
+
+
+class Workers(Part):
+    """A number of workers that may change while training."""
+
+    min: Positive
+    """The fewest that training goes on with."""
+    max: Positive
+    """The most that it uses."""
+
+
+class Training(Part):
+    """How to learn."""
+
+    strategy: Annotated[Literal["none", "ddp", "fsdp"], planned("fsdp")] = "none"
+    """none: one process; ddp: every worker holds the model and gradients are averaged."""
+    workers: Annotated[Positive | Workers, "workers"] = 1
+    """Number of worker processes."""
+    gpus_per_worker: Annotated[int, Field(ge=0)] = 0
+    """GPUs of each worker; 0: the CPU, with gloo between workers."""
+    epochs: Positive = 15
+    """Passes over the training part, at most."""
+    batch_size: Positive = 64
+    """Examples of one optimizer step, over all workers."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Peak of the learning rate; none: 1e-3 from scratch, 5e-5 from pretrained weights."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    """Decoupled weight decay (AdamW) of all matrices."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of all steps in which the learning rate rises before it falls as a cosine."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target's probability that is spread over all classes."""
+    augmentation: Literal["none", "light", "medium", "strong"] = "light"
+    """How much training examples are moved, scaled, turned, recoloured and covered at random."""
+    early_stopping: EarlyStopping | None = EarlyStopping()
+    """When to stop early; null: never."""
+    checkpoints: Checkpoints = Checkpoints()
+    """When to save."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Decides initial weights, order and augmentation."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Training:
+        if self.strategy == "none" and isinstance(self.workers, int) and self.workers > 1:
+            raise ValueError(f"workers is {self.workers} but strategy is none; set strategy: ddp")
+        if isinstance(self.workers, Workers) and self.workers.min > self.workers.max:
+            raise ValueError(f"workers.min {self.workers.min} is more than workers.max {self.workers.max}")
+        if self.batch_size < self.world_size:
+            raise ValueError(f"batchSize {self.batch_size} is less than one example for each worker")
+        return self
+
+    @property
+    def world_size(self) -> int:
+        """The number of worker processes."""
+        return self.workers if isinstance(self.workers, int) else self.workers.max
+
+
+class Gate(Part):
+    """A condition on a measured value that a bundle must meet to be published."""
+
+    metric: Literal["accuracy", "balancedAccuracy", "precision", "recall", "f1", "worstClassRecall"]
+    """The value, measured on the test part; precision, recall and f1 are weighted by class size."""
+    at_least: float
+    """The smallest value, or with versus the smallest difference, that passes."""
+    versus: Literal["champion"] | None = None
+    """Compare with the bundle that serves now, measured on the same test part."""
+
+
+Format = Literal["onnx", "torchscript", "openvino", "openvino-bf16", "openvino-int8", "onnx-int8", "tensorrt"]
+
+
+class Export(Part):
+    """The formats that are made for serving."""
+
+    formats: Annotated[
+        tuple[Format, ...],
+        BeforeValidator(_as_tuple),
+        Field(min_length=1),
+        planned("torchscript", "openvino", "openvino-bf16", "openvino-int8", "onnx-int8", "tensorrt"),
+    ] = ("onnx",)
+    """Formats to export; the fastest that keeps accuracyDrop is served."""
+    accuracy_drop: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """The most test accuracy that an exported format may lose against the trained model."""
+
+
+class Replicas(Part):
+    """Limits of the autoscaler."""
+
+    min: Annotated[int, Field(ge=0)] = 1
+    """The fewest servers."""
+    max: Positive = 1
+    """The most servers."""
+
+
+class Rollout(Part):
+    """How a challenger takes over from the champion."""
+
+    canary: Annotated[tuple[Annotated[int, Field(gt=0, lt=100)], ...], BeforeValidator(_as_tuple)] = (10, 50)
+    """Shares of the traffic in percent, one step after the other."""
+    judge: dict[str, Any] = Field(default_factory=dict)
+    """What the canary is judged by."""
+
+
+class Serving(Part):
+    """How the bundle is served on a cluster."""
+
+    backend: Annotated[Literal["kserve", "rayserve"], planned()] = "kserve"
+    """What runs the server."""
+    replicas: Annotated[Replicas, planned()] = Replicas()
+    """How many servers."""
+    rollout: Annotated[Rollout, planned()] = Rollout()
+    """How a new version takes over."""
+
+
+class Retraining(Part):
+    """When the classifier is trained again by itself."""
+
+    on_data_change: Annotated[bool, planned()] = False
+    """When the data's version changes."""
+    schedule: Annotated[str | None, planned()] = None
+    """A cron expression."""
+    on_drift: Annotated[bool, planned()] = False
+    """When predictions drift."""
+
+
+class Spec(Part):
+    """What a classifier is to be."""
+
+    data: Data
+    """What to learn from."""
+    model: Model
+    """What learns."""
+    training: Training = Training()
+    """How to learn."""
+    gates: Annotated[tuple[Gate, ...], BeforeValidator(_as_tuple)] = ()
+    """How good it must be."""
+    export: Export = Export()
+    """What is made for serving."""
+    serving: Annotated[Serving | None, planned()] = None
+    """How it is served on a cluster; `vitruvian serve` needs none of it."""
+    retraining: Annotated[Retraining | None, planned()] = None
+    """When it is trained again."""
+    artifacts: str | None = None
+    """Where everything made is kept: a folder, file:// or s3://BUCKET/PREFIX; none: artifacts/NAME."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Spec:
+        wanted = "heatmaps" if self.model.architecture == "heatmap-cnn" else "images"
+        if self.data.format in ("images", "heatmaps") and self.data.format != wanted:
+            raise ValueError(f"model.architecture {self.model.architecture} needs data.format {wanted}")
+        if self.model.dimensions and (self.model.pretrained or self.model.architecture != "vit"):
+            raise ValueError("model.dimensions is for a vit without pretrained weights; remove one of them")
+        if self.model.architecture == "heatmap-cnn" and (self.model.pretrained or self.model.freeze_layers):
+            raise ValueError("a heatmap-cnn is trained from scratch; remove model.pretrained and model.freezeLayers")
+        return self
+
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+
+
+class Metadata(Part):
+    """What Kubernetes keeps of every object."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: Name
+    """The classifier's name: lower-case letters, digits and '-'."""
+    namespace: str | None = None
+    """The namespace on a cluster."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Labels on a cluster."""
+    annotations: dict[str, str] = Field(default_factory=dict)
+    """Annotations on a cluster."""
+
+
+class Classifier(Part):
+    """The declaration: data, model, training, gates and serving of one classifier."""
+
+    api_version: Literal["vitruvian.dev/v1alpha1"] = API_VERSION
+    """The version of this format."""
+    kind: Literal["Classifier"] = KIND
+    """Always Classifier."""
+    metadata: Metadata
+    """Its name."""
+    spec: Spec
+    """What it is to be."""
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    @property
+    def artifacts(self) -> str:
+        """The address of the store that holds everything made."""
+        return self.spec.artifacts or f"artifacts/{self.name}"
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML as Kubernetes does: 1e-3 is a number, a key stands once."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)  # type: ignore[no-untyped-call]
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' stands twice", key_node.start_mark)
+        seen.add(key)
+    loader.flatten_mapping(node)
+    return cast(dict[Any, Any], loader.construct_mapping(node, deep=True))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
+def load(path: Path) -> Classifier:
+    """Read a Classifier from a YAML file; raises `SpecError` with a line for each thing that is wrong."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError as e:
+        raise SpecError("there is no such file", where=path, hint="give a Classifier with -f FILE") from e
+    except (OSError, UnicodeDecodeError) as e:
+        raise SpecError(f"can't be read ({e})", where=path, hint="give a YAML file") from e
+    return parse(text, str(path))
+
+
+def parse(text: str, where: str = "spec") -> Classifier:
+    """Read a Classifier from YAML; raises `SpecError` with a line for each thing that is wrong."""
+    try:
+        documents = [document for document in yaml.load_all(text, _Loader) if document is not None]
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
+        problem = getattr(e, "problem", None) or str(e)
+        raise SpecError(f"is not valid YAML: {problem}", where=place, hint="mend this line") from e
+    if len(documents) != 1 or not isinstance(documents[0], dict):
+        raise SpecError(f"holds {len(documents)} documents", where=where, hint="write exactly one Classifier")
+    try:
+        classifier = Classifier.model_validate(documents[0])
+    except ValidationError as e:
+        raise SpecError("\n".join(_lines(e, where))) from e
+    refused = list(unimplemented(classifier))
+    if refused:
+        raise SpecError("\n".join(f"{where}: {line}" for line in refused))
+    return classifier
+
+
+def _lines(error: ValidationError, where: str) -> Iterator[str]:
+    lines = set()
+    for item in error.errors():
+        parts = [part for part in item["loc"] if not _is_branch(part)]
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
+        line = f"{where}: {path}: {_message(item, [part for part in item['loc'] if isinstance(part, str)])}"
+        if line not in lines:
+            lines.add(line)
+            yield line
+
+
+def _is_branch(part: int | str) -> bool:
+    # pydantic names the branches of a union in an error's place; people wrote no such key.
+    return isinstance(part, str) and (part in ("int", "Workers") or "constrained" in part or "[" in part)
+
+
+def _message(item: Any, path: list[str]) -> str:
+    kind, value = item["type"], item.get("input")
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(path[-1], _keys_at(path[:-1]), n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"valid here: {', '.join(_keys_at(path[:-1]))}"
+        return f"unknown key; {hint}"
+    if kind == "missing":
+        return "is missing; add it ('vitruvian spec explain' tells what it means)"
+    if kind == "literal_error":
+        allowed = re.findall(r"'([^']*)'", item["ctx"]["expected"])
+        near = difflib.get_close_matches(str(value), allowed, n=1)
+        return f"{value!r} is not one of {', '.join(allowed)}" + (f"; did you mean '{near[0]}'?" if near else "")
+    if kind == "value_error":
+        return str(item["ctx"]["error"])
+    text = item["msg"][0].lower() + item["msg"][1:]
+    return f"{text}, not {value!r}" if isinstance(value, str | int | float | bool) else text
+
+
+def _keys_at(path: list[str]) -> list[str]:
+    model: type[BaseModel] = Classifier
+    for part in path:
+        for field in model.model_fields.values():
+            if field.alias == part and (found := _parts_of(field.annotation)):
+                model = found[0]
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _parts_of(annotation: Any) -> list[type[Part]]:
+    if isinstance(annotation, type) and issubclass(annotation, Part):
+        return [annotation]
+    return [part for inner in get_args(annotation) for part in _parts_of(inner)]
+
+
+def unimplemented(part: Part, path: str = "") -> Iterator[str]:
+    """Yield a line for each field or value that the user set and that isn't carried out yet."""
+    for name, field in type(part).model_fields.items():
+        here = f"{path}.{field.alias}" if path else str(field.alias)
+        value = getattr(part, name)
+        mark = next((item for item in field.metadata if isinstance(item, Planned)), None)
+        set_by_user = name in part.model_fields_set
+        if mark and set_by_user and mark.values is not None and mark.covers(value):
+            shown = value if isinstance(value, str) else ", ".join(item for item in value if mark.covers(item))
+            yield f"{here}: '{shown}' is not implemented yet; choose another value"
+        elif mark and set_by_user and mark.values is None and mark.covers(value):
+            yield f"{here}: is not implemented yet; remove it"
+        elif isinstance(value, Workers) and set_by_user:
+            yield f"{here}: a range of workers is not implemented yet; write a number"
+        else:
+            for inner in value if isinstance(value, tuple) else (value,):
+                if isinstance(inner, Part):
+                    yield from unimplemented(inner, here)
+
+
+@dataclass(frozen=True)
+class FieldLine:
+    """One field of the declaration, as `vitruvian spec explain` and the docs show it."""
+
+    path: str
+    kind: str
+    default: str
+    text: str
+    planned: str
+
+
+def fields(model: type[Part] = Classifier, path: str = "") -> Iterator[FieldLine]:
+    """Yield every field below a part of the declaration, depth first."""
+    for field in model.model_fields.values():
+        here = f"{path}.{field.alias}" if path else str(field.alias)
+        inner = _parts_of(field.annotation)
+        listed = "tuple" in str(field.annotation) and inner
+        mark = next((item for item in field.metadata if isinstance(item, Planned)), None)
+        later = "" if mark is None else ", ".join(sorted(mark.values)) if mark.values is not None else "all of it"
+        default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
+        yield FieldLine(here, _kind(field.annotation), default, field.description or "", later)
+        for part in inner:
+            yield from fields(part, f"{here}[]" if listed else here)
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, Part):
+        return "{}" if not value.model_fields_set else str(value.model_dump(by_alias=True))
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) if value else "none"
+    return str(value).lower() if isinstance(value, bool) else str(value) if value != {} else "none"
+
+
+def _kind(annotation: Any) -> str:
+    if (parts := _parts_of(annotation)) and "tuple" not in str(annotation):
+        simple = [_kind(a) for a in get_args(annotation) if a is not type(None) and not _parts_of(a)]
+        return " | ".join([*simple, "object"]) if parts else "object"
+    text = str(annotation)
+    if "Literal[" in text and "tuple" not in text:
+        return " | ".join(re.findall(r"'([^']*)'", text))
+    if "tuple" in text:
+        return "list"
+    for name, shown in (("dict", "map"), ("bool", "true | false"), ("int", "integer"), ("float", "number")):
+        if name in text:
+            return shown
+    return "text"
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of the declaration."""
+    return Classifier.model_json_schema(by_alias=True)

@@ -1,0 +1,1 @@
+"""The loop, its checkpoints, and how Ray Train runs it."""

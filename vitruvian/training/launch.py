@@ -1,0 +1,198 @@
+"""Running the loop under Ray Train, and passing on what its workers tell."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from vitruvian.artifact import cache_folder
+from vitruvian.errors import TrainingError, VitruvianError
+from vitruvian.training.loop import Job, train
+
+Event = dict[str, Any]
+_RESTARTS = 3
+_SECONDS_BETWEEN_LOOKS = 0.1
+
+_QUIET = {
+    # The controller looks at its workers every 2 s by default: that is how late it would see them end.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+}
+
+
+def run(job: Job, log: Path) -> Iterator[Event]:
+    """Train, and yield what the workers tell while they work; Ray's own log lines go to a file.
+
+    Raises `TrainingError` where training failed for good, or what a worker raised for the user to mend.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    if job.training.strategy == "none":
+        yield from _in_this_process(job, log)
+    else:
+        yield from _on_workers(job, log)
+
+
+def _in_this_process(job: Job, log: Path) -> Iterator[Event]:
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+
+    def take() -> list[Event]:
+        return [events.get() for _ in range(events.qsize())]
+
+    yield from _follow(lambda: _fit(job, events.put, workers=0, log=log), take)
+
+
+def _on_workers(job: Job, log: Path) -> Iterator[Event]:
+    import ray
+
+    ours = not ray.is_initialized()
+    with _logged_to(log):
+        if ours:
+            _start_ray(job)
+        try:
+            mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
+            tell = _Tell(mailbox)
+            fit = lambda: _fit(job, tell, workers=job.training.world_size, log=log)  # noqa: E731
+            yield from _follow(fit, lambda: ray.get(mailbox.take.remote()))
+        finally:
+            if ours:
+                ray.shutdown()
+
+
+class _Mailbox:
+    """Holds what rank 0 tells until the driver takes it."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def put(self, event: Event) -> None:
+        self.events.append(event)
+
+    def take(self) -> list[Event]:
+        taken, self.events = self.events, []
+        return taken
+
+
+class _Tell:
+    """Sends an event without waiting for it to arrive."""
+
+    def __init__(self, mailbox: Any) -> None:
+        self.mailbox = mailbox
+
+    def __call__(self, event: Event) -> None:
+        self.mailbox.put.remote(event)
+
+
+def _start_ray(job: Job) -> None:
+    import ray
+
+    settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if not os.environ.get("RAY_ADDRESS"):
+        # More workers than cores share them; 'local' keeps out of any cluster that happens to run here.
+        cpus = max(os.cpu_count() or 1, job.training.world_size)
+        settings |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
+    ray.init(**settings)
+
+
+def _fit(job: Job, tell: Callable[[Event], None], workers: int, log: Path) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    gpus = job.training.gpus_per_worker
+    cpus = max(1, (os.cpu_count() or 1) // max(1, workers))
+    each = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
+    TorchTrainer(
+        _work,
+        train_loop_config={"job": job, "tell": tell, "cpus": cpus if workers else None},
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=workers, use_gpu=bool(gpus), resources_per_worker=each if workers else None
+        ),
+        run_config=RunConfig(
+            name=f"run-{time.time_ns()}",
+            storage_path=str(cache_folder() / "ray"),
+            failure_config=FailureConfig(max_failures=_RESTARTS),
+        ),
+    ).fit()
+
+
+def _work(config: dict[str, Any]) -> None:
+    """What Ray runs on every worker."""
+    import ray.train
+    import torch
+
+    context = ray.train.get_context()
+    rank = context.get_world_rank()
+    if config["cpus"]:
+        torch.set_num_threads(config["cpus"])
+    tell = config["tell"] if rank == 0 else _nobody
+    try:
+        train(config["job"], rank, context.get_world_size(), tell)
+    except VitruvianError as e:
+        # A restart would not mend it: end well and let the driver say what is wrong.
+        config["tell"]({"kind": "error", "error": e})
+
+
+def _nobody(event: Event) -> None:
+    pass
+
+
+def _follow(fit: Callable[[], None], take: Callable[[], list[Event]]) -> Iterator[Event]:
+    """Run `fit` in a thread of its own, so that Ctrl-C reaches this one at once, and yield events as they come."""
+    failures: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            fit()
+        except BaseException as e:
+            failures.append(e)
+
+    thread = threading.Thread(target=guarded, daemon=True, name="fit")
+    thread.start()
+    while True:
+        alive = thread.is_alive()
+        for event in take():
+            if event["kind"] == "error":
+                raise event["error"]
+            yield event
+        if not alive:
+            break
+        thread.join(_SECONDS_BETWEEN_LOOKS)
+    if failures:
+        raise _failed(failures[0])
+
+
+def _failed(error: BaseException) -> BaseException:
+    if not isinstance(error, Exception):
+        return error
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[-1] if lines else type(error).__name__
+    return TrainingError(f"training failed: {reason}", hint="run the same command again to go on, or see the log")
+
+
+@contextlib.contextmanager
+def _logged_to(log: Path) -> Iterator[None]:
+    """Send the log lines of Ray's driver side to a file instead of the terminal."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(log)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.train", "ray.data")]
+    before = [(logger, logger.handlers, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [handler], False
+    try:
+        yield
+    finally:
+        for logger, handlers, propagate in before:
+            logger.handlers, logger.propagate = handlers, propagate
+        handler.close()

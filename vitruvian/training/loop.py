@@ -1,0 +1,243 @@
+"""The training loop that every worker runs, from top to bottom."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from vitruvian.data.prepared import Prepared, PreparedPart
+from vitruvian.models.registry import ARCHITECTURES, default_learning_rate
+from vitruvian.spec import Model, Training
+from vitruvian.store import open_store
+from vitruvian.training.batches import augment, load, order, share
+from vitruvian.training.checkpoints import Checkpoints, Position
+
+Emit = Callable[[dict[str, Any]], None]
+_BATCH_OF_VALIDATION = 256
+_SECONDS_BETWEEN_EVENTS = 0.2
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to know."""
+
+    model: Model
+    training: Training
+    prepared: str
+    """The local folder of the prepared data."""
+    checkpoints: str
+    """The address of the run's checkpoints."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Loss and hits over examples, summed over all workers."""
+
+    loss: float
+    correct: int
+    seen: int
+
+    @property
+    def mean_loss(self) -> float:
+        return self.loss / max(1, self.seen)
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / max(1, self.seen)
+
+
+def train(job: Job, rank: int, world: int, emit: Emit) -> None:
+    """Train as one of `world` workers, from the latest checkpoint where there is one.
+
+    The best weights by validation accuracy end up beside the checkpoints; rank 0 emits events for people to watch.
+    """
+    settings = job.training
+    torch.manual_seed(settings.seed)
+    prepared = Prepared.open(Path(job.prepared))
+    part, validation = prepared.part("train"), prepared.part("validation")
+    module = ARCHITECTURES[job.model.architecture].build(job.model, len(prepared.classes))
+    learner = DistributedDataParallel(module) if world > 1 else module
+    optimizer = _optimizer(module, settings, settings.learning_rate or default_learning_rate(job.model))
+
+    checkpoints = Checkpoints(open_store(job.checkpoints), settings.checkpoints.keep)
+    position = _resume(checkpoints, learner, optimizer, rank, world)
+    steps = math.ceil(len(part) / settings.batch_size)
+    emit({"kind": "start", "attempt": checkpoints.state.attempt, "epoch": position.epoch, "step": position.step,
+          "epochs": settings.epochs, "steps": steps, "batch": settings.batch_size, "world": world,
+          "history": list(position.history), "parameters": sum(p.numel() for p in module.parameters())})
+
+    while position.epoch < settings.epochs and not _out_of_patience(position, settings):
+        began = time.monotonic()
+        epoch = position.epoch
+        shuffled = order(settings.seed, epoch, len(part))
+        # The sums of an interrupted epoch are counted once, on rank 0.
+        loss_sum, correct, seen = (position.loss_sum, position.correct, position.seen) if rank == 0 else (0.0, 0, 0)
+        told = 0.0
+        learner.train()
+        for step in range(position.step, steps):
+            everyone = shuffled[step * settings.batch_size : (step + 1) * settings.batch_size]
+            mine = share(everyone, rank, world)
+            _set_learning_rate(optimizer, epoch * steps + step, settings.epochs * steps, settings.warmup)
+            loss, hits = _step(learner, optimizer, part, prepared, settings, epoch, everyone, mine, world)
+            loss_sum, correct, seen = loss_sum + loss, correct + hits, seen + len(mine)
+
+            done = epoch * steps + step + 1
+            if settings.checkpoints.every_steps and done % settings.checkpoints.every_steps == 0 and step + 1 < steps:
+                sums = _summed(loss_sum, correct, seen, world)
+                here = Position(epoch, step + 1, sums.loss, sums.correct, sums.seen, position.history)
+                _save(checkpoints, learner, optimizer, here, done, rank, world, emit)
+                loss_sum, correct, seen = (sums.loss, sums.correct, sums.seen) if rank == 0 else (0.0, 0, 0)
+            if time.monotonic() - told > _SECONDS_BETWEEN_EVENTS or step + 1 == steps:
+                told = time.monotonic()
+                emit({"kind": "step", "epoch": epoch, "step": step + 1, "loss": loss_sum / max(1, seen),
+                      "accuracy": correct / max(1, seen)})
+
+        learned = _summed(loss_sum, correct, seen, world)
+        trained = time.monotonic()
+        valid = _validate(learner, validation, prepared, rank, world)
+        record = {
+            "epoch": epoch + 1, "trainLoss": learned.mean_loss, "trainAccuracy": learned.accuracy,
+            "validationLoss": valid.mean_loss, "validationAccuracy": valid.accuracy,
+            "seconds": time.monotonic() - began,
+            "imagesPerSecond": (steps - position.step) * settings.batch_size / max(1e-9, trained - began),
+        }
+        best = max((r["validationAccuracy"] for r in position.history), default=-1.0)
+        position = Position(epoch + 1, history=(*position.history, record))
+        if valid.accuracy > best and rank == 0:
+            _keep_best(checkpoints, module, job, epoch + 1)
+        _save(checkpoints, learner, optimizer, position, position.epoch * steps, rank, world, emit)
+        emit({"kind": "epoch", **record})
+
+
+def _optimizer(module: nn.Module, settings: Training, rate: float) -> torch.optim.Optimizer:
+    learnt = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in learnt if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in learnt if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    for group in groups:
+        group["peak"] = rate
+    return torch.optim.AdamW(groups, lr=rate)
+
+
+def _warmed_cosine(step: int, total: int, warmup: float) -> float:
+    rising = max(1, round(warmup * total))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+
+
+def _set_learning_rate(optimizer: torch.optim.Optimizer, step: int, total: int, warmup: float) -> None:
+    factor = _warmed_cosine(step, total, warmup)
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+
+
+def _step(
+    learner: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    part: PreparedPart,
+    prepared: Prepared,
+    settings: Training,
+    epoch: int,
+    everyone: np.ndarray[Any, np.dtype[np.int64]],
+    mine: np.ndarray[Any, np.dtype[np.int64]],
+    world: int,
+) -> tuple[float, int]:
+    # A worker without an example in the last, short step still takes part in the average, with a weight of 0.
+    used = mine if len(mine) else everyone[:1]
+    weight = world / len(everyone) if len(mine) else 0.0
+    inputs, labels = load(part, used, prepared.preprocess)
+    inputs = augment(inputs, used, prepared.preprocess.kind, settings.augmentation, settings.seed, epoch)
+    logits = learner(inputs)
+    loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=settings.label_smoothing)
+    optimizer.zero_grad(set_to_none=True)
+    # DDP takes the mean over workers: scaled so, it is the mean over the step's examples.
+    (loss * weight).backward()
+    optimizer.step()
+    if not len(mine):
+        return 0.0, 0
+    return float(loss.detach()), int((logits.detach().argmax(1) == labels).sum())
+
+
+@torch.no_grad()
+def _validate(learner: nn.Module, part: PreparedPart, prepared: Prepared, rank: int, world: int) -> Sums:
+    learner.eval()
+    # Validation needs no gradients to be averaged, and DDP would wait for workers with fewer batches.
+    module = learner.module if isinstance(learner, DistributedDataParallel) else learner
+    mine = share(np.arange(len(part)), rank, world)
+    loss_sum, correct = 0.0, 0
+    for start in range(0, len(mine), _BATCH_OF_VALIDATION):
+        inputs, labels = load(part, mine[start : start + _BATCH_OF_VALIDATION], prepared.preprocess)
+        logits = module(inputs)
+        loss_sum += float(F.cross_entropy(logits, labels, reduction="sum"))
+        correct += int((logits.argmax(1) == labels).sum())
+    return _summed(loss_sum, correct, len(mine), world)
+
+
+def _summed(loss: float, correct: int, seen: int, world: int) -> Sums:
+    if world == 1:
+        return Sums(loss, correct, seen)
+    sums = torch.tensor([loss, correct, seen], dtype=torch.float64)
+    dist.all_reduce(sums)
+    return Sums(float(sums[0]), int(sums[1]), int(sums[2]))
+
+
+def _out_of_patience(position: Position, settings: Training) -> bool:
+    if settings.early_stopping is None:
+        return False
+    return waited(position.history) >= settings.early_stopping.patience
+
+
+def waited(history: Any) -> int:
+    """Return the number of epochs since the best validation accuracy."""
+    values = [record["validationAccuracy"] for record in history]
+    return len(values) - 1 - values.index(max(values)) if values else 0
+
+
+def _resume(
+    checkpoints: Checkpoints, learner: nn.Module, optimizer: torch.optim.Optimizer, rank: int, world: int
+) -> Position:
+    state = checkpoints.claim() if rank == 0 else None
+    if world > 1:
+        claimed = [state]
+        dist.broadcast_object_list(claimed)
+        state = claimed[0]
+    assert state is not None
+    checkpoints.state = state
+    if not state.checkpoints:
+        return Position()
+    return checkpoints.load(state.checkpoints[-1], learner, optimizer, rank, world)
+
+
+def _save(
+    checkpoints: Checkpoints,
+    learner: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    position: Position,
+    step: int,
+    rank: int,
+    world: int,
+    emit: Emit,
+) -> None:
+    began = time.monotonic()
+    checkpoints.save(learner, optimizer, position, step, rank, world)
+    emit({"kind": "checkpoint", "step": step, "seconds": time.monotonic() - began})
+
+
+def _keep_best(checkpoints: Checkpoints, module: nn.Module, job: Job, epoch: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="vitruvian-best-") as name:
+        ARCHITECTURES[job.model.architecture].save(module, Path(name))
+        checkpoints.keep_best(Path(name), epoch)
