@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vitruvian.errors import ArtifactError, NotFound
-from vitruvian.store import Store, explained
+from vitruvian.errors import ArtifactError, Conflict, NotFound, StoreError
+from vitruvian.store import FolderStore, Store, check_key, explained
 
 MANIFEST = "manifest.json"
+_AT_ONCE = 8
+_DISTRUST = "don't use it; make or fetch it again"
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,10 @@ class Manifest:
         except (ValueError, KeyError, TypeError, AttributeError) as e:
             raise ArtifactError("is not a manifest", where=where, hint="publish or fetch the artifact again") from e
         for name in files:
-            if name.startswith("/") or ".." in name.split("/"):
-                raise ArtifactError(f"names a file outside the artifact: '{name}'", where=where, hint="don't use it")
+            try:
+                check_key(name)
+            except StoreError as e:
+                raise ArtifactError(f"names a file outside the artifact: '{name}'", where=where, hint=_DISTRUST) from e
         return cls(files, about)
 
 
@@ -60,9 +65,12 @@ def digest_of(value: object) -> str:
 
 
 def describe(path: Path) -> File:
-    """Return the size and digest of a file."""
-    with open(path, "rb") as file:
-        return File(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
+    """Return the size and digest of a file; raises `StoreError` where it can't be read."""
+    try:
+        with open(path, "rb") as file:
+            return File(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
+    except OSError as e:
+        raise explained(e, path) from e
 
 
 def commit(
@@ -77,22 +85,28 @@ def commit(
 ) -> Manifest:
     """Write a folder's files below a prefix, the manifest last.
 
-    `advance` is told the bytes written; with `once`, raises `Conflict` where the prefix holds an artifact already.
+    Until then there is no artifact, whatever was there before; files that the new manifest doesn't name don't matter.
+    `advance` is told the bytes written. With `once`, raises `Conflict` where the prefix holds an artifact already; two
+    who commit different content at the same moment need prefixes of their own.
     """
+    below = store.at(prefix)
+    if once and below.tag(manifest) is not None:
+        raise Conflict("is there already", where=below.address(manifest))
     paths = {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != manifest
+        if path.is_file() and path != folder / manifest
     }
     written = Manifest({name: describe(path) for name, path in paths.items()}, about or {})
-    below = store.at(prefix)
+    if not once:
+        # A reader must not take the former manifest for that of the new files.
+        below.delete(manifest)
 
     def upload(name: str) -> None:
         below.upload(name, paths[name])
         advance(written.files[name].size)
 
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(upload, paths))
+    _for_each(upload, paths)
     below.put(manifest, written.to_json(), if_absent=once)
     return written
 
@@ -116,28 +130,22 @@ def fetch(store: Store, prefix: str, cache: Path | None = None, *, manifest: str
     listed = read_manifest(below, manifest=manifest)
     if listed is None:
         raise ArtifactError("there is no complete artifact here", where=below.url, hint="check the address")
-    here = below.local()
-    if here is None:
-        here = (cache or cache_folder()) / listed.digest[:32]
+    local = below.local()
+    content = listed.to_json()
+    folder = local or (cache or cache_folder()) / hashlib.sha256(content).hexdigest()[:32]
 
     def bring(name: str) -> None:
-        path = here / name
-        if below.local() is None and not _matches(path, listed.files[name]):
-            try:
-                below.download(name, path)
-            except NotFound as e:
-                raise _differs(name, below) from e
-        if not _matches(path, listed.files[name]):
-            raise _differs(name, below)
+        if local is None and _fault(folder / name, listed.files[name]):
+            with contextlib.suppress(NotFound):
+                below.download(name, folder / name)
+        fault = _fault(folder / name, listed.files[name])
+        if fault:
+            raise ArtifactError(fault, where=below.address(name), hint=_DISTRUST)
 
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(bring, listed.files))
-    if below.local() is None:
-        try:
-            (here / manifest).write_bytes(listed.to_json())
-        except OSError as e:
-            raise explained(e, here) from e
-    return here
+    _for_each(bring, listed.files)
+    if local is None:
+        FolderStore(folder).put(manifest, content)
+    return folder
 
 
 def cache_folder() -> Path:
@@ -146,21 +154,18 @@ def cache_folder() -> Path:
     return (Path(root) if root else Path.home() / ".cache") / "vitruvian"
 
 
-def _matches(path: Path, file: File) -> bool:
-    try:
-        return path.stat().st_size == file.size and describe(path) == file
-    except FileNotFoundError:
-        return False
-    except OSError as e:
-        raise explained(e, path) from e
+def _fault(path: Path, file: File) -> str | None:
+    """Return what is wrong with a file's content; None where nothing is."""
+    if not os.path.isfile(path):
+        return "is missing"
+    return None if describe(path) == file else "differs from its checksum"
 
 
-def _differs(name: str, store: Store) -> ArtifactError:
-    return ArtifactError(
-        "is missing or differs from its checksum",
-        where=store.address(name),
-        hint="don't use it; make or fetch it again",
-    )
+def _for_each(act: Callable[[str], None], names: Iterable[str]) -> None:
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        # The first error ends it: what hasn't begun by then doesn't.
+        for _ in pool.map(act, names):
+            pass
 
 
 def remove(store: Store, prefix: str, *, manifest: str = MANIFEST) -> None:

@@ -278,5 +278,3 @@ def _needs(extra: str) -> Iterator[None]:
             raise
         hint = f"run pip install 'vitruvian[{extra}]'"
         raise VitruvianError(f"the library '{e.name}' is not installed", hint=hint) from e
-
-

@@ -37,11 +37,21 @@ class Teller:
     @contextlib.contextmanager
     def bar(self, what: str, total: int, *, size: bool = False) -> Iterator[Callable[[int], None]]:
         """Show a bar that goes away when it is full; yields what advances it, by items or by bytes."""
-        counts: ProgressColumn = DownloadColumn() if size else MofNCompleteColumn()
-        columns = (TextColumn("  {task.description}"), BarColumn(), counts, TimeRemaining())
-        with Progress(*columns, console=self.console, transient=True) as progress:
+        with self._progress(size) as progress:
             task = progress.add_task(what, total=total)
             yield lambda count: progress.advance(task, count)
+
+    @contextlib.contextmanager
+    def counter(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """Show a bar for work whose size shows only later; yields what is told how much of how much is done."""
+        with self._progress(False) as progress:
+            task = progress.add_task(what, total=None)
+            yield lambda done, total: progress.update(task, completed=done, total=total)
+
+    def _progress(self, size: bool) -> Progress:
+        counts: ProgressColumn = DownloadColumn() if size else MofNCompleteColumn()
+        columns = (TextColumn("  {task.description}"), BarColumn(), counts, TimeRemaining())
+        return Progress(*columns, console=self.console, transient=True)
 
     def statistics(self, counts: Mapping[str, Mapping[str, int]]) -> None:
         """Print the number of examples of each class in each part."""

@@ -113,5 +113,3 @@ def _serve(console: Console, bundle: Bundle, host: str, port: int) -> None:
 def _tell(console: Console, bundle: Bundle, label: str, confidence: float) -> None:
     example = bundle.folder / bundle.info.golden.input
     console.print(f"[green]✓[/] {example} is [bold]{label}[/] ({confidence:.1%})", highlight=False, soft_wrap=True)
-
-

@@ -33,6 +33,9 @@ from vitruvian.spec import Classifier
 from vitruvian.store import explained, open_store
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from vitruvian.evaluation.gates import Decision
     from vitruvian.evaluation.metrics import Metrics
 
@@ -103,8 +106,8 @@ class Pipeline:
 
     def _train(self, folder: Path) -> None:
         from vitruvian.training.checkpoints import read_state
+        from vitruvian.training.job import Job
         from vitruvian.training.launch import run
-        from vitruvian.training.loop import Job
         from vitruvian.training.progress import EpochTable
 
         settings = self.spec.training
@@ -210,7 +213,8 @@ class Pipeline:
         module = load_model(self.spec.model.architecture, self._folder(self.trained) / "model")
         trained = np.load(self._folder(self.evaluated) / "probabilities.npy")
         shape = prepared.preprocess.tensor_shape
-        records, answers = [], {}
+        records: list[ExportRecord] = []
+        answers: dict[str, NDArray[np.float32]] = {}
         for format in self.spec.export.formats:
             (folder / format).mkdir()
             with self.teller.bar(f"exporting {format}", len(part)) as advance:
@@ -435,5 +439,3 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
-
-

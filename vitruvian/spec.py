@@ -15,9 +15,6 @@ from pydantic.alias_generators import to_camel
 
 from vitruvian.errors import SpecError
 
-API_VERSION = "vitruvian.dev/v1alpha1"
-KIND = "Classifier"
-
 
 @dataclass(frozen=True)
 class Planned:
@@ -300,9 +297,9 @@ class Metadata(Part):
 class Classifier(Part):
     """The declaration: data, model, training, gates and serving of one classifier."""
 
-    api_version: Literal["vitruvian.dev/v1alpha1"] = API_VERSION
+    api_version: Literal["vitruvian.dev/v1alpha1"] = "vitruvian.dev/v1alpha1"
     """The version of this format."""
-    kind: Literal["Classifier"] = KIND
+    kind: Literal["Classifier"] = "Classifier"
     """Always Classifier."""
     metadata: Metadata
     """Its name."""
@@ -331,7 +328,7 @@ _Loader.add_implicit_resolver(
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node)  # type: ignore[no-untyped-call]
+        key = loader.construct_object(key_node)
         if key in seen:
             raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' stands twice", key_node.start_mark)
         seen.add(key)
@@ -393,7 +390,7 @@ def _is_branch(part: int | str) -> bool:
 def _message(item: Any, path: list[str]) -> str:
     kind, value = item["type"], item.get("input")
     if kind == "extra_forbidden":
-        near = difflib.get_close_matches(path[-1], _keys_at(path[:-1]), n=1, cutoff=0.5)
+        near = difflib.get_close_matches(path[-1], _keys_at(path[:-1]), n=1, cutoff=0.6)
         hint = f"did you mean '{near[0]}'?" if near else f"valid here: {', '.join(_keys_at(path[:-1]))}"
         return f"unknown key; {hint}"
     if kind == "missing":

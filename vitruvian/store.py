@@ -8,30 +8,40 @@ import fcntl
 import hashlib
 import os
 import random
+import secrets
 import shutil
-import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from vitruvian.errors import Conflict, NotFound, StoreError
 
 if TYPE_CHECKING:
+    from boto3.s3.transfer import TransferConfig
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
 
 T = TypeVar("T")
 
 _ASIDE = ".incomplete"
-_ATTEMPTS = 5
+_ATTEMPTS = 4
+_MARK = "vitruvian-writer"
+# Two conditional writes came at the same moment, and the server didn't do this one.
+_COLLISIONS = ("ConditionalRequestConflict", "OperationAborted")
+_MISSING = ("NoSuchKey", "NotFound", "404")
+# What some servers answer with another status than 401 or 403.
+_DENIED = ("InvalidAccessKeyId", "XAdminUserNotFound", "ExpiredToken", "InvalidToken", "TokenRefreshRequired")
+_CREDENTIALS = "check the AWS credentials (aws configure, AWS_PROFILE, AWS_ACCESS_KEY_ID) and the bucket's policy"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One key of a store with its size in bytes, and a tag that changes when the content is written again."""
+    """One key of a store with its size in bytes, and a tag that changes when other content is written."""
 
     key: str
     size: int
@@ -42,6 +52,7 @@ class Store(ABC):
     """Keys and bytes; a write is visible only when it is complete.
 
     Every method raises `StoreError` with the key's full address where the store can't be reached or refuses.
+    A key can't be a folder of other keys at the same time.
     """
 
     url: str
@@ -72,7 +83,7 @@ class Store(ABC):
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Remove a key; removing what isn't there is no error."""
+        """Remove a key; removing what isn't there is no error. A conditional write at the same moment may win."""
 
     @abstractmethod
     def at(self, prefix: str) -> Store:
@@ -89,16 +100,15 @@ class Store(ABC):
 
 def open_store(url: str | Path) -> Store:
     """Return the store at a folder's path, a `file://` or an `s3://bucket/prefix` address."""
-    text = str(url)
-    scheme, _, rest = text.partition("://")
-    if not rest:
-        return FolderStore(Path(text))
-    if scheme == "file":
+    scheme, separator, rest = str(url).partition("://")
+    if not separator:
+        return FolderStore(Path(url))
+    if scheme == "file" and rest:
         return FolderStore(Path(unquote(rest)))
     if scheme == "s3":
-        parts = urlsplit(text)
-        return S3Store(parts.netloc, parts.path.strip("/"))
-    raise StoreError(f"unknown kind of store '{scheme}://'", where=text, hint="use a folder, file:// or s3://")
+        bucket, _, prefix = rest.partition("/")
+        return S3Store(bucket, prefix.strip("/"))
+    raise StoreError("not the address of a store", where=url, hint="use a folder, file:///FOLDER or s3://BUCKET/PREFIX")
 
 
 def check_key(key: str) -> str:
@@ -107,96 +117,6 @@ def check_key(key: str) -> str:
     if not key or any(part in ("", ".", "..", _ASIDE) for part in parts) or "\\" in key or "\0" in key:
         raise StoreError(f"not a valid key: '{key}'", hint="use names joined by single slashes, without '.' or '..'")
     return key
-
-
-class FolderStore(Store):
-    """A folder; writes go aside first and are moved into place."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root.expanduser().absolute()
-        self.url = f"file://{self.root}"
-
-    def get(self, key: str) -> bytes:
-        with self._explained(key):
-            return self._path(key).read_bytes()
-
-    def put(self, key: str, content: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
-        def fill(aside: Path) -> None:
-            aside.write_bytes(content)
-
-        self._replace(key, fill, if_absent=if_absent, if_match=if_match)
-        return hashlib.sha256(content).hexdigest()
-
-    def tag(self, key: str) -> str | None:
-        try:
-            return hashlib.sha256(self.get(key)).hexdigest()
-        except NotFound:
-            return None
-
-    def upload(self, key: str, path: Path) -> None:
-        self._replace(key, lambda aside: shutil.copyfile(path, aside))
-
-    def download(self, key: str, path: Path) -> None:
-        source = self._path(key)
-        with self._explained(key):
-            if not source.is_file():
-                raise FileNotFoundError(source)
-            _into_place(path, lambda aside: shutil.copyfile(source, aside))
-
-    def list(self, prefix: str = "") -> Iterator[Entry]:
-        with self._explained(prefix):
-            keys = []
-            # A prefix need not end at a slash: walk from its last whole folder.
-            start = self.root / prefix.rpartition("/")[0]
-            for folder, folders, files in os.walk(start):
-                folders[:] = [name for name in folders if name != _ASIDE]
-                base = Path(folder).relative_to(self.root).as_posix()
-                keys += [name if base == "." else f"{base}/{name}" for name in files]
-            entries = [_entry(key, self.root / key) for key in sorted(keys) if key.startswith(prefix)]
-        yield from entries
-
-    def delete(self, key: str) -> None:
-        with self._explained(key), contextlib.suppress(FileNotFoundError):
-            self._path(key).unlink()
-
-    def at(self, prefix: str) -> Store:
-        return FolderStore(self._path(prefix.strip("/")))
-
-    def local(self, key: str = "") -> Path | None:
-        return self._path(key) if key else self.root
-
-    def _path(self, key: str) -> Path:
-        return self.root / check_key(key)
-
-    def _replace(
-        self, key: str, fill: Callable[[Path], object], *, if_absent: bool = False, if_match: str | None = None
-    ) -> None:
-        path = self._path(key)
-        with self._explained(key):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with _written_aside(path, fill) as aside, self._locked(path):
-                if if_absent and path.exists():
-                    raise Conflict("is there already", where=self.address(key))
-                if if_match is not None and self.tag(key) != if_match:
-                    raise Conflict("was changed by somebody else", where=self.address(key))
-                os.replace(aside, path)
-
-    @contextlib.contextmanager
-    def _locked(self, path: Path) -> Iterator[None]:
-        # One lock file for each key, in a folder that no listing shows. It stays: removing it would let two in.
-        name = hashlib.sha256(path.name.encode()).hexdigest()[:2]
-        with open(path.parent / _ASIDE / f"lock-{name}", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-    @contextlib.contextmanager
-    def _explained(self, key: str) -> Iterator[None]:
-        try:
-            yield
-        except FileNotFoundError as e:
-            raise NotFound("not found", where=self.address(key)) from e
-        except OSError as e:
-            raise explained(e, self.address(key)) from e
 
 
 def explained(error: OSError, where: object) -> StoreError:
@@ -208,39 +128,184 @@ def explained(error: OSError, where: object) -> StoreError:
     return StoreError(error.strerror or str(error), where=where, hint="check the path and the disk")
 
 
-def _entry(key: str, path: Path) -> Entry:
-    found = path.stat()
-    return Entry(key, found.st_size, str(found.st_mtime_ns))
+class FolderStore(Store):
+    """A folder; writes go aside first and are moved into place."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().absolute()
+        # Only what would change its meaning is quoted: people read these addresses.
+        self.url = "file://" + str(self.root).replace("%", "%25")
+
+    def get(self, key: str) -> bytes:
+        with self._explained(key):
+            return self._path(key).read_bytes()
+
+    def put(self, key: str, content: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
+        self._write(key, lambda aside: aside.write_bytes(content), if_absent=if_absent, if_match=if_match)
+        return hashlib.sha256(content).hexdigest()
+
+    def tag(self, key: str) -> str | None:
+        try:
+            with self._explained(key), open(self._path(key), "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except NotFound:
+            return None
+
+    def upload(self, key: str, path: Path) -> None:
+        _check_readable(path)
+        self._write(key, lambda aside: shutil.copyfile(path, aside))
+
+    def download(self, key: str, path: Path) -> None:
+        source = self._path(key)
+        with self._explained(key):
+            source.open("rb").close()
+        _write_file(path, lambda aside: shutil.copyfile(source, aside))
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        # A prefix need not end at a slash: walk from its last whole folder.
+        folder = prefix.rpartition("/")[0]
+        start = self._path(folder) if folder else self.root
+        found = sorted(_walk(start, f"{folder}/" if folder else ""), key=lambda entry: entry.key)
+        yield from (entry for entry in found if entry.key.startswith(prefix))
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        with self._explained(key), contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            path.unlink()
+            self._prune(path.parent)
+
+    def at(self, prefix: str) -> Store:
+        return FolderStore(self._path(prefix.rstrip("/")))
+
+    def local(self, key: str = "") -> Path | None:
+        return self._path(key) if key else self.root
+
+    def _path(self, key: str) -> Path:
+        return self.root / check_key(key)
+
+    def _write(
+        self, key: str, fill: Callable[[Path], object], *, if_absent: bool = False, if_match: str | None = None
+    ) -> None:
+        path = self._path(key)
+        try:
+            with _filled(path.parent, fill) as aside, _locked(path):
+                if if_absent and path.exists():
+                    raise Conflict("is there already", where=self.address(key))
+                if if_match is not None and self.tag(key) != if_match:
+                    raise Conflict("was changed by somebody else", where=self.address(key))
+                os.replace(aside, path)
+        except OSError as e:
+            raise explained(e, self.address(key)) from e
+        finally:
+            self._prune(path.parent)
+
+    def _prune(self, folder: Path) -> None:
+        # As in S3, a folder is there only as long as it holds a key.
+        with contextlib.suppress(OSError):
+            while folder != self.root:
+                folder.rmdir()
+                folder = folder.parent
+
+    @contextlib.contextmanager
+    def _explained(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as e:
+            raise NotFound("not found", where=self.address(key)) from e
+        except OSError as e:
+            raise explained(e, self.address(key)) from e
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        path.open("rb").close()
+    except OSError as e:
+        raise explained(e, path) from e
+
+
+def _write_file(path: Path, fill: Callable[[Path], object]) -> None:
+    """Write a local file whole or not at all."""
+    try:
+        with _filled(path.parent, fill) as aside:
+            os.replace(aside, path)
+    except OSError as e:
+        raise explained(e, path) from e
+
+
+def _walk(folder: Path, base: str, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Entry]:
+    """Yield the files below a folder, through links too; `base` comes before their names."""
+    try:
+        here = os.stat(folder)
+        found = [*os.scandir(folder)]
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as e:
+        raise explained(e, folder) from e
+    inode = (here.st_dev, here.st_ino)
+    if inode in above:
+        return
+    for item in found:
+        if item.name == _ASIDE:
+            continue
+        if item.is_dir():
+            yield from _walk(folder / item.name, f"{base}{item.name}/", above | {inode})
+        elif item.is_file():
+            # It may have been deleted since.
+            with contextlib.suppress(FileNotFoundError):
+                about = item.stat()
+                yield Entry(base + item.name, about.st_size, str(about.st_mtime_ns))
 
 
 @contextlib.contextmanager
-def _written_aside(path: Path, fill: Callable[[Path], object]) -> Iterator[Path]:
-    folder = path.parent / _ASIDE
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=folder)
-    os.close(handle)
-    aside = Path(name)
+def _filled(folder: Path, fill: Callable[[Path], object]) -> Iterator[Path]:
+    """Yield a complete file on the same disk as a folder, in a place that no listing shows."""
+    aside = folder / _ASIDE / secrets.token_hex(8)
+    os.close(_create(aside, os.O_EXCL))
     try:
         fill(aside)
         with open(aside, "rb+") as written:
             os.fsync(written.fileno())
-        aside.chmod(0o644)
         yield aside
     finally:
         aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.parent.rmdir()
 
 
-def _into_place(path: Path, fill: Callable[[Path], object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".")
-    os.close(handle)
-    aside = Path(name)
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Let one process and thread at a time replace a file."""
+    lock = path.parent / _ASIDE / f"{hashlib.sha256(path.name.encode()).hexdigest()[:16]}.lock"
+    while True:
+        with open(_create(lock), "rb") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            # The former holder removes the file: then this lock holds nobody off, and the next one is another file.
+            if not _is_at(lock, held.fileno()):
+                continue
+            try:
+                yield
+            finally:
+                lock.unlink()
+            return
+
+
+def _is_at(path: Path, handle: int) -> bool:
     try:
-        fill(aside)
-        aside.chmod(0o644)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+        return os.path.samestat(os.stat(path), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
+def _create(path: Path, flags: int = 0) -> int:
+    for attempt in range(1, 101):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | flags, 0o666)
+        except (FileNotFoundError, FileExistsError):
+            # Another writer may have removed the folder because it was empty.
+            if attempt == 100:
+                raise
+    raise AssertionError("the last attempt returns or raises")
 
 
 class S3Store(Store):
@@ -250,143 +315,204 @@ class S3Store(Store):
         if not bucket:
             raise StoreError("the address names no bucket", where="s3://", hint="write s3://BUCKET/PREFIX")
         self.bucket = bucket
-        self.prefix = prefix
+        self.prefix = check_key(prefix) if prefix else ""
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
         self._client = client
 
     @property
     def client(self) -> S3Client:
+        """The client of boto3, made when it is first needed and shared with the stores below."""
         if self._client is None:
-            self._client = _s3_client()
+            self._client = _s3_client(self.url)
         return self._client
 
     def get(self, key: str) -> bytes:
-        return self._call(key, lambda: self.client.get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read())
+        name = self._key(key)
+        return self._call(key, lambda: self.client.get_object(Bucket=self.bucket, Key=name)["Body"].read())
 
     def put(self, key: str, content: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
-        condition: dict[str, Any] = {}
-        if if_absent:
-            condition["IfNoneMatch"] = "*"
+        name, mark = self._key(key), secrets.token_hex(8)
+        condition: dict[str, Any] = {"IfNoneMatch": "*"} if if_absent else {}
         if if_match is not None:
             condition["IfMatch"] = if_match
+        if condition:
+            condition["Metadata"] = {_MARK: mark}
+        try:
+            return self._call(
+                key, lambda: self.client.put_object(Bucket=self.bucket, Key=name, Body=content, **condition)["ETag"]
+            )
+        except (Conflict, NotFound) as e:
+            # Where a first try got through and only its answer was lost, its repetition meets our own mark.
+            written = self._marked(key, mark) if condition else None
+            if written:
+                return written
+            if condition and isinstance(e, NotFound):
+                raise Conflict("was removed by somebody else", where=self.address(key)) from e
+            raise
 
-        def write() -> str:
-            return self.client.put_object(Bucket=self.bucket, Key=self._key(key), Body=content, **condition)["ETag"]
-
-        return self._call(key, write, ours=content if condition else None)
+    def _marked(self, key: str, mark: str) -> str | None:
+        name = self._key(key)
+        try:
+            found = self._call(key, lambda: self.client.head_object(Bucket=self.bucket, Key=name))
+        except NotFound:
+            return None
+        return found["ETag"] if found["Metadata"].get(_MARK) == mark else None
 
     def tag(self, key: str) -> str | None:
+        name = self._key(key)
+        with contextlib.suppress(NotFound):
+            return self._call(key, lambda: self.client.head_object(Bucket=self.bucket, Key=name)["ETag"])
+
+        def look() -> str:
+            found = self.client.get_object(Bucket=self.bucket, Key=name)
+            found["Body"].close()
+            return found["ETag"]
+
+        # The answer to a HEAD has no body to say whether the key, the bucket or the user is unknown.
         try:
-            return self._call(key, lambda: self.client.head_object(Bucket=self.bucket, Key=self._key(key))["ETag"])
+            return self._call(key, look)
         except NotFound:
             return None
 
     def upload(self, key: str, path: Path) -> None:
-        self._call(key, lambda: self.client.upload_file(str(path), self.bucket, self._key(key)))
+        name = self._key(key)
+        _check_readable(path)
+        self._call(key, lambda: self.client.upload_file(str(path), self.bucket, name, Config=_transfers()))
 
     def download(self, key: str, path: Path) -> None:
-        def fetch(aside: Path) -> None:
-            self._call(key, lambda: self.client.download_file(self.bucket, self._key(key), str(aside)))
+        name = self._key(key)
 
-        try:
-            _into_place(path, fetch)
-        except OSError as e:
-            raise explained(e, path) from e
+        def fetch(aside: Path) -> None:
+            with open(aside, "wb") as file:
+                self.client.download_fileobj(self.bucket, name, file, Config=_transfers())
+
+        _write_file(path, lambda aside: self._call(key, lambda: fetch(aside)))
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
+        folder = prefix.rpartition("/")[0]
+        if folder:
+            check_key(folder)
         base = f"{self.prefix}/" if self.prefix else ""
 
-        def page(token: str | None) -> Any:
-            more = {"ContinuationToken": token} if token else {}
-            return self.client.list_objects_v2(Bucket=self.bucket, Prefix=base + prefix, **more)
+        def page(token: str | None) -> ListObjectsV2OutputTypeDef:
+            if token is None:
+                return self.client.list_objects_v2(Bucket=self.bucket, Prefix=base + prefix)
+            return self.client.list_objects_v2(Bucket=self.bucket, Prefix=base + prefix, ContinuationToken=token)
 
-        token = None
+        token: str | None = None
         while True:
-            found = self._call(prefix, lambda token=token: page(token))  # type: ignore[misc]
+            found = self._call(prefix, partial(page, token))
             for item in found.get("Contents", []):
-                yield Entry(item["Key"][len(base) :], item["Size"], item["ETag"])
+                # What consoles make for an empty folder is no key of ours.
+                if not item["Key"].endswith("/"):
+                    yield Entry(item["Key"].removeprefix(base), item["Size"], item["ETag"])
             token = found.get("NextContinuationToken")
             if not token:
                 return
 
     def delete(self, key: str) -> None:
-        self._call(key, lambda: self.client.delete_object(Bucket=self.bucket, Key=self._key(key)))
+        name = self._key(key)
+        with contextlib.suppress(NotFound):
+            self._call(key, lambda: self.client.delete_object(Bucket=self.bucket, Key=name))
 
     def at(self, prefix: str) -> Store:
-        return S3Store(self.bucket, self._key(prefix.strip("/")), self._client)
+        return S3Store(self.bucket, self._key(prefix.rstrip("/")), self.client)
 
     def local(self, key: str = "") -> Path | None:
         return None
 
     def _key(self, key: str) -> str:
-        check_key(key)
-        return f"{self.prefix}/{key}" if self.prefix else key
+        return f"{self.prefix}/{check_key(key)}" if self.prefix else check_key(key)
 
-    def _call(self, key: str, act: Callable[[], T], ours: bytes | None = None) -> T:
-        """Run one call and explain its failure; `ours` is what a conditional write wrote."""
+    def _call(self, key: str, act: Callable[[], T]) -> T:
+        """Run one call and explain its failure; what the client itself doesn't repeat is repeated here."""
         from boto3.exceptions import Boto3Error
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+        from botocore.exceptions import BotoCoreError, ClientError
+        from s3transfer.exceptions import RetriesExceededError
 
-        where = self.address(key)
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return act()
-            except ClientError as e:
-                details = e.response.get("Error", {})
-                code = details.get("Code", "")
-                status = e.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-                if code == "ConditionalRequestConflict" and attempt < _ATTEMPTS:
-                    time.sleep(random.uniform(0, 0.1 * 2**attempt))
-                    continue
-                retried = e.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) or attempt > 1
-                if code == "PreconditionFailed" or status == 412:
-                    if ours is not None and retried and self._holds(key, ours):
-                        # The first try had got through and only its answer was lost.
-                        return self.tag(key)  # type: ignore[return-value]
-                    raise Conflict("was written by somebody else", where=where) from e
-                if code == "NoSuchBucket":
-                    hint = f"create it first: aws s3 mb s3://{self.bucket}"
-                    raise StoreError(f"there is no bucket '{self.bucket}'", where=where, hint=hint) from e
-                if status == 404 or code in ("NoSuchKey", "404"):
-                    raise NotFound("not found", where=where) from e
-                if status in (401, 403):
-                    raise StoreError(
-                        f"access denied ({code})", where=where, hint="check the AWS credentials and the bucket's policy"
-                    ) from e
-                raise StoreError(f"the S3 server answered {status} {code}", where=where, hint="try again later") from e
-            except NoCredentialsError as e:
-                hint = "run 'aws configure', or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-                raise StoreError("no AWS credentials were found", where=where, hint=hint) from e
-            except (Boto3Error, BotoCoreError) as e:
-                inner = e.__context__
-                if isinstance(e, Boto3Error) and isinstance(inner, ClientError | BotoCoreError):
-                    # upload_file wraps the server's answer in an error of its own.
-                    def again(cause: Exception = inner) -> T:
-                        raise cause
-
-                    return self._call(key, again)
-                endpoint = self.client.meta.endpoint_url
-                hint = f"check that {endpoint} is up (AWS_ENDPOINT_URL) and run the same command again"
-                raise StoreError(f"the store can't be reached ({type(e).__name__})", where=where, hint=hint) from e
+            except (Boto3Error, BotoCoreError, ClientError, RetriesExceededError) as e:
+                cause = _cause(e)
+                if attempt == _ATTEMPTS or not _passes_by_itself(cause):
+                    endpoint = self.client.meta.endpoint_url
+                    raise _s3_error(cause, self.address(key), self.bucket, endpoint) from e
+                time.sleep(random.uniform(0, 0.1 * 2**attempt))
         raise AssertionError("the last attempt returns or raises")
 
-    def _holds(self, key: str, content: bytes) -> bool:
-        try:
-            return self.get(key) == content
-        except NotFound:
-            return False
+
+def _cause(error: Exception) -> Exception:
+    """Return what a transfer's error stands for: the server's answer, or why there was none."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    for inner in (getattr(error, "last_exception", None), error.__context__):
+        if isinstance(inner, BotoCoreError | ClientError) and not isinstance(error, BotoCoreError | ClientError):
+            return inner
+    return error
 
 
-def _s3_client() -> S3Client:
+def _passes_by_itself(error: Exception) -> bool:
+    from botocore.exceptions import ClientError, IncompleteReadError, ResponseStreamingError
+
+    if isinstance(error, ClientError):
+        return error.response.get("Error", {}).get("Code") in _COLLISIONS
+    return isinstance(error, IncompleteReadError | ResponseStreamingError)
+
+
+def _s3_error(error: Exception, where: str, bucket: str, endpoint: str) -> StoreError:
+    """Return what an answer of the server, or its silence, means for the user."""
+    from botocore import exceptions as boto
+
+    if isinstance(error, boto.NoCredentialsError):
+        return StoreError("no AWS credentials were found", where=where, hint=_CREDENTIALS)
+    if isinstance(error, boto.ConnectionError | boto.HTTPClientError | boto.IncompleteReadError):
+        hint = f"check that {endpoint} is up (AWS_ENDPOINT_URL) and run the same command again"
+        return StoreError(f"the store can't be reached ({type(error).__name__})", where=where, hint=hint)
+    if not isinstance(error, boto.ClientError):
+        return StoreError(str(error), where=where, hint="check the address and the AWS settings")
+    answer = error.response.get("Error", {})
+    code, said = answer.get("Code", ""), answer.get("Message", "")
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code == "NoSuchBucket":
+        hint = f"create it first: aws s3 mb s3://{bucket}"
+        return StoreError(f"there is no bucket '{bucket}'", where=where, hint=hint)
+    if code in _MISSING:
+        return NotFound("not found", where=where)
+    if status == 412 or code in _COLLISIONS:
+        return Conflict("was written by somebody else", where=where)
+    if status in (401, 403) or code in _DENIED:
+        return StoreError(f"access denied ({code})", where=where, hint=_CREDENTIALS)
+    if status >= 500:
+        return StoreError(f"the S3 server {endpoint} answered {status} {code}", where=where, hint="try again later")
+    hint = "check the address, AWS_REGION and AWS_ENDPOINT_URL"
+    return StoreError(f"the S3 server {endpoint} refused: {code} {said}".rstrip(), where=where, hint=hint)
+
+
+def _transfers() -> TransferConfig:
+    from boto3.s3.transfer import TransferConfig
+
+    # Artifacts send eight files at a time.
+    return TransferConfig(max_concurrency=4)
+
+
+def _s3_client(where: str) -> S3Client:
     import boto3
     from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
 
-    settings = Config(
-        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
-        connect_timeout=5,
-        read_timeout=60,
-        # Other servers than Amazon's seldom resolve a bucket as a host name.
-        s3={"addressing_style": "path"} if os.environ.get("AWS_ENDPOINT_URL") else {},
-    )
+    settings: dict[str, Any] = {"retries": {"mode": "standard"}}
+    if "AWS_MAX_ATTEMPTS" not in os.environ:
+        settings["retries"]["total_max_attempts"] = _ATTEMPTS
+    if os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
+        # Other servers than Amazon's seldom resolve a bucket as a host name, and many don't know its newer checksums.
+        settings["s3"] = {"addressing_style": "path"}
+        settings["request_checksum_calculation"] = settings["response_checksum_validation"] = "when_required"
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    return boto3.Session(region_name=region or None).client("s3", config=settings)
+    try:
+        return boto3.Session(region_name=region or None).client(
+            "s3", config=Config(connect_timeout=3, read_timeout=60, max_pool_connections=32, **settings)
+        )
+    except (BotoCoreError, ValueError) as e:
+        hint = "check AWS_ENDPOINT_URL, AWS_PROFILE and the other AWS settings"
+        raise StoreError(str(e), where=where, hint=hint) from e

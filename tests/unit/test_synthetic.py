@@ -78,7 +78,7 @@ def test_pictures_come_in_the_size_asked_for(size: int) -> None:
 
 
 def test_the_poses_are_what_their_names_say() -> None:
-    for index in range(0, 300):
+    for index in range(300):
         drawn = figure(index, 5)
         y = drawn.keypoints[:, 1]
         left_up = y[sk.L_WRIST] < y[sk.NOSE]

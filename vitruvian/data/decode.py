@@ -8,7 +8,7 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vitruvian.errors import DataError
 
@@ -47,7 +47,7 @@ def decode_image(content: bytes, where: object, size: int) -> NDArray[np.uint8]:
         raise
     except Image.DecompressionBombError as e:
         raise DataError("has too many pixels to be decoded", where=where, hint="scale it down or remove it") from e
-    except Image.UnidentifiedImageError as e:
+    except UnidentifiedImageError as e:
         known = ", ".join(IMAGE_FORMATS)
         raise DataError(f"is not an image ({known})", where=where, hint="replace or remove it") from e
     except MemoryError:
@@ -86,7 +86,7 @@ def decode_heatmap(content: bytes, where: object) -> NDArray[np.float16]:
         version = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = header(file, max_header_size=_NPY_HEADER)
-    except (ValueError, EOFError, SyntaxError, TypeError) as e:
+    except Exception as e:  # The header is parsed as Python, which fails in more ways than numpy names.
         raise DataError("is not a .npy file", where=where, hint=hint) from e
     if shape not in (HEATMAP_SHAPE, (1, *HEATMAP_SHAPE)):
         raise DataError(f"has shape {list(shape)} instead of [1, 17, 64, 48] or [17, 64, 48]", where=where, hint=hint)
@@ -94,9 +94,10 @@ def decode_heatmap(content: bytes, where: object) -> NDArray[np.float16]:
         raise DataError(f"holds {dtype} instead of real numbers", where=where, hint=hint)
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False).reshape(HEATMAP_SHAPE)
-    except (ValueError, EOFError, OSError) as e:
-        raise DataError("is cut off", where=where, hint="replace or remove it") from e
-    return half_heatmaps(array[None], where)[0]
+    except Exception as e:  # A damaged header can pass for a good one until here.
+        raise DataError("is cut off or damaged", where=where, hint="replace or remove it") from e
+    half: NDArray[np.float16] = half_heatmaps(array[None], where)[0]
+    return half
 
 
 def half_heatmaps(array: NDArray[np.generic], where: object) -> NDArray[np.float16]:

@@ -26,8 +26,9 @@ def split(
     classes = np.asarray(labels)
     grouped = None if groups is None else np.asarray(groups)
     rng = np.random.default_rng(seed)
-    rest, test = _cut(everything, classes, grouped, test_size, rng, "test")
-    train, validation = _cut(rest, classes, grouped, validation_size, rng, "validation")
+    # The test leaves two of each class, for validation and training.
+    rest, test = _cut(everything, classes, grouped, test_size, rng, "test", leave=2)
+    train, validation = _cut(rest, classes, grouped, validation_size, rng, "validation", leave=1)
     parts: dict[PartName, NDArray[np.int64]] = {"train": train, "validation": validation, "test": test}
     for name in PARTS:
         _check(name, classes[parts[name]], sorted(set(labels)), grouped is not None)
@@ -52,24 +53,24 @@ def _cut(
     share: float,
     rng: np.random.Generator,
     part: str,
+    leave: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     taken = (
-        _by_class(indices, labels[indices], share, rng)
+        _by_class(indices, labels[indices], share, rng, leave)
         if groups is None
-        else _by_group(indices, labels[indices], groups[indices], share, rng, part)
+        else _by_group(indices, labels[indices], groups[indices], share, rng, part, leave)
     )
     return np.setdiff1d(indices, taken), np.sort(taken)
 
 
 def _by_class(
-    indices: NDArray[np.int64], labels: NDArray[np.str_], share: float, rng: np.random.Generator
+    indices: NDArray[np.int64], labels: NDArray[np.str_], share: float, rng: np.random.Generator, leave: int
 ) -> NDArray[np.int64]:
     taken = []
     for name in np.unique(labels):
         members = rng.permutation(indices[labels == name])
-        # At least one on either side, where there are two.
-        count = min(max(1, round(share * len(members))), len(members) - 1)
-        taken.append(members[:count])
+        count = min(max(1, round(share * len(members))), len(members) - leave)
+        taken.append(members[: max(0, count)])
     return np.concatenate(taken)
 
 
@@ -80,6 +81,7 @@ def _by_group(
     share: float,
     rng: np.random.Generator,
     part: str,
+    leave: int,
 ) -> NDArray[np.int64]:
     names = np.unique(groups)
     classes = np.unique(labels)
@@ -94,10 +96,11 @@ def _by_group(
     for _ in range(_TRIES):
         order = rng.permutation(len(names))
         sums = np.cumsum(counts[order], axis=0)
-        # Every prefix but the whole is a candidate; a class missing on either side outweighs any imbalance.
+        holders = np.cumsum(counts[order] > 0, axis=0)
+        # Every prefix but the whole is a candidate; a class that lacks a group on either side outweighs any imbalance.
         for size in range(1, len(names)):
             inside = sums[size - 1]
-            lacking = np.sum(inside == 0) + np.sum(inside == sums[-1])
+            lacking = np.sum(inside == 0) + np.sum(holders[-1] - holders[size - 1] < leave)
             cost = 1000.0 * lacking + np.sum(np.abs(inside - wanted)) / len(labels)
             if cost < lowest:
                 lowest, best = float(cost), order[:size]

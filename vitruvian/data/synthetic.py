@@ -24,15 +24,14 @@ Range = tuple[float, float]
 Limb = tuple[Range, Range, Range, Range]
 Both = tuple[Limb, Limb]
 
-
 _TOWARDS_US: Final[Range] = (0, 35)
 # A bent knee or back shows from the side, not from the front.
-_FROM_THE_SIDE: Final[Range] = (30, 75)
+_FROM_THE_SIDE: Final[Range] = (40, 78)
 
 
 @dataclass(frozen=True)
 class Pose:
-    """A class: how far the trunk leans forward, the arms and legs (left, right) it may have, and the turn it is seen in.
+    """A class: how far the trunk leans forward, the arms and legs (left, right) it may have, and how it is seen.
 
     `turn` is how far the person is turned away from the camera, to either side; like `lean` in degrees.
     """
@@ -261,12 +260,12 @@ def _view(joints: Floats, turn: Range, rng: np.random.Generator) -> Floats:
 def _place(points: Floats, rng: np.random.Generator) -> NDArray[np.float32]:
     """Points (17, 2) somewhere in the unit square, with room for the width of the body around them."""
     margin = 0.09
-    size = rng.uniform(0.88, 1.0) * (1 - 2 * margin)
+    size = rng.uniform(0.86, 1.0) * (1 - 2 * margin)
     low = points.min(axis=0)
     span = points.max(axis=0) - low
     scale = size * min(1 / span.max(), 1 / 0.75)
     free = 1 - 2 * margin - span * scale
-    start = margin + free * rng.uniform(0.25, 0.75, 2)
+    start = margin + free * rng.uniform(0.23, 0.77, 2)
     return np.asarray((points - low) * scale + start, np.float32)
 
 

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from vitruvian.data.prepared import Prepared, PreparedPart
-from vitruvian.models.registry import ARCHITECTURES
+from vitruvian.models.registry import architecture
 
 BATCH = 64
 
 
-def load_model(architecture: str, folder: Path) -> nn.Module:
+def load_model(name: str, folder: Path) -> nn.Module:
     """Return a trained model, ready to answer."""
-    return ARCHITECTURES[architecture].load(folder).eval()
+    return architecture(name).load(folder).eval()
 
 
 @torch.inference_mode()

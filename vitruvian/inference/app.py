@@ -9,7 +9,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from starlette.applications import Starlette
@@ -57,8 +57,8 @@ def create_app(
 ) -> Starlette:
     """Return the application that answers for one predictor.
 
-    The golden example is predicted when the application starts; `settled` is called afterwards, whatever came of it.
-    The `Service` behind the application is its `state.service`.
+    The golden example is predicted when the application starts; `settled` is called afterwards in a thread of its own,
+    whatever came of it. The `Service` behind the application is its `state.service`.
     """
     service = Service(predictor, settings or Settings())
     handlers = _Handlers(service)
@@ -67,13 +67,14 @@ def create_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async def start() -> None:
             await service.start()
-            settled()
+            await asyncio.to_thread(settled)
 
         starting = asyncio.create_task(start())
         yield
         service.drain()
         service.close()
-        await starting
+        with suppress(asyncio.CancelledError):
+            await starting
 
     app = Starlette(
         routes=handlers.routes(),

@@ -10,6 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+
+from vitruvian.bundle import open_bundle
+from vitruvian.console import Teller
 from vitruvian.errors import DataError
 from vitruvian.inference.engine import usable_cpus
 from vitruvian.inference.predictor import CHUNK, Prediction, Predictor, Prepared
@@ -85,6 +89,62 @@ def write_csv(rows: Iterable[Row], path: Path, labels: Sequence[str]) -> None:
             aside.unlink(missing_ok=True)
     except OSError as e:
         raise explained(e, path) from e
+
+
+def predict_command(
+    address: str, paths: Sequence[Path], table: Path | None, console: Console, complain: Callable[[str], None]
+) -> int:
+    """Predict files with the bundle at an address, print a line for each or write them to a CSV file.
+
+    Prints path, label, confidence and every label's probability. `complain` is told of each file that can't be used;
+    returns how many those were. Raises `BundleError`, `DataError` and `StoreError` for what ends the whole command.
+    """
+    predictor = Predictor.open(open_bundle(address))
+    files = list_inputs(paths, predictor.bundle.preprocess.suffixes)
+    failed = 0
+
+    def good(rows: Iterable[Row]) -> Iterator[Row]:
+        nonlocal failed
+        for row in rows:
+            if isinstance(row.result, DataError):
+                failed += 1
+                complain(_printable(str(row.result)))
+            else:
+                yield row
+
+    with Teller(console).bar("predicting", len(files)) as advance:
+        rows = good(predict_paths(predictor, files, advance))
+        if table is None:
+            _print(console, rows, files, predictor.labels)
+        else:
+            write_csv(rows, table, predictor.labels)
+    if table is not None:
+        console.print(f"{len(files) - failed} of {len(files)} files are in {_printable(str(table))}", soft_wrap=True)
+    return failed
+
+
+def _print(console: Console, rows: Iterable[Row], files: Sequence[Path], labels: Sequence[str]) -> None:
+    heads = ["path", "label", "confidence", *labels]
+    # Known before the first answer, so that every line can be printed as it comes.
+    widths = [
+        max(len(heads[0]), *(len(str(path)) for path in files)),
+        max(len(heads[1]), *(len(label) for label in labels)),
+        *(max(len(head), len("0.000000")) for head in heads[2:]),
+    ]
+
+    def line(cells: Sequence[str]) -> None:
+        words = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        console.print(_printable("  ".join(words).rstrip()), markup=False, highlight=False, soft_wrap=True)
+
+    line(heads)
+    for row in rows:
+        if isinstance(row.result, Prediction):
+            line(_cells(row.path, row.result))
+
+
+def _printable(text: str) -> str:
+    # The name of a file need not be text.
+    return text.encode(errors="replace").decode()
 
 
 def _cells(path: Path, prediction: Prediction) -> list[str]:

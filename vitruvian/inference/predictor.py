@@ -29,6 +29,10 @@ def untimed(stage: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+def _as_it_is(batch: NDArray[np.generic]) -> NDArray[np.float32]:
+    return np.asarray(batch, dtype=np.float32)
+
+
 @dataclass(frozen=True)
 class Prediction:
     """The answer for one input: a probability for each label, in the labels' order."""
@@ -82,18 +86,14 @@ class Predictor:
         Raises `DataError` naming the first input that the model has no finite answer to, and `BundleError` where the
         model doesn't fit the labels.
         """
-        probabilities = self._probabilities(batch)
-        finite = np.isfinite(probabilities).all(axis=1)
-        if not finite.all():
-            raise _out_of_range(f"input {int(finite.argmin())}")
-        return probabilities
+        return _checked(self._probabilities(batch))
 
     def predict(self, prepared: NDArray[np.generic]) -> NDArray[np.float32]:
         """Return probabilities (n, classes) for prepared inputs, (n, *preprocess.shape) of the preprocessing's type.
 
         Raises as `predict_tensors` does.
         """
-        return self.predict_tensors(self.bundle.preprocess.tensor(prepared))
+        return _checked(self._probabilities(prepared, self.bundle.preprocess.tensor))
 
     def prepare(self, content: bytes, where: object) -> Prepared:
         """Return the bytes of a file as a prepared input, or what is wrong with them."""
@@ -105,7 +105,7 @@ class Predictor:
     def predict_prepared(self, prepared: Sequence[Prepared], where: Sequence[object]) -> list[Prediction | DataError]:
         """Return the answer for each prepared input that is one; what is wrong stays in its place."""
         good = [array for array in prepared if not isinstance(array, DataError)]
-        rows = iter(self._probabilities(self.bundle.preprocess.tensor(np.stack(good))) if good else ())
+        rows = iter(self._probabilities(np.stack(good), self.bundle.preprocess.tensor) if good else ())
         return [
             made if isinstance(made, DataError) else self._prediction(next(rows), place)
             for made, place in zip(prepared, where, strict=True)
@@ -141,8 +141,11 @@ class Predictor:
     def _prediction(self, row: NDArray[np.float32], where: object) -> Prediction | DataError:
         return Prediction(self.labels, row) if np.isfinite(row).all() else _out_of_range(where)
 
-    def _probabilities(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        chunks = [softmax(self._logits(batch[start : start + CHUNK])) for start in range(0, len(batch), CHUNK)]
+    def _probabilities(
+        self, inputs: NDArray[np.generic], tensor: Callable[[NDArray[np.generic]], NDArray[np.float32]] = _as_it_is
+    ) -> NDArray[np.float32]:
+        starts = range(0, len(inputs), CHUNK)
+        chunks = [softmax(self._logits(tensor(inputs[start : start + CHUNK]))) for start in starts]
         return np.concatenate(chunks) if chunks else np.zeros((0, len(self.labels)), np.float32)
 
     def _logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -160,6 +163,13 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
         raised = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
         shares = raised / raised.sum(axis=1, keepdims=True)
     return np.asarray(shares, dtype=np.float32)
+
+
+def _checked(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    finite = np.isfinite(probabilities).all(axis=1)
+    if not finite.all():
+        raise _out_of_range(f"input {int(finite.argmin())}")
+    return probabilities
 
 
 def _out_of_range(where: object) -> DataError:

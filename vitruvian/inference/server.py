@@ -59,6 +59,7 @@ class Server:
         self.address = _url(host, self._socket.getsockname()[1])
         self.service: Service = app.state.service
         self._ready: Callable[[], None] = lambda: None
+        self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
         config = uvicorn.Config(
             app,
@@ -76,15 +77,20 @@ class Server:
         self._uvicorn = _Uvicorn(config, self.service)
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
-        """Answer until a signal or `stop`; `ready` is called once. Raises `BundleError` for a wrong golden answer."""
+        """Answer until a signal or `stop`.
+
+        `ready` is called once, in another thread, and may send requests; what it raises ends the server and is raised
+        here. Raises `BundleError` for a wrong golden answer.
+        """
         self._ready = ready
         try:
             self._uvicorn.run(sockets=[self._socket])
         finally:
             self._socket.close()
             self.service.settled.set()
-        if self.service.failure is not None:
-            raise self.service.failure
+        failure = self.service.failure or self._failure
+        if failure is not None:
+            raise failure
 
     def start(self) -> Server:
         """Answer from a thread of its own; returns once ready, raises `BundleError` for a wrong golden answer."""
@@ -106,7 +112,11 @@ class Server:
 
     def _settled(self) -> None:
         if self.service.state is State.READY:
-            self._ready()
+            try:
+                self._ready()
+            except BaseException as e:
+                self._failure = e
+                self._uvicorn.end()
         elif self.service.state is State.FAILED:
             self._uvicorn.should_exit = True
 
@@ -132,6 +142,8 @@ def listen(host: str, port: int) -> socket.socket:
     """Return a socket bound to an address; raises `VitruvianError` saying why it can't be."""
     where = f"{host}:{port}"
     try:
+        if not 0 <= port < 1 << 16:
+            raise OverflowError  # getaddrinfo would take it modulo 65536.
         family, _, _, _, address = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]

@@ -58,9 +58,7 @@ class HeatmapCnn(nn.Module):
         self.places = Places()
         self.lift = nn.Sequential(nn.Linear(3 * KEYPOINTS, 128), nn.GELU())
         features = 4 * width * (HEIGHT // 16) * (WIDTH // 16)
-        self.head = nn.Sequential(
-            nn.Linear(features + 128, 128), nn.LayerNorm(128), nn.GELU(), nn.Linear(128, classes)
-        )
+        self.head = nn.Sequential(nn.Linear(features + 128, 128), nn.LayerNorm(128), nn.GELU(), nn.Linear(128, classes))
 
     def forward(self, heatmaps: torch.Tensor) -> torch.Tensor:
         seen = torch.cat([self.layers(heatmaps), self.lift(self.places(heatmaps))], 1)

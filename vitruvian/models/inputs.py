@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from vitruvian.data.preprocess import HeatmapPreprocess, ImagePreprocess
 from vitruvian.errors import SpecError
@@ -26,7 +27,7 @@ def preprocess_for(model: Model) -> ImagePreprocess | HeatmapPreprocess:
     return ImagePreprocess(size=size, mean=tuple(mean), std=tuple(std))
 
 
-def pretrained_config(name: str, file: str) -> dict[str, object]:
+def pretrained_config(name: str, file: str) -> dict[str, Any]:
     """Return a JSON file that lies beside pretrained weights, in a folder or on the hub; raises `SpecError`."""
     path = Path(name).expanduser() / file
     where = f"model.pretrained: {name}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from torch import nn
 
-from vitruvian.models import heatmap_cnn, vit
 from vitruvian.spec import Model
 
 
@@ -24,7 +24,12 @@ class Architecture(Protocol):
         """Return the module that `save` wrote."""
 
 
-ARCHITECTURES: dict[str, Architecture] = {"vit": vit, "heatmap-cnn": heatmap_cnn}
+_FILES = {"vit": "vit", "heatmap-cnn": "heatmap_cnn"}
+
+
+def architecture(name: str) -> Architecture:
+    """Return the architecture of a name that the spec knows; only its own file and libraries are loaded."""
+    return cast(Architecture, importlib.import_module(f"vitruvian.models.{_FILES[name]}"))
 
 
 def default_learning_rate(model: Model) -> float:

@@ -6,9 +6,11 @@ group is an attempt, and only the latest one can move `state.json`: it does so b
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from vitruvian import artifact
 from vitruvian.errors import Conflict, NotFound, TrainingError
@@ -79,7 +82,8 @@ class Checkpoints:
         prefix = f"step-{step:08d}-attempt-{self.state.attempt}"
         with tempfile.TemporaryDirectory(prefix="vitruvian-checkpoint-") as name:
             folder = Path(name)
-            dcp.save(_tensors(module, optimizer, rank), checkpoint_id=folder, no_dist=world == 1)
+            with _alone(world):
+                save(_tensors(module, optimizer, rank), checkpoint_id=folder, no_dist=world == 1)
             mine = {path.name: artifact.describe(path) for path in sorted(folder.iterdir())}
             below = self.store.at(prefix)
             for file in mine:
@@ -108,7 +112,8 @@ class Checkpoints:
         if rank >= int(saved["world"]):
             # More workers than before: this one keeps the generator it was seeded with.
             del state[_rng(rank)]
-        dcp.load(state, checkpoint_id=folder, no_dist=world == 1)
+        with _alone(world):
+            load(state, checkpoint_id=folder, no_dist=world == 1)
         set_state_dict(module, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
         if _rng(rank) in state:
             torch.set_rng_state(state[_rng(rank)])
@@ -156,6 +161,15 @@ def _tensors(module: nn.Module, optimizer: torch.optim.Optimizer, rank: int) -> 
     model, optim = get_state_dict(module, optimizer)
     # DCP keeps one rank's value of a key: each rank's generator has a key of its own.
     return {"model": model, "optimizer": optim, _rng(rank): torch.get_rng_state()}
+
+
+@contextlib.contextmanager
+def _alone(world: int) -> Iterator[None]:
+    """Silence what torch warns of where one process saves by itself on purpose."""
+    with warnings.catch_warnings():
+        if world == 1:
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
 
 
 def _rng(rank: int) -> str:

@@ -1,4 +1,7 @@
-"""Running the loop under Ray Train, and passing on what its workers tell."""
+"""Running the loop under Ray Train, and passing on what its workers tell.
+
+Ray's controller and the mailbox import this module: torch is imported on workers only, which saves their start.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,8 @@ from typing import Any
 
 from vitruvian.artifact import cache_folder
 from vitruvian.errors import TrainingError, VitruvianError
-from vitruvian.training.loop import Job, train
+from vitruvian.training.job import Emit, Event, Job
 
-Event = dict[str, Any]
 _RESTARTS = 3
 _SECONDS_BETWEEN_LOOKS = 0.1
 
@@ -24,6 +26,7 @@ _QUIET = {
     # The controller looks at its workers every 2 s by default: that is how late it would see them end.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
@@ -58,7 +61,7 @@ def _on_workers(job: Job, log: Path) -> Iterator[Event]:
     ours = not ray.is_initialized()
     with _logged_to(log):
         if ours:
-            _start_ray(job)
+            _start_ray(job, log)
         try:
             mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
             tell = _Tell(mailbox)
@@ -93,7 +96,7 @@ class _Tell:
         self.mailbox.put.remote(event)
 
 
-def _start_ray(job: Job) -> None:
+def _start_ray(job: Job, log: Path) -> None:
     import ray
 
     settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -101,10 +104,13 @@ def _start_ray(job: Job) -> None:
         # More workers than cores share them; 'local' keeps out of any cluster that happens to run here.
         cpus = max(os.cpu_count() or 1, job.training.world_size)
         settings |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
-    ray.init(**settings)
+    started = ray.init(**settings)
+    with open(log, "a") as file:
+        file.write(f"Ray {ray.__version__} at {started.address_info['address']}\n")
+        file.write(f"logs of its workers: {started.address_info['session_dir']}/logs\n")
 
 
-def _fit(job: Job, tell: Callable[[Event], None], workers: int, log: Path) -> None:
+def _fit(job: Job, tell: Emit, workers: int, log: Path) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -130,6 +136,8 @@ def _work(config: dict[str, Any]) -> None:
     """What Ray runs on every worker."""
     import ray.train
     import torch
+
+    from vitruvian.training.loop import train
 
     context = ray.train.get_context()
     rank = context.get_world_rank()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,27 +17,15 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from vitruvian.data.prepared import Prepared, PreparedPart
-from vitruvian.models.registry import ARCHITECTURES, default_learning_rate
-from vitruvian.spec import Model, Training
+from vitruvian.models.registry import architecture, default_learning_rate
+from vitruvian.spec import Training
 from vitruvian.store import open_store
 from vitruvian.training.batches import augment, load, order, share
 from vitruvian.training.checkpoints import Checkpoints, Position
+from vitruvian.training.job import Emit, Job, waited
 
-Emit = Callable[[dict[str, Any]], None]
 _BATCH_OF_VALIDATION = 256
 _SECONDS_BETWEEN_EVENTS = 0.2
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker needs to know."""
-
-    model: Model
-    training: Training
-    prepared: str
-    """The local folder of the prepared data."""
-    checkpoints: str
-    """The address of the run's checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +54,27 @@ def train(job: Job, rank: int, world: int, emit: Emit) -> None:
     torch.manual_seed(settings.seed)
     prepared = Prepared.open(Path(job.prepared))
     part, validation = prepared.part("train"), prepared.part("validation")
-    module = ARCHITECTURES[job.model.architecture].build(job.model, len(prepared.classes))
+    module = architecture(job.model.architecture).build(job.model, len(prepared.classes))
     learner = DistributedDataParallel(module) if world > 1 else module
     optimizer = _optimizer(module, settings, settings.learning_rate or default_learning_rate(job.model))
 
     checkpoints = Checkpoints(open_store(job.checkpoints), settings.checkpoints.keep)
     position = _resume(checkpoints, learner, optimizer, rank, world)
     steps = math.ceil(len(part) / settings.batch_size)
-    emit({"kind": "start", "attempt": checkpoints.state.attempt, "epoch": position.epoch, "step": position.step,
-          "epochs": settings.epochs, "steps": steps, "batch": settings.batch_size, "world": world,
-          "history": list(position.history), "parameters": sum(p.numel() for p in module.parameters())})
+    emit(
+        {
+            "kind": "start",
+            "attempt": checkpoints.state.attempt,
+            "epoch": position.epoch,
+            "step": position.step,
+            "epochs": settings.epochs,
+            "steps": steps,
+            "batch": settings.batch_size,
+            "world": world,
+            "history": list(position.history),
+            "parameters": sum(p.numel() for p in module.parameters()),
+        }
+    )
 
     while position.epoch < settings.epochs and not _out_of_patience(position, settings):
         began = time.monotonic()
@@ -101,15 +99,25 @@ def train(job: Job, rank: int, world: int, emit: Emit) -> None:
                 loss_sum, correct, seen = (sums.loss, sums.correct, sums.seen) if rank == 0 else (0.0, 0, 0)
             if time.monotonic() - told > _SECONDS_BETWEEN_EVENTS or step + 1 == steps:
                 told = time.monotonic()
-                emit({"kind": "step", "epoch": epoch, "step": step + 1, "loss": loss_sum / max(1, seen),
-                      "accuracy": correct / max(1, seen)})
+                emit(
+                    {
+                        "kind": "step",
+                        "epoch": epoch,
+                        "step": step + 1,
+                        "loss": loss_sum / max(1, seen),
+                        "accuracy": correct / max(1, seen),
+                    }
+                )
 
         learned = _summed(loss_sum, correct, seen, world)
         trained = time.monotonic()
         valid = _validate(learner, validation, prepared, rank, world)
         record = {
-            "epoch": epoch + 1, "trainLoss": learned.mean_loss, "trainAccuracy": learned.accuracy,
-            "validationLoss": valid.mean_loss, "validationAccuracy": valid.accuracy,
+            "epoch": epoch + 1,
+            "trainLoss": learned.mean_loss,
+            "trainAccuracy": learned.accuracy,
+            "validationLoss": valid.mean_loss,
+            "validationAccuracy": valid.accuracy,
             "seconds": time.monotonic() - began,
             "imagesPerSecond": (steps - position.step) * settings.batch_size / max(1e-9, trained - began),
         }
@@ -165,7 +173,7 @@ def _step(
     loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=settings.label_smoothing)
     optimizer.zero_grad(set_to_none=True)
     # DDP takes the mean over workers: scaled so, it is the mean over the step's examples.
-    (loss * weight).backward()
+    torch.autograd.backward(loss * weight)
     optimizer.step()
     if not len(mine):
         return 0.0, 0
@@ -201,12 +209,6 @@ def _out_of_patience(position: Position, settings: Training) -> bool:
     return waited(position.history) >= settings.early_stopping.patience
 
 
-def waited(history: Any) -> int:
-    """Return the number of epochs since the best validation accuracy."""
-    values = [record["validationAccuracy"] for record in history]
-    return len(values) - 1 - values.index(max(values)) if values else 0
-
-
 def _resume(
     checkpoints: Checkpoints, learner: nn.Module, optimizer: torch.optim.Optimizer, rank: int, world: int
 ) -> Position:
@@ -239,5 +241,5 @@ def _save(
 
 def _keep_best(checkpoints: Checkpoints, module: nn.Module, job: Job, epoch: int) -> None:
     with tempfile.TemporaryDirectory(prefix="vitruvian-best-") as name:
-        ARCHITECTURES[job.model.architecture].save(module, Path(name))
+        architecture(job.model.architecture).save(module, Path(name))
         checkpoints.keep_best(Path(name), epoch)

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vitruvian.training.loop import waited
+from vitruvian.training.job import waited
 
 _HEAD = ("Epoch", "Train loss", "Train acc", "Val loss", "Val acc", "Images/s", "Time", "Status")
 _WIDTH = (6, 10, 9, 8, 7, 8, 6, 0)
@@ -72,7 +72,9 @@ class EpochTable:
     def _row(self, event: dict[str, Any]) -> str:
         since = waited(self.history)
         best = since == 0
-        status = "[green]✓ best[/]" if best else f"[dim]wait {since}" + (f"/{self.patience}[/]" if self.patience else "[/]")
+        status = (
+            "[green]✓ best[/]" if best else f"[dim]wait {since}" + (f"/{self.patience}[/]" if self.patience else "[/]")
+        )
         cells = (
             f"{event['epoch']}/{self.epochs}",
             f"{event['trainLoss']:.4f}",

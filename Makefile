@@ -1,0 +1,54 @@
+# Every target sets up what it needs; a second call finds it ready.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-unit test-integration test-browser lint format bench-motion bench-demo clean
+
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+setup: $(READY) ## Make .venv with the package and everything it needs
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Vitruvian needs Python 3.11 or newer; name one with: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[train,serve,dev]'
+	@touch $@
+
+demo: $(READY) ## Train, check, export, publish and serve a classifier of synthetic poses
+	@$(BIN)/vitruvian demo $(ARGS)
+
+test: $(READY) ## Run all tests that this machine can run
+	$(BIN)/python -m pytest $(ARGS)
+
+test-unit: $(READY) ## Run the tests that take seconds
+	$(BIN)/python -m pytest tests/unit $(ARGS)
+
+test-integration: $(READY) ## Run the tests with real processes, a real S3 server and real Ray
+	$(BIN)/python -m pytest tests/integration $(ARGS)
+
+test-browser: $(READY) ## Drive the page in Chromium
+	$(BIN)/python -m pytest tests/browser $(ARGS)
+
+lint: $(READY) ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## Put the style right
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-motion: $(READY) ## Compare the architectures with a logistic regression on real motion capture
+	@$(BIN)/python benchmarks/motion.py $(ARGS)
+
+bench-demo: $(READY) ## Time the demo and measure its accuracy for both architectures
+	@$(BIN)/python benchmarks/demo.py $(ARGS)
+
+clean: ## Remove what the demo made
+	rm -rf vitruvian-demo

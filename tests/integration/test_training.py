@@ -1,0 +1,157 @@
+"""Training goes on exactly where it broke off, whoever stopped it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from tests.training_runs import best_weights, equal, last_checkpoint, make_job, train_ranks, train_until
+from vitruvian.artifact import fetch
+from vitruvian.errors import ArtifactError, TrainingError
+from vitruvian.store import open_store
+from vitruvian.training.checkpoints import STATE, Checkpoints, Position, read_state
+from vitruvian.training.launch import run
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+def _history(job: Any) -> list[dict[str, float]]:
+    store = open_store(job.checkpoints)
+    folder = fetch(store, read_state(store).checkpoints[-1])
+    history = json.loads((folder / "manifest.json").read_text())["position"]["history"]
+    timed = ("seconds", "imagesPerSecond")
+    return [{name: value for name, value in record.items() if name not in timed} for record in history]
+
+
+@pytest.mark.parametrize("architecture", ["vit", "heatmap-cnn"])
+@pytest.mark.parametrize(
+    ("epoch", "step"), [(0, 2), (1, 3), (1, 0)], ids=["first epoch", "middle of an epoch", "end of an epoch"]
+)
+def test_a_run_that_broke_off_ends_with_the_same_bits(root: Path, architecture: str, epoch: int, step: int) -> None:
+    whole = make_job(root, architecture, f"whole-{architecture}")
+    if not read_state(open_store(whole.checkpoints)).checkpoints:
+        train_until(whole)
+    broken = make_job(root, architecture, f"broken-{architecture}-{epoch}-{step}")
+    steps = 7
+    train_until(broken, lambda event: event["kind"] == "checkpoint" and event["step"] == epoch * steps + step)
+    events = train_until(broken)
+    assert (events[0]["epoch"], events[0]["step"]) == (epoch, step)
+    assert equal(last_checkpoint(whole), last_checkpoint(broken))
+    assert equal(best_weights(whole), best_weights(broken))
+    assert _history(whole) == _history(broken)
+
+
+def test_two_workers_learn_what_one_learns(root: Path) -> None:
+    one, two = make_job(root, run="one"), make_job(root, run="two", strategy="ddp", workers=2)
+    train_until(one)
+    train_ranks(two, 2)
+    for first, second in zip(_history(one), _history(two), strict=True):
+        assert first["trainLoss"] == pytest.approx(second["trainLoss"], abs=1e-5)
+        assert first["validationLoss"] == pytest.approx(second["validationLoss"], abs=1e-5)
+
+
+def test_a_run_goes_on_with_another_number_of_workers(root: Path) -> None:
+    one, changed = make_job(root, run="one-again"), make_job(root, run="changed")
+    train_until(one)
+    train_until(changed, lambda event: event["kind"] == "checkpoint" and event["step"] == 9)
+    train_ranks(changed, 2)
+    for first, second in zip(_history(one), _history(changed), strict=True):
+        assert first["trainLoss"] == pytest.approx(second["trainLoss"], abs=1e-5)
+
+
+def test_training_stops_when_patience_is_over(root: Path) -> None:
+    job = make_job(root, run="patience", epochs=30, learningRate=1e-9, earlyStopping={"patience": 2})
+    epochs = [event for event in train_until(job) if event["kind"] == "epoch"]
+    values = [event["validationAccuracy"] for event in epochs]
+    assert len(epochs) < 30
+    assert len(values) - 1 - values.index(max(values)) == 2
+
+
+def test_only_the_latest_checkpoints_and_the_best_weights_are_kept(root: Path) -> None:
+    job = make_job(root, run="kept", checkpoints={"everySteps": 2, "keep": 2})
+    train_until(job)
+    store = open_store(job.checkpoints)
+    state = read_state(store)
+    assert len(state.checkpoints) == 2
+    left = {entry.key.split("/")[0] for entry in store.list()}
+    assert left == {STATE, state.best, *state.checkpoints}
+
+
+def test_a_stale_attempt_cant_commit(root: Path) -> None:
+    job = make_job(root, run="stale")
+    store = open_store(job.checkpoints)
+    module = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(module.parameters())
+    stale, later = Checkpoints(store, keep=3), Checkpoints(store, keep=3)
+    assert (stale.claim().attempt, later.claim().attempt) == (1, 2)
+    later.save(module, optimizer, Position(), 4, 0, 1)
+    with pytest.raises(TrainingError, match="attempt 1 is stale: a later one has taken over"):
+        stale.save(module, optimizer, Position(), 9, 0, 1)
+    assert read_state(store) == later.state
+
+
+def test_of_attempts_that_claim_at_once_each_gets_its_own_number(root: Path) -> None:
+    store = open_store(make_job(root, run="claims").checkpoints)
+    claimed: list[int] = []
+    threads = [threading.Thread(target=lambda: claimed.append(Checkpoints(store, 3).claim().attempt)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(claimed) == list(range(1, 9))
+
+
+def test_a_damaged_checkpoint_is_named(root: Path) -> None:
+    job = make_job(root, run="damaged")
+    train_until(job, lambda event: event["kind"] == "checkpoint")
+    store = open_store(job.checkpoints)
+    shard = next(entry.key for entry in store.list() if entry.key.endswith(".distcp"))
+    store.put(shard, store.get(shard)[:-1] + b"x")
+    with pytest.raises(ArtifactError, match="distcp"):
+        train_until(job)
+
+
+def test_a_worker_that_is_killed_under_ray_loses_no_more_than_an_interval(root: Path, tmp_path: Path) -> None:
+    job = make_job(root, run="ray", count=400, strategy="ddp", workers=2, epochs=6)
+    whole = make_job(root, run="ray-whole", count=400, strategy="ddp", workers=2, epochs=6)
+    train_ranks(whole, 2)
+    starts, checkpoints, killed = [], [], False
+    for event in run(job, tmp_path / "ray.log"):
+        if event["kind"] == "start":
+            starts.append(event)
+        if event["kind"] == "checkpoint":
+            checkpoints.append(event["step"])
+            if not killed:
+                killed = _kill_a_worker()
+    assert killed
+    assert [start["attempt"] for start in starts] == [1, 2]
+    went_on = starts[1]["epoch"] * starts[1]["steps"] + starts[1]["step"]
+    assert went_on > 0
+    assert equal(best_weights(whole), best_weights(job))
+    assert "ray" in (tmp_path / "ray.log").read_text()
+
+
+def _kill_a_worker() -> bool:
+    def working() -> list[psutil.Process]:
+        mine = psutil.Process().children(recursive=True)
+        return [process for process in mine if "RayTrainWorker" in " ".join(process.cmdline())]
+
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        for process in working():
+            os.kill(process.pid, signal.SIGKILL)
+            return True
+        time.sleep(0.05)
+    return False

@@ -1,0 +1,110 @@
+"""Small training runs for tests: real data on disk, real processes, real checkpoints."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from vitruvian.artifact import fetch
+from vitruvian.data.prepare import prepare
+from vitruvian.data.sources import open_source
+from vitruvian.evaluation.predict import load_model
+from vitruvian.models.inputs import preprocess_for
+from vitruvian.spec import Data, Model, Training
+from vitruvian.store import open_store
+from vitruvian.training.checkpoints import read_state
+from vitruvian.training.job import Job
+from vitruvian.training.loop import train
+
+TINY_VIT = {"imageSize": 16, "patchSize": 8, "hiddenSize": 16, "layers": 1, "heads": 2}
+
+
+def make_job(root: Path, architecture: str = "vit", run: str = "run", count: int = 160, **training: Any) -> Job:
+    """Return a job on a prepared synthetic set below `root`; several runs share the data."""
+    declared = {"architecture": architecture} | ({"dimensions": TINY_VIT} if architecture == "vit" else {})
+    model = Model.model_validate(declared)
+    folder = root / f"prepared-{architecture}-{count}"
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        data = Data.model_validate({"source": f"synthetic://poses?count={count}"})
+        preprocess = preprocess_for(model)
+        prepare(open_source(data, preprocess), data, preprocess, folder)
+    settings = {"epochs": 3, "batchSize": 16, "augmentation": "medium", "checkpoints": {"everySteps": 2}} | training
+    return Job(model, Training.model_validate(settings), str(folder), str(root / run))
+
+
+class Killed(Exception):
+    """Stands for the end of a process between two steps."""
+
+
+def train_until(job: Job, stop: Callable[[dict[str, Any]], bool] | None = None) -> list[dict[str, Any]]:
+    """Train in this process until an event for which `stop` holds; return the events."""
+    events: list[dict[str, Any]] = []
+
+    def emit(event: dict[str, Any]) -> None:
+        events.append(event)
+        if stop and stop(event):
+            raise Killed
+
+    # The bits of a sum follow from the number of threads: the same here as in a rank of its own.
+    torch.set_num_threads(1)
+    try:
+        train(job, 0, 1, emit)
+    except Killed:
+        assert stop
+    return events
+
+
+def train_ranks(job: Job, world: int) -> None:
+    """Train with real gloo ranks, each a process of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(_rank, (world, port, job), nprocs=world)  # type: ignore[no-untyped-call]
+
+
+def _rank(rank: int, world: int, port: int, job: Job) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=world, rank=rank)
+    try:
+        train(job, rank, world, lambda event: None)
+    finally:
+        dist.destroy_process_group()
+
+
+def best_weights(job: Job) -> dict[str, torch.Tensor]:
+    """Return the best weights that a run kept."""
+    store = open_store(job.checkpoints)
+    best = read_state(store).best
+    assert best is not None
+    return load_model(job.model.architecture, fetch(store, best)).state_dict()
+
+
+def last_checkpoint(job: Job) -> dict[str, Any]:
+    """Return every value of a run's newest checkpoint."""
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+    store = open_store(job.checkpoints)
+    newest = read_state(store).checkpoints[-1]
+    folder = fetch(store, newest)
+    flat = folder.parent / f"{newest}.pt"
+    dcp_to_torch_save(folder, flat)
+    loaded: dict[str, Any] = torch.load(flat, weights_only=False)
+    return loaded
+
+
+def equal(first: Any, second: Any) -> bool:
+    """Tell whether two nested values are the same to the bit."""
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(equal(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(equal, first, second))
+    return bool(first == second)

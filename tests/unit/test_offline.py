@@ -1,0 +1,146 @@
+"""Predicting files without a server."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tests.bundles import LABELS, heatmaps, make_bundle, npy, picture
+from vitruvian.errors import DataError, StoreError
+from vitruvian.inference.offline import Row, list_inputs, predict_command, predict_paths, write_csv
+from vitruvian.inference.predictor import CHUNK, Prediction, Predictor
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("bundle")
+    make_bundle(root)
+    return root / "store"
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return Predictor.open(make_bundle(tmp_path_factory.mktemp("image")), threads=1)
+
+
+def fill(folder: Path, **colours: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, colour in colours.items():
+        (folder / f"{name}.png").write_bytes(picture(colour, (20, 20)))
+    return folder
+
+
+def label(row: Row) -> str:
+    assert isinstance(row.result, Prediction)
+    return row.result.label
+
+
+def test_every_suitable_file_below_a_folder_is_predicted_once_in_order(predictor: Predictor, tmp_path: Path) -> None:
+    fill(tmp_path / "b", x="red")
+    fill(tmp_path, a="blue", z="green")
+    (tmp_path / "notes.txt").write_text("no picture")
+    fill(tmp_path / ".hidden", y="red")
+    done: list[int] = []
+    rows = list(predict_paths(predictor, [tmp_path, tmp_path / "a.png"], done.append))
+    assert [(row.path.relative_to(tmp_path).as_posix(), label(row)) for row in rows] == [
+        ("a.png", "blue"),
+        ("z.png", "green"),
+        ("b/x.png", "red"),
+    ]
+    assert sum(done) == 3
+
+
+def test_a_named_file_is_tried_whatever_its_suffix(predictor: Predictor, tmp_path: Path) -> None:
+    file = tmp_path / "picture.data"
+    file.write_bytes(picture("green"))
+    assert [label(row) for row in predict_paths(predictor, [file])] == ["green"]
+
+
+def test_a_corrupt_file_is_a_row_of_its_own_and_harms_no_neighbour(predictor: Predictor, tmp_path: Path) -> None:
+    fill(tmp_path, a="red", c="blue")
+    (tmp_path / "b.png").write_bytes(b"junk")
+    (tmp_path / "d.png").symlink_to(tmp_path / "nowhere")
+    first, second, third, fourth = predict_paths(predictor, [tmp_path])
+    assert (label(first), label(third)) == ("red", "blue")
+    for row in (second, fourth):
+        assert isinstance(row.result, DataError)
+        assert str(row.path) in str(row.result)
+
+
+def test_more_files_than_one_batch_keep_their_order(predictor: Predictor, tmp_path: Path) -> None:
+    wanted = [LABELS[at % 3] for at in range(CHUNK + 5)]
+    fill(tmp_path, **{f"{at:03}": colour for at, colour in enumerate(wanted)})
+    assert [label(row) for row in predict_paths(predictor, [tmp_path])] == wanted
+
+
+def test_a_folder_without_a_suitable_file_names_the_suffixes(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"\.npy"):
+        list_inputs([tmp_path], (".npy",))
+
+
+def test_a_csv_holds_a_row_for_each_prediction(predictor: Predictor, tmp_path: Path) -> None:
+    folder = fill(tmp_path / 'odd, "names"\n', a="red", ü="blue")
+    (folder / "broken.png").write_bytes(b"")
+    write_csv(predict_paths(predictor, [folder]), tmp_path / "out.csv", predictor.labels)
+    with open(tmp_path / "out.csv", encoding="utf-8", newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["path", "label", "confidence", *LABELS]
+    assert [(Path(row[0]), row[1]) for row in rows] == [(folder / "a.png", "red"), (folder / "ü.png", "blue")]
+    for row in rows:
+        assert float(row[2]) == max(map(float, row[3:]))
+        assert sum(map(float, row[3:])) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_csv_is_there_whole_or_not_at_all(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "out.csv").write_text("earlier")
+    folder = fill(tmp_path / "in", a="red")
+
+    def stopped() -> Iterator[Row]:
+        yield from predict_paths(predictor, [folder])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_csv(stopped(), tmp_path / "out.csv", predictor.labels)
+    assert (tmp_path / "out.csv").read_text() == "earlier"
+    assert sorted(os.listdir(tmp_path)) == ["in", "out.csv"]
+
+
+def test_a_csv_that_cannot_be_written_is_named(predictor: Predictor, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"missing/out\.csv"):
+        write_csv([], tmp_path / "missing/out.csv", predictor.labels)
+
+
+def test_file_names_that_are_no_text_go_through(store: Path, tmp_path: Path) -> None:
+    os.mkdir(tmp_path / "in")
+    for name, content in ((b"a\xff.png", picture("red")), (b"b\xff.png", b"junk")):
+        with open(os.path.join(os.fsencode(tmp_path / "in"), name), "wb") as file:
+            file.write(content)
+    lines = io.StringIO()
+    complaints: list[str] = []
+    for table in (tmp_path / "out.csv", None):
+        assert predict_command(str(store), [tmp_path / "in"], table, Console(file=lines), complaints.append) == 1
+    assert b"a\xff.png,red" in (tmp_path / "out.csv").read_bytes()
+    assert "a?.png" in lines.getvalue()
+    assert len(complaints) == 2
+    assert all("b?.png" in line for line in complaints)
+
+
+def test_the_command_prints_a_line_for_each_file(tmp_path: Path) -> None:
+    make_bundle(tmp_path, "heatmap")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "first.npy").write_bytes(npy(heatmaps(0)))
+    (folder / "second.npy").write_bytes(npy(heatmaps(1)))
+    out = io.StringIO()
+    assert predict_command(str(tmp_path / "store"), [folder], None, Console(file=out), print) == 0
+    head, *rows = [line.split() for line in out.getvalue().splitlines() if line.strip()]
+    assert head == ["path", "label", "confidence", *LABELS]
+    assert [(Path(row[0]).name, row[1]) for row in rows] == [("first.npy", "red"), ("second.npy", "green")]
+    assert [len(row) for row in rows] == [6, 6]

@@ -1,0 +1,143 @@
+"""The declaration says what it means, and refuses what it can't carry out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vitruvian import spec
+from vitruvian.errors import SpecError
+
+WHOLE = """
+apiVersion: vitruvian.dev/v1alpha1
+kind: Classifier
+metadata: {name: yoga}
+spec:
+  data:
+    source: s3://studio/yoga
+    format: images
+    testSize: 0.2
+    validationSize: 0.2
+    groupBy: subject
+  model:
+    architecture: vit
+    pretrained: google/vit-base-patch16-224
+    freezeLayers: 2
+  training:
+    strategy: ddp
+    workers: 4
+    gpusPerWorker: 1
+    epochs: 15
+    learningRate: 3.0e-6
+    earlyStopping: {patience: 10}
+    checkpoints: {everySteps: 200, keep: 3}
+  gates:
+    - {metric: accuracy, atLeast: 0.79}
+    - {metric: accuracy, versus: champion, atLeast: -0.005}
+  export: {formats: [onnx], accuracyDrop: 0.01}
+  artifacts: s3://models/yoga
+"""
+
+
+def test_the_designs_example_is_read_as_it_is_written() -> None:
+    classifier = spec.parse(WHOLE)
+    assert classifier.name == "yoga"
+    assert classifier.artifacts == "s3://models/yoga"
+    assert classifier.spec.training.learning_rate == 3e-6
+    assert classifier.spec.gates[1] == spec.Gate.model_validate(
+        {"metric": "accuracy", "versus": "champion", "atLeast": -0.005}
+    )
+
+
+def test_artifacts_lie_below_the_classifiers_name_by_default() -> None:
+    assert spec.parse(WHOLE.replace("  artifacts: s3://models/yoga\n", "")).artifacts == "artifacts/yoga"
+
+
+REFUSED = [
+    ("a misspelled key", "epochs: 15", "epoch: 15", "spec.training.epoch: unknown key; did you mean 'epochs'?"),
+    ("a key of another case", "testSize", "test_size", "spec.data.test_size: unknown key; did you mean 'testSize'?"),
+    ("a foreign key", "groupBy: subject", "colour: red", "spec.data.colour: unknown key; valid here: source"),
+    ("a missing key", "source: s3://studio/yoga", "seed: 1", "spec.data.source: is missing"),
+    ("a wrong type", "epochs: 15", "epochs: many", "spec.training.epochs: input should be a valid integer, not 'many'"),
+    ("a number as text", "freezeLayers: 2", "freezeLayers: '2'", "spec.model.freezeLayers: input should be a valid"),
+    ("a share of nothing", "testSize: 0.2", "testSize: 0", "spec.data.testSize: input should be greater than 0"),
+    ("a share of all", "validationSize: 0.2", "validationSize: 1.0", "spec.data.validationSize: input should be less"),
+    ("a share beyond all", "testSize: 0.2", "testSize: 1.5", "spec.data.testSize: input should be less than 1"),
+    ("no epoch", "epochs: 15", "epochs: 0", "spec.training.epochs: input should be greater than or equal to 1"),
+    ("an unknown metric", "metric: accuracy, at", "metric: acuracy, at", "did you mean 'accuracy'?"),
+    ("an unknown architecture", "architecture: vit", "architecture: vt", "did you mean 'vit'?"),
+    ("a bad name", "name: yoga", "name: My_Yoga", "metadata.name: string should match pattern"),
+    ("a key twice", "epochs: 15", "epochs: 15\n    epochs: 16", "the key 'epochs' stands twice"),
+    ("broken YAML", "{name: yoga}", "{name: yoga", "is not valid YAML"),
+    ("several workers of none", "strategy: ddp", "strategy: none", "workers is 4 but strategy is none"),
+    ("two documents", "kind: Classifier", "kind: Classifier\n---\nkind: Classifier", "is not valid YAML|2 documents"),
+    ("formats as text", "[onnx]", "onnx", "spec.export.formats: input should be a valid tuple, not 'onnx'"),
+    ("images for heatmaps", "format: images", "format: heatmaps", "model.architecture vit needs data.format images"),
+    ("a future architecture", "architecture: vit", "architecture: clip", "spec.model.architecture: 'clip' is not impl"),
+    ("a future format", "[onnx]", "[onnx, openvino-int8]", "spec.export.formats: 'openvino-int8' is not implemented"),
+    ("a future strategy", "strategy: ddp", "strategy: fsdp", "spec.training.strategy: 'fsdp' is not implemented yet"),
+    ("elastic workers", "workers: 4", "workers: {min: 2, max: 8}", "spec.training.workers: a range of workers is not"),
+    ("a future part", "  artifacts:", "  serving: {backend: kserve}\n  artifacts:", "spec.serving: is not implemented"),
+    ("a future trigger", "  artifacts:", "  retraining: {onDrift: true}\n  artifacts:", "spec.retraining: is not impl"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "line"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
+def test_what_cant_be_carried_out_is_refused_by_name(old: str, new: str, line: str) -> None:
+    assert old in WHOLE
+    with pytest.raises(SpecError) as refused:
+        spec.parse(WHOLE.replace(old, new, 1), "yoga.yaml")
+    assert refused.value.exit_code == 2
+    shown = str(refused.value)
+    assert re.search("|".join(re.escape(part) for part in line.split("|")), shown), shown
+    assert all(each.startswith("yoga.yaml") for each in shown.splitlines())
+
+
+def test_every_wrong_key_gets_a_line_of_its_own() -> None:
+    with pytest.raises(SpecError) as refused:
+        spec.parse(WHOLE.replace("epochs: 15", "epoch: 15").replace("testSize", "testsize"))
+    assert len(str(refused.value).splitlines()) == 2
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"absent\.yaml: there is no such file"):
+        spec.load(tmp_path / "absent.yaml")
+
+
+def test_exponents_without_a_dot_are_numbers() -> None:
+    assert spec.parse(WHOLE.replace("3.0e-6", "3e-6")).spec.training.learning_rate == 3e-6
+
+
+def test_a_declaration_survives_being_written_and_read() -> None:
+    classifier = spec.parse(WHOLE)
+    written = yaml.safe_dump(classifier.model_dump(mode="json", by_alias=True, exclude_unset=True))
+    assert spec.parse(written) == classifier
+
+
+def test_every_field_is_explained() -> None:
+    lines = list(spec.fields())
+    assert {"spec.data.source", "spec.gates[].metric", "spec.training.checkpoints.everySteps"} <= {
+        line.path for line in lines
+    }
+    assert [line.path for line in lines if not line.text] == []
+
+
+def test_the_schema_names_fields_as_yaml_does() -> None:
+    text = str(spec.schema())
+    assert "earlyStopping" in text
+    assert "early_stopping" not in text
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3)))
+def test_no_value_ends_in_anything_but_a_refusal(value: object) -> None:
+    document = yaml.safe_load(WHOLE)
+    document["spec"]["training"] = value
+    try:
+        spec.parse(yaml.safe_dump(document))
+    except SpecError as e:
+        assert str(e)
