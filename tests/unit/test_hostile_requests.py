@@ -112,7 +112,7 @@ def check(response: Any) -> None:
         json.loads(response.content, parse_constant=lambda constant: pytest.fail(f"{constant} in JSON"))
 
 
-hard = settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
+hard = settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
 
 
 @hard
@@ -129,6 +129,31 @@ def infer_input(content: bytes, size: int) -> dict[str, Any]:
     """Return a BYTES input whose content follows the JSON."""
     name = "heatmap" if content[1:6] == b"NUMPY" else "image"
     return {"name": name, "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": size}}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "(" * 150 + ")" * 150,
+        "-" * 4000 + "1",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (17, 64",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (True, 17, 64, 48)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (17, 64, -48)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000, 1000000, 1000000)}",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (17, 64, 48)}",
+        "{'descr': '<c8', 'fortran_order': False, 'shape': (17, 64, 48)}",
+        "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (17, 64, 48)}",
+        "__import__('os').abort()",
+    ],
+)
+@pytest.mark.parametrize("version", [1, 2, 3, 9])
+def test_a_heatmap_with_a_strange_header_is_refused(client: TestClient, header: str, version: int) -> None:
+    size = struct.pack("<H" if version == 1 else "<I", len(header) + 1)
+    content = b"\x93NUMPY" + bytes([version, 0]) + size + header.encode() + b"\n" + bytes(4 * 17 * 64 * 48)
+    response = client.post("/predict/image", content=content)
+    check(response)
+    assert response.status_code == 422
 
 
 @hard

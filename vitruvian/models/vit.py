@@ -8,10 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
+from transformers.utils import logging
 
 from vitruvian.errors import SpecError
 from vitruvian.models.inputs import pretrained_config
 from vitruvian.spec import Dimensions, Model
+
+# Its bars for files of a few megabytes would tear those of the stages.
+logging.disable_progress_bar()
 
 
 class Vit(nn.Module):

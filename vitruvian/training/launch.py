@@ -52,7 +52,8 @@ def _in_this_process(job: Job, log: Path) -> Iterator[Event]:
     def take() -> list[Event]:
         return [events.get() for _ in range(events.qsize())]
 
-    yield from _follow(lambda: _fit(job, events.put, workers=0, log=log), take)
+    with _logged_to(log):
+        yield from _follow(lambda: _fit(job, events.put, workers=0), take)
 
 
 def _on_workers(job: Job, log: Path) -> Iterator[Event]:
@@ -65,8 +66,8 @@ def _on_workers(job: Job, log: Path) -> Iterator[Event]:
         try:
             mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
             tell = _Tell(mailbox)
-            fit = lambda: _fit(job, tell, workers=job.training.world_size, log=log)  # noqa: E731
-            yield from _follow(fit, lambda: ray.get(mailbox.take.remote()))
+            workers = job.training.world_size
+            yield from _follow(lambda: _fit(job, tell, workers), lambda: ray.get(mailbox.take.remote()))
         finally:
             if ours:
                 ray.shutdown()
@@ -110,7 +111,7 @@ def _start_ray(job: Job, log: Path) -> None:
         file.write(f"logs of its workers: {started.address_info['session_dir']}/logs\n")
 
 
-def _fit(job: Job, tell: Emit, workers: int, log: Path) -> None:
+def _fit(job: Job, tell: Emit, workers: int) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -191,6 +192,9 @@ def _failed(error: BaseException) -> BaseException:
 @contextlib.contextmanager
 def _logged_to(log: Path) -> Iterator[None]:
     """Send the log lines of Ray's driver side to a file instead of the terminal."""
+    # Its import sets up the loggers that are redirected here.
+    import ray.train  # noqa: F401
+
     log.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))

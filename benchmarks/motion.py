@@ -1,0 +1,191 @@
+"""Real motion capture, five coarse classes, single frames of styles that training never saw.
+
+Three ways to tell the classes apart, fitted on the same styles and measured on the same pictures: a logistic regression
+on the keypoints, the heatmap CNN and a vision transformer from scratch on drawn pictures. The classifiers run through
+the product's own commands, as a user would run them.
+
+    make bench-motion [ARGS="--data FOLDER --folder FOLDER"]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from vitruvian.data.keypoints import read_motion
+from vitruvian.evaluation.metrics import wilson
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT.parent / "shared" / "data" / "mocap-17kp"
+VIEWS = 8
+YAW = 60
+
+CLASSIFIERS = {
+    "heatmap-cnn": """\
+metadata: {{name: motion-heatmap-cnn}}
+spec:
+  data: {{source: {source}, format: heatmaps, groupBy: group, seed: {seed}}}
+  model: {{architecture: heatmap-cnn}}
+  training:
+    {{strategy: ddp, workers: 2, epochs: 12, batchSize: 64, augmentation: medium, labelSmoothing: 0.1, seed: {seed}}}
+  artifacts: {artifacts}
+""",
+    "vit": """\
+metadata: {{name: motion-vit}}
+spec:
+  data: {{source: {source}, format: images, groupBy: group, seed: {seed}}}
+  model: {{architecture: vit, dimensions: {{imageSize: 64, patchSize: 8, hiddenSize: 96, layers: 4, heads: 4}}}}
+  training:
+    {{strategy: ddp, workers: 2, epochs: 15, batchSize: 64, learningRate: 1.0e-3, augmentation: medium,
+      labelSmoothing: 0.1, seed: {seed}}}
+  artifacts: {artifacts}
+""",
+}
+FORMS = {"heatmap-cnn": "heatmaps", "vit": "images"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one way reached."""
+
+    name: str
+    correct: int
+    examples: int
+    seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.examples
+
+
+def run(*command: str | Path) -> None:
+    """Run one of the product's commands."""
+    done = subprocess.run([Path(sys.executable).parent / "vitruvian", *command], check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def classifier(name: str, data: Path, folder: Path, seed: int) -> tuple[dict[str, str], set[str], float]:
+    """Train one architecture; return its answers to every peak frame seen from the front, and its test styles."""
+    form = FORMS[name]
+    seen, asked = folder / f"{form}-train", folder / f"{form}-front"
+    views = ["--views", str(VIEWS), "--yaw", str(YAW), "--seed", "1"]
+    for out, more in ((seen, views), (asked, [])):
+        if not out.exists():
+            run("data", "render-keypoints", data, out, "--as", form, "--labels", "coarse", "--frame", "peak", *more)
+    began = time.monotonic()
+    declared = folder / f"{name}.yaml"
+    artifacts = folder / f"artifacts-{name}"
+    text = CLASSIFIERS[name].format(source=json.dumps(str(seen)), artifacts=json.dumps(str(artifacts)), seed=seed)
+    declared.write_text("apiVersion: vitruvian.dev/v1alpha1\nkind: Classifier\n" + text)
+    run("run", "-f", declared)
+    seconds = time.monotonic() - began
+    answers = folder / f"{name}.csv"
+    run("predict", artifacts, asked, "--csv", answers)
+    with open(answers, newline="") as file:
+        labels = {_take(row["path"]): row["label"] for row in csv.DictReader(file)}
+    return labels, _test_styles(artifacts, seen), seconds
+
+
+def _take(path: str) -> str:
+    # OUT/CLASS/ID-FRAME.EXT: the take's id is what every way knows it by.
+    return Path(path).stem.rpartition("-")[0]
+
+
+def _test_styles(artifacts: Path, source: Path) -> set[str]:
+    """Return the styles of the test part of the newest prepared data."""
+    with open(source / "groups.csv", newline="") as file:
+        groups = {row["path"]: row["group"] for row in csv.DictReader(file)}
+    newest = max((artifacts / "stages" / "prepare").glob("*/test.json"), key=lambda path: path.stat().st_mtime)
+    return {groups[name] for name in json.loads(newest.read_text())["names"]}
+
+
+def keypoints(data: Path) -> tuple[NDArray[np.float64], NDArray[np.str_], NDArray[np.str_], NDArray[np.str_]]:
+    """Return front-view keypoints of every peak frame in its own box (n, 34), coarse labels, styles and ids."""
+    motion = read_motion(data)
+    rows, labels, styles, ids = [], [], [], []
+    for take in motion.sequences:
+        if take.label not in motion.coarse:
+            continue
+        joints = motion.joints[take.start + take.peak].astype(np.float64)
+        flat = np.stack([joints[:, 0], -joints[:, 1]], 1)
+        low, high = flat.min(0), flat.max(0)
+        rows.append(((flat - (low + high) / 2) / (high - low).max()).ravel())
+        labels.append(motion.coarse[take.label])
+        styles.append(take.group)
+        ids.append(take.id)
+    return np.array(rows), np.array(labels), np.array(styles), np.array(ids)
+
+
+def main() -> None:
+    """Print the three side by side."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=DATA, help="a folder with sequences.npz and index.json")
+    parser.add_argument("--folder", type=Path, default=Path("artifacts/bench-motion"), help="where to work")
+    parser.add_argument("--seed", type=int, default=0, help="decides the split and the initial weights")
+    parser.add_argument("--again", action="store_true", help="begin with an empty folder")
+    asked = parser.parse_args()
+    if not (asked.data / "index.json").exists():
+        sys.exit(f"{asked.data}: there is no motion capture here; name a folder with ARGS='--data FOLDER'")
+    if asked.again:
+        shutil.rmtree(asked.folder, ignore_errors=True)
+    asked.folder.mkdir(parents=True, exist_ok=True)
+
+    features, labels, styles, ids = keypoints(asked.data)
+    answers, held_out, seconds = {}, {}, {}
+    for name in CLASSIFIERS:
+        answers[name], held_out[name], seconds[name] = classifier(name, asked.data, asked.folder, asked.seed)
+    tested = held_out["vit"]
+    assert tested == held_out["heatmap-cnn"], "both saw the same styles"
+    test = np.isin(styles, sorted(tested))
+
+    began = time.monotonic()
+    regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, C=1.0))
+    regression.fit(features[~test], labels[~test])
+    right = int((regression.predict(features[test]) == labels[test]).sum())
+    rows = [Row("logistic regression on keypoints", right, int(test.sum()), time.monotonic() - began)]
+    truth = dict(zip(ids[test].tolist(), labels[test].tolist(), strict=True))
+    for name, given in answers.items():
+        right = sum(given[take] == label for take, label in truth.items())
+        rows.append(Row(name, right, len(truth), seconds[name]))
+    show(rows, sorted(tested), asked.folder)
+
+
+def show(rows: list[Row], styles: list[str], folder: Path) -> None:
+    """Print the table and keep it as JSON."""
+    console = Console()
+    table = Table(title=f"{rows[0].examples} single frames of unseen styles: {', '.join(styles)}")
+    for head in ("", "accuracy", "95 % interval", "against the regression", "seconds"):
+        table.add_column(head, justify="left" if not head else "right")
+    for row in rows:
+        interval = wilson(row.correct, row.examples)
+        table.add_row(
+            row.name,
+            f"{row.accuracy:.3f}",
+            f"{interval.low:.3f} to {interval.high:.3f}",
+            f"{row.accuracy - rows[0].accuracy:+.3f}",
+            f"{row.seconds:.0f}",
+        )
+    console.print(table)
+    found = {row.name: {"accuracy": row.accuracy, "examples": row.examples, "seconds": row.seconds} for row in rows}
+    (folder / "motion.json").write_text(json.dumps({"cpus": os.cpu_count(), "styles": styles, "rows": found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,305 @@
+"""The main job through the command line: real files in, a bundle that answers out, and nothing lost on the way."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.projects import CLASSES, VITRUVIAN, declare, files_of, vitruvian, write_data
+from vitruvian.bundle import open_bundle, read_champion
+from vitruvian.inference.predictor import Predictor
+from vitruvian.store import open_store
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def heatmaps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("heatmaps"), "heatmaps")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
+    """A project whose classifier is published."""
+    root = tmp_path_factory.mktemp("finished")
+    done = vitruvian("run", "-f", declare(root, pictures))
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+@pytest.fixture
+def project(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished project that a test may break."""
+    shutil.copytree(finished / "artifacts", tmp_path / "artifacts")
+    text = (finished / "poses.yaml").read_text().replace(str(finished), str(tmp_path))
+    (tmp_path / "poses.yaml").write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize("form", ["images", "heatmaps"])
+def test_a_folder_for_each_class_becomes_a_bundle_that_answers(
+    form: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    source = request.getfixturevalue("pictures" if form == "images" else "heatmaps")
+    file = declare(tmp_path, source, form, training={"epochs": 20}, gates=[{"metric": "accuracy", "atLeast": 0.5}])
+    done = vitruvian("run", "-f", file)
+    assert done.returncode == 0, done.stderr
+    bundle = open_bundle(tmp_path / "artifacts")
+    assert bundle.info.labels == CLASSES
+    assert bundle.info.name == "poses"
+    assert bundle.info.metrics["accuracy"] >= 0.5
+    assert bundle.info.gates[0].passed
+    assert bundle.served.format == "onnx"
+    assert bundle.served.max_difference < 1e-3
+    files = {path.relative_to(bundle.folder).as_posix() for path in bundle.folder.rglob("*") if path.is_file()}
+    assert {
+        "model.safetensors",
+        "config.json",
+        "preprocess.json",
+        "bundle.json",
+        "checksums.json",
+        "README.md",
+    } <= files
+    assert {"report/report.html", "report/curves.png", "report/confusion-matrix.png"} <= files
+    predictor = Predictor.open(bundle)
+    predictor.warm_up()
+
+    rows = tmp_path / "rows.csv"
+    assert vitruvian("predict", tmp_path / "artifacts", source, "--csv", rows).returncode == 0
+    with open(rows, newline="") as opened:
+        read = list(csv.DictReader(opened))
+    assert list(read[0]) == ["path", "label", "confidence", *CLASSES]
+    assert len(read) == 120
+    right = sum(row["label"] == Path(row["path"]).parent.name for row in read)
+    assert right / len(read) >= 0.5
+    assert all(sum(float(row[name]) for name in CLASSES) == pytest.approx(1, abs=1e-4) for row in read)
+
+
+def test_a_second_run_finds_everything_fresh_and_changes_nothing(project: Path) -> None:
+    before = files_of(project / "artifacts")
+    done = vitruvian("run", "-f", project / "poses.yaml")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("✓ fresh") == 6
+    assert files_of(project / "artifacts") == before
+
+
+def test_another_gate_trains_nothing_again(project: Path) -> None:
+    text = (project / "poses.yaml").read_text()
+    (project / "poses.yaml").write_text(text + "  gates: [{metric: accuracy, atLeast: 0.01}]\n")
+    done = vitruvian("run", "-f", project / "poses.yaml")
+    assert done.returncode == 0, done.stderr
+    fresh = [line.split()[1] for line in done.stdout.splitlines() if "✓ fresh" in line]
+    assert fresh == ["prepare", "train", "evaluate", "export"]
+    assert len(list((project / "artifacts" / "bundles").iterdir())) == 2
+
+
+def test_a_failed_gate_ends_with_3_and_says_what_missed_by_how_much(project: Path) -> None:
+    champion = read_champion(open_store(project / "artifacts"))
+    text = (project / "poses.yaml").read_text()
+    (project / "poses.yaml").write_text(text + "  gates: [{metric: accuracy, atLeast: 1.1}]\n")
+    for _ in range(2):
+        done = vitruvian("run", "-f", project / "poses.yaml")
+        assert done.returncode == 3
+        assert len(done.stderr.splitlines()) == 1
+        accuracy = open_bundle(project / "artifacts").info.metrics["accuracy"]
+        assert f"accuracy {accuracy:.3f} misses 1.100 by {1.1 - accuracy:.3f}" in done.stderr
+    assert read_champion(open_store(project / "artifacts")) == champion
+    assert len(list((project / "artifacts" / "bundles").iterdir())) == 1
+
+
+def test_a_challenger_is_held_against_the_champion_on_the_same_pictures(project: Path) -> None:
+    text = (project / "poses.yaml").read_text().replace("epochs: 2", "epochs: 1")
+    gate = "  gates: [{metric: accuracy, versus: champion, atLeast: 0.9}]\n"
+    (project / "poses.yaml").write_text(text + gate)
+    done = vitruvian("run", "-f", project / "poses.yaml")
+    assert done.returncode == 3
+    assert "accuracy" in done.stderr
+    assert "champion" in done.stderr
+
+
+def test_each_stage_has_a_verb(tmp_path: Path, pictures: Path) -> None:
+    file = declare(tmp_path, pictures, training={"epochs": 1})
+    for verb in ("prepare", "train", "evaluate", "gate", "export", "publish"):
+        done = vitruvian(verb, "-f", file)
+        assert done.returncode == 0, done.stderr
+        made = tmp_path / "artifacts" / ("bundles" if verb == "publish" else f"stages/{verb}")
+        assert len(list(made.iterdir())) == 1
+    assert done.stdout.count("✓ fresh") == 5
+
+
+@pytest.mark.parametrize("moment", ["reading", "Epoch", "evaluate", "export"])
+def test_after_ctrl_c_the_next_run_goes_on(tmp_path: Path, pictures: Path, finished: Path, moment: str) -> None:
+    file = declare(tmp_path, pictures)
+    log = tmp_path / "out.txt"
+    with open(log, "w") as out:
+        process = subprocess.Popen(
+            [VITRUVIAN, "run", "-f", file],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        wanted = {"reading": "1/6", "Epoch": "1/2", "evaluate": "3/6", "export": "5/6"}[moment]
+        deadline = time.monotonic() + 300
+        while wanted not in log.read_text() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        code = process.wait(60)
+    assert code == 130, log.read_text()
+    assert "interrupted; run the same command again to go on" in log.read_text()
+    done = vitruvian("run", "-f", file)
+    assert done.returncode == 0, done.stderr
+    whole, resumed = (open_bundle(root / "artifacts") for root in (finished, tmp_path))
+    assert (whole.folder / "model.safetensors").read_bytes() == (resumed.folder / "model.safetensors").read_bytes()
+
+
+def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, pictures: Path, finished: Path) -> None:
+    file = declare(tmp_path, pictures)
+    process = subprocess.Popen([VITRUVIAN, "run", "-f", file], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 300
+    while not list(tmp_path.glob("artifacts/checkpoints/*/state.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert vitruvian("run", "-f", file).returncode == 0
+    whole, resumed = (open_bundle(root / "artifacts") for root in (finished, tmp_path))
+    assert (whole.folder / "model.safetensors").read_bytes() == (resumed.folder / "model.safetensors").read_bytes()
+
+
+def _refused(done: subprocess.CompletedProcess[str], *parts: str, code: int = 1) -> None:
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    for part in parts:
+        assert part in lines[0], lines[0]
+
+
+def test_a_corrupt_picture_is_named_and_earlier_artifacts_stay(project: Path, pictures: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(pictures, source)
+    (source / "standing" / "999.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    text = (project / "poses.yaml").read_text().replace(str(pictures), str(source))
+    (project / "poses.yaml").write_text(text)
+    before = files_of(project / "artifacts")
+    _refused(vitruvian("run", "-f", project / "poses.yaml"), "standing/999.png", "replace or remove it")
+    assert files_of(project / "artifacts") == before
+
+
+def test_a_wrong_heatmap_is_named(heatmaps: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(heatmaps, source)
+    np.save(source / "t-pose" / "bad.npy", np.zeros((17, 48, 64), np.float32))
+    done = vitruvian("run", "-f", declare(tmp_path, source, "heatmaps"))
+    _refused(done, "t-pose/bad.npy", "has shape [17, 48, 64] instead of [1, 17, 64, 48]")
+
+
+def test_an_empty_class_one_class_and_a_missing_class_are_named(pictures: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(pictures, source)
+    file = declare(tmp_path, source)
+    (source / "empty").mkdir()
+    _refused(vitruvian("run", "-f", file), "source/empty", "the class folder holds no image")
+    shutil.copy(source / "standing" / "000.png", source / "empty" / "000.png")
+    _refused(vitruvian("run", "-f", file), "no example of class 'empty' is left")
+    for name in ("empty", "standing", "t-pose"):
+        shutil.rmtree(source / name)
+    _refused(vitruvian("run", "-f", file), "there is only one class, 'arms-raised'")
+    assert not (tmp_path / "artifacts" / "stages").exists()
+
+
+def test_a_declaration_that_is_wrong_ends_with_2(tmp_path: Path, pictures: Path) -> None:
+    file = declare(tmp_path, pictures)
+    file.write_text(file.read_text().replace("epochs", "epoch"))
+    _refused(vitruvian("run", "-f", file), "spec.training.epoch", "did you mean 'epochs'?", code=2)
+    _refused(vitruvian("run", "-f", tmp_path / "absent.yaml"), "absent.yaml", "there is no such file", code=2)
+
+
+def test_a_store_that_cant_be_reached_is_named(tmp_path: Path, pictures: Path) -> None:
+    file = declare(tmp_path, pictures, artifacts="s3://models/poses")
+    done = vitruvian(
+        "run",
+        "-f",
+        file,
+        AWS_ENDPOINT_URL="http://127.0.0.1:9",
+        AWS_ACCESS_KEY_ID="key",
+        AWS_SECRET_ACCESS_KEY="secret",
+        AWS_REGION="us-east-1",
+    )
+    _refused(done, "s3://models/poses", "can't be reached", "http://127.0.0.1:9")
+
+
+def test_a_bundle_with_a_byte_changed_is_refused(project: Path) -> None:
+    bundle = open_bundle(project / "artifacts").folder
+    weights = bundle / "exports" / "onnx" / "model.onnx"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    for command in (("predict", bundle, bundle / "golden"), ("serve", bundle, "--port", "0")):
+        _refused(vitruvian(*command), "exports/onnx/model.onnx", "differs from its checksum")
+
+
+def test_a_stage_artifact_with_a_byte_changed_is_not_used(project: Path) -> None:
+    shutil.rmtree(project / "artifacts" / "stages" / "evaluate")
+    weights = next((project / "artifacts" / "stages" / "train").glob("*/model/model.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    _refused(
+        vitruvian("run", "-f", project / "poses.yaml"), "model.safetensors", "delete", "run the same command again"
+    )
+
+
+def test_a_full_disk_is_told_and_the_next_run_goes_on(tmp_path: Path, pictures: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small disk: run the tests as root")
+    try:
+        file = declare(tmp_path, pictures, artifacts=str(disk / "artifacts"), training={"epochs": 1})
+        _refused(vitruvian("run", "-f", file), "the disk is full", "free some space")
+        subprocess.run(["mount", "-o", "remount,size=100m", disk], check=True)
+        assert vitruvian("run", "-f", file).returncode == 0
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_serving_tells_when_the_port_is_taken(finished: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = vitruvian("serve", finished / "artifacts", "--port", port)
+    _refused(done, f"127.0.0.1:{port}", "in use")
+
+
+def test_predicting_goes_on_after_a_bad_file(finished: Path, pictures: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"x")
+    rows = tmp_path / "rows.csv"
+    done = vitruvian("predict", finished / "artifacts", bad, pictures / "standing" / "000.png", "--csv", rows)
+    _refused(done, "bad.png", "is not an image")
+    assert len(rows.read_text().splitlines()) == 2
+
+
+def test_what_was_decided_is_recorded(finished: Path) -> None:
+    info = json.loads((open_bundle(finished / "artifacts").folder / "bundle.json").read_text())
+    assert set(info["lineage"]) == {"data", "stages", "champion", "libraries", "python"}
+    assert len(info["lineage"]["data"]["digest"]) == 64
+    champion = json.loads((finished / "artifacts" / "champion.json").read_text())
+    assert champion["version"] == info["version"]
