@@ -12,12 +12,13 @@ help: ## Show this help
 
 setup: $(READY) ## Make .venv with the package and everything it needs
 
+# Bytecode at once: where PYTHONDONTWRITEBYTECODE is set, every process would compile torch and ray anew.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Vitruvian needs Python 3.11 or newer; name one with: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[train,serve,dev]'
+	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[train,serve,dev]'
 	@touch $@
 
 demo: $(READY) ## Train, check, export, publish and serve a classifier of synthetic poses

@@ -73,15 +73,13 @@ class Frame(StrEnum):
 def main() -> None:
     """Run the command line; errors that a user can mend are one line each on standard error."""
     try:
-        app(standalone_mode=False)
+        sys.exit(app(standalone_mode=False))
     except VitruvianError as e:
         _complain(str(e))
         sys.exit(e.exit_code)
     except KeyboardInterrupt:
         _complain("interrupted; run the same command again to go on")
         sys.exit(INTERRUPTED)
-    except typer.Exit as e:
-        sys.exit(e.exit_code)
     except Exception as e:
         _exit_for(e)
 

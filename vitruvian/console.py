@@ -51,7 +51,7 @@ class Teller:
     def _progress(self, size: bool) -> Progress:
         counts: ProgressColumn = DownloadColumn() if size else MofNCompleteColumn()
         columns = (TextColumn("  {task.description}"), BarColumn(), counts, TimeRemaining())
-        return Progress(*columns, console=self.console, transient=True)
+        return Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
 
     def statistics(self, counts: Mapping[str, Mapping[str, int]]) -> None:
         """Print the number of examples of each class in each part."""

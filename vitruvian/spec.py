@@ -82,6 +82,8 @@ class Dimensions(Part):
     """Number of encoder layers."""
     heads: Positive = 4
     """Number of attention heads."""
+    intermediate_size: Positive | None = None
+    """Width between the two layers of a feed-forward block; none: four times hiddenSize."""
 
     @model_validator(mode="after")
     def _fits(self) -> Dimensions:
@@ -149,10 +151,12 @@ class Training(Part):
     """Decoupled weight decay (AdamW) of all matrices."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of all steps in which the learning rate rises before it falls as a cosine."""
+    gradient_clip: Annotated[float, Field(gt=0)] = 1.0
+    """The largest norm of all gradients together; a larger one is scaled down to it."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target's probability that is spread over all classes."""
     augmentation: Literal["none", "light", "medium", "strong"] = "light"
-    """How much training examples are moved, scaled, turned, recoloured and covered at random."""
+    """light: examples are moved and recoloured at random; medium, strong: also scaled, turned and partly covered."""
     early_stopping: EarlyStopping | None = EarlyStopping()
     """When to stop early; null: never."""
     checkpoints: Checkpoints = Checkpoints()

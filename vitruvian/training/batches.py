@@ -26,7 +26,7 @@ class _Ranges(NamedTuple):
 
 
 _RANGES: dict[str, _Ranges] = {
-    "light": _Ranges(scale=0.1, shift=0.06, degrees=6, colour=0.1, cover=0.0),
+    "light": _Ranges(scale=0.0, shift=0.06, degrees=0, colour=0.15, cover=0.0),
     "medium": _Ranges(scale=0.2, shift=0.1, degrees=12, colour=0.2, cover=0.2),
     "strong": _Ranges(scale=0.3, shift=0.15, degrees=20, colour=0.3, cover=0.3),
 }
@@ -53,7 +53,7 @@ def load(
 def augment(
     inputs: torch.Tensor, indices: NDArray[np.int64], kind: str, strength: Strength, seed: int, epoch: int
 ) -> torch.Tensor:
-    """Return inputs (n, channels, height, width) moved, scaled, turned, recoloured and covered at random.
+    """Return inputs (n, channels, height, width) moved and recoloured; from medium on scaled, turned, covered.
 
     Images are never mirrored: in many pose classes left and right differ.
     """

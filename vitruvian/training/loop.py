@@ -174,6 +174,7 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     # DDP takes the mean over workers: scaled so, it is the mean over the step's examples.
     torch.autograd.backward(loss * weight)
+    nn.utils.clip_grad_norm_(learner.parameters(), settings.gradient_clip)
     optimizer.step()
     if not len(mine):
         return 0.0, 0

@@ -29,6 +29,7 @@ class EpochTable:
             TimeRemainingColumn(),
             console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self.task = self.bar.add_task("starting workers", total=None, loss=float("nan"), accuracy=0.0, visible=False)
 

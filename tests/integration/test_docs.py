@@ -1,0 +1,184 @@
+"""Every command in the README and the docs does what they say."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from tests.projects import write_data
+from vitruvian import spec
+from vitruvian.bundle import open_bundle
+from vitruvian.store import open_store
+
+ROOT = Path(__file__).parents[2]
+MOTION = ROOT.parent / "shared" / "data" / "mocap-17kp"
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """Return the code blocks of one language."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def commands(page: str) -> list[str]:
+    """Return every command line of a page's shell blocks, without comments."""
+    lines = [line.split("  #")[0].strip() for block in blocks(page, "sh") for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder: data, and the README's declaration, trained as the README says but for one epoch."""
+    home = tmp_path_factory.mktemp("home")
+    write_data(home / "data" / "yoga")
+    shutil.copytree(home / "data" / "yoga" / "standing", home / "data" / "new")
+    shutil.copy(home / "data" / "new" / "000.png", home / "picture.png")
+    (home / ".venv" / "bin").mkdir(parents=True)
+    (home / ".venv" / "bin" / "activate").write_text(f"PATH={Path(sys.executable).parent}:$PATH\n")
+    (declared,) = [block for block in blocks("README.md", "yaml") if "kind: Classifier" in block]
+    assert spec.parse(declared).name == "yoga"
+    # What it reaches is not the point here: one epoch, and a gate that one epoch meets.
+    (home / "classifier.yaml").write_text(declared.replace("epochs: 20", "epochs: 1").replace("0.8", "0.0"))
+    return home
+
+
+def shell(line: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", "-ec", line],
+        cwd=cwd,
+        env={**os.environ, "PATH": path, **env},
+        capture_output=True,
+        text=True,
+        timeout=540,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(home: Path) -> Path:
+    line = next(line for line in commands("README.md") if line.startswith("vitruvian run"))
+    done = shell(f". .venv/bin/activate && {line}", home)
+    assert done.returncode == 0, done.stderr
+    return home
+
+
+@pytest.fixture(scope="module")
+def server(trained: Path) -> Iterator[Path]:
+    line = next(line for line in commands("docs/serving.md") if line.startswith("vitruvian serve"))
+    with serving(line, trained):
+        yield trained
+
+
+class serving:
+    """Runs a command that serves on port 8080 until the end of a block."""
+
+    def __init__(self, line: str, cwd: Path, **env: str) -> None:
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        self.process = subprocess.Popen(line.split(), cwd=cwd, env={**os.environ, "PATH": path, **env})
+
+    def __enter__(self) -> serving:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                with urllib.request.urlopen("http://127.0.0.1:8080/v2/health/ready", timeout=5):
+                    return self
+            except OSError:
+                time.sleep(0.1)
+        raise AssertionError("the server did not become ready")
+
+    def __exit__(self, *exc: object) -> None:
+        self.process.terminate()
+        assert self.process.wait(30) == 0
+
+
+def test_the_readmes_targets_exist() -> None:
+    lines = [line for page in ("README.md", "CONTRIBUTING.md") for line in commands(page) if line.startswith("make")]
+    assert {"make demo", "make test"} <= set(lines)
+    for line in lines:
+        assert shell(f"{line} --dry-run", ROOT).returncode == 0, line
+
+
+def test_the_readmes_declaration_trains_and_answers(trained: Path) -> None:
+    assert open_bundle(trained / "artifacts" / "yoga").info.name == "yoga"
+    predict = next(line for line in commands("README.md") if line.startswith("vitruvian predict"))
+    assert shell(predict, trained).returncode == 0
+    assert len((trained / "answers.csv").read_text().splitlines()) == 41
+
+
+def test_predicting_as_the_docs_say(trained: Path) -> None:
+    for line in commands("docs/serving.md"):
+        if line.startswith("vitruvian predict"):
+            done = shell(line, trained)
+            assert done.returncode == 0, done.stderr
+
+
+def test_every_request_in_the_docs_is_answered(server: Path) -> None:
+    requests = [line for line in commands("docs/serving.md") if line.startswith("curl")]
+    assert len(requests) >= 6
+    for line in requests:
+        done = shell(line.replace("curl -s", "curl -sS --fail-with-body"), server)
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        if "health" not in line and "models/yoga" not in line:
+            assert '"predictions"' in done.stdout
+
+
+def test_a_bundle_is_served_from_s3_as_the_docs_say(trained: Path) -> None:
+    started = ThreadedMotoServer(port=0)
+    started.start()
+    try:
+        endpoint = f"http://127.0.0.1:{started.get_host_and_port()[1]}"
+        keys = {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
+        with pytest.MonkeyPatch.context() as patched:
+            for name, value in {**keys, "AWS_REGION": "us-east-1"}.items():
+                patched.setenv(name, value)
+            target = open_store("s3://models/yoga")
+            target.client.create_bucket(Bucket="models")  # type: ignore[attr-defined]
+            source = open_store(trained / "artifacts" / "yoga")
+            for entry in source.list():
+                if entry.key.startswith(("bundles/", "champion")):
+                    target.put(entry.key, source.get(entry.key))
+        line = next(line for line in commands("docs/artifacts.md") if line.startswith("vitruvian serve"))
+        with serving(line, trained, **keys, AWS_REGION="us-east-1", XDG_CACHE_HOME=str(trained / "cache")):
+            pass
+    finally:
+        started.stop()
+
+
+def test_real_motion_is_drawn_as_the_docs_say(tmp_path: Path) -> None:
+    if not MOTION.exists():
+        pytest.skip("needs real motion capture in ../shared/data/mocap-17kp, which stays outside the project")
+    for line in commands("docs/data.md"):
+        if line.startswith("vitruvian data render-keypoints"):
+            # One view of each: what it draws is tested elsewhere.
+            done = shell(line.replace("../shared/data/mocap-17kp", str(MOTION)).replace("--views 4 ", ""), tmp_path)
+            assert done.returncode == 0, done.stderr
+    assert (tmp_path / "motion" / "groups.csv").exists()
+    assert (tmp_path / "pictures" / "walk").is_dir()
+
+
+def test_every_command_in_the_docs_is_one_that_a_test_runs() -> None:
+    pages = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+    known = ("make ", "vitruvian run -f", "vitruvian serve", "vitruvian predict", "vitruvian data render-keypoints")
+    setup = (". .venv/bin/activate", "export AWS_", "curl -s http://127.0.0.1:8080/")
+    for page in pages:
+        for line in commands(page):
+            assert line.startswith((*known, *setup)), f"{page}: no test runs: {line}"
+
+
+def test_python_in_the_docs_runs(trained: Path) -> None:
+    for page in ("docs/training.md",):
+        for block in blocks(page, "python"):
+            (trained / "example.py").write_text(block)
+            done = shell("python example.py", trained)
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.count("✓ fresh") == 6
