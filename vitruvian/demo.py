@@ -24,21 +24,22 @@ kind: Classifier
 metadata: {{name: demo-vit}}
 spec:
   data:
-    source: synthetic://poses?count=4000
+    source: synthetic://poses?count=5000
     format: images
     groupBy: subject
   model:
     architecture: vit
-    dimensions: {{imageSize: 64, patchSize: 8, hiddenSize: 96, layers: 4, heads: 4}}
+    dimensions: {{imageSize: 48, patchSize: 8, hiddenSize: 96, layers: 4, heads: 4, intermediateSize: 192}}
   training:
     strategy: ddp
     workers: 2
-    epochs: 30
-    batchSize: 64
-    learningRate: 1.5e-3
+    epochs: 28
+    batchSize: 32
+    learningRate: 2e-3
+    labelSmoothing: 0.05
     augmentation: light
   gates:
-    - {{metric: accuracy, atLeast: 0.85}}
+    - {{metric: accuracy, atLeast: 0.9}}
     - {{metric: worstClassRecall, atLeast: 0.5}}
   artifacts: {artifacts}
 """,
@@ -56,7 +57,7 @@ spec:
   training:
     strategy: ddp
     workers: 2
-    epochs: 10
+    epochs: 8
     batchSize: 64
     augmentation: light
   gates:

@@ -137,7 +137,7 @@ def _optimizer(module: nn.Module, settings: Training, rate: float) -> torch.opti
     ]
     for group in groups:
         group["peak"] = rate
-    return torch.optim.AdamW(groups, lr=rate)
+    return torch.optim.AdamW(groups, lr=rate, fused=True)
 
 
 def _warmed_cosine(step: int, total: int, warmup: float) -> float:
