@@ -1,6 +1,6 @@
 """Take the README's picture: the page of a bundle, asked about a synthetic figure.
 
-    python scripts/screenshot.py vitruvian-demo/vit/artifacts docs/images/page.png
+python scripts/screenshot.py vitruvian-demo/vit/artifacts docs/images/page.png
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 from vitruvian.artifact import fetch
 from vitruvian.data.prepare import prepare
@@ -66,7 +66,7 @@ def train_ranks(job: Job, world: int) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(_rank, (world, port, job), nprocs=world)  # type: ignore[no-untyped-call]
+    spawn(_rank, (world, port, job), nprocs=world)  # type: ignore[no-untyped-call]
 
 
 def _rank(rank: int, world: int, port: int, job: Job) -> None:

@@ -73,7 +73,10 @@ class Frame(StrEnum):
 def main() -> None:
     """Run the command line; errors that a user can mend are one line each on standard error."""
     try:
-        sys.exit(app(standalone_mode=False))
+        code = app(standalone_mode=False)
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        sys.exit(code)
     except VitruvianError as e:
         _complain(str(e))
         sys.exit(e.exit_code)
@@ -238,7 +241,8 @@ def render(
     yaw: Annotated[float, typer.Option(help="Turn 3D figures at random by up to this many degrees.")] = 0.0,
     views: Annotated[int, typer.Option(min=1, help="Pictures of each frame, each turned anew.")] = 1,
     size: Annotated[int, typer.Option(min=16, max=1024, help="Height and width of images in pixels.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the turns.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the turns and the clothes.")] = 0,
+    every: Annotated[int, typer.Option(min=1, help="With --frame all: only each Nth frame.")] = 1,
 ) -> None:
     """Draw sequences of 17 COCO keypoints as a folder for each class."""
     from vitruvian.console import Teller
@@ -246,7 +250,7 @@ def render(
 
     with Teller(console).counter("drawing") as count:
         summary = render_keypoints(
-            source, out, form.value, labels.value, frame.value, yaw, views, size, seed, progress=count
+            source, out, form.value, labels.value, frame.value, yaw, views, size, seed, every, progress=count
         )
     for name, number in sorted(summary.counts.items()):
         console.print(f"  {name:<24} {number:>7,}", highlight=False)

@@ -106,7 +106,7 @@ class Pipeline:
 
     def _train(self, folder: Path) -> None:
         from vitruvian.training.checkpoints import read_state
-        from vitruvian.training.job import Job
+        from vitruvian.training.job import Job, best_epoch
         from vitruvian.training.launch import run
         from vitruvian.training.progress import EpochTable
 
@@ -126,7 +126,7 @@ class Pipeline:
         _copy(artifact.fetch(store, best), folder / "model")
         history = [{name: value for name, value in record.items() if name != "kind"} for record in table.history]
         (folder / "history.json").write_text(json.dumps(history, indent=1))
-        chosen = max(history, key=lambda record: record["validationAccuracy"])
+        chosen = history[best_epoch(history)]
         self.teller.note(f"best epoch {chosen['epoch']}: validation accuracy {chosen['validationAccuracy']:.1%}")
 
     @cached_property

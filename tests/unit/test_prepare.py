@@ -170,7 +170,7 @@ def test_groups_come_from_a_column_of_groups_csv(tmp_path: Path) -> None:
     rows = [f"{label}/{i}.png,day,person-{i // 2}" for label in ("left", "right") for i in range(6)]
     (source / "groups.csv").write_text("path,time,subject\n" + "\n".join(rows) + "\n")
     made = prepared(source, tmp_path / "out", groupBy="subject", testSize=0.3, validationSize=0.5)
-    seen = [{int(name[-5]) // 2 for name in made.part(part).names} for part in ("train", "validation", "test")]  # type: ignore[arg-type]
+    seen = [{int(name[-5]) // 2 for name in made.part(part).names} for part in ("train", "validation", "test")]
     assert sorted(person for part in seen for person in part) == [0, 1, 2]
 
 

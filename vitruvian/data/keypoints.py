@@ -95,17 +95,18 @@ def render_keypoints(
     views: int = 1,
     size: int = 64,
     seed: int = 0,
+    every: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
     """Draw the sequences under `source` as `out/<class>/<id>-<frame>[-<view>].png` or `.npy`, and `out/groups.csv`.
 
     Pictures are `size` pixels square; heatmaps are float16 (17, 64, 48). Each is turned about the upright axis by an
     angle within `yaw` degrees either way, a pure function of (seed, sequence, frame, view). `out` appears when
-    complete, and not at all otherwise. `progress` is called with (done, total).
+    complete, and not at all otherwise. `every` keeps each Nth frame of `frame="all"`. `progress` is called with (done, total).
 
     Raises DataError for a bad source, an `out` that isn't empty, or settings that don't fit the data.
     """
-    _check_settings(form, labels, frame, yaw, views, size, seed)
+    _check_settings(form, labels, frame, yaw, views, size, seed, every)
     motion = read_motion(source)
     if yaw and motion.dimensions == 2:
         raise DataError("2D keypoints can't be turned", where=source, hint="leave out --yaw")
@@ -115,7 +116,7 @@ def render_keypoints(
         raise DataError("several views without a yaw are the same heatmap", where=source, hint="set --yaw, or one view")
 
     skipped: Counter[str] = Counter()
-    shots = list(_shots(motion, form, labels, frame, views, skipped))
+    shots = list(_shots(motion, form, labels, frame, every, views, skipped))
     if not shots:
         raise DataError("nothing to draw", where=source, hint="see its index.json for labels and lengths")
     with _Appearing(out) as folder:
@@ -167,7 +168,9 @@ def project(joints: NDArray[np.floating], yaw: float) -> tuple[NDArray[np.floati
     return np.stack([x * cos + z * sin, -y], axis=1), z * cos - x * sin
 
 
-def _check_settings(form: str, labels: str, frame: str, yaw: float, views: int, size: int, seed: int) -> None:
+def _check_settings(
+    form: str, labels: str, frame: str, yaw: float, views: int, size: int, seed: int, every: int
+) -> None:
     for name, value, known in (("--as", form, Form), ("--labels", labels, Labels), ("--frame", frame, Frame)):
         if value not in get_args(known):
             raise DataError(f"{name} {value} is unknown", hint=f"it is one of {', '.join(get_args(known))}")
@@ -179,6 +182,10 @@ def _check_settings(form: str, labels: str, frame: str, yaw: float, views: int, 
         raise DataError(f"--size {size} is not within 16 and 1024 pixels")
     if seed < 0:
         raise DataError(f"--seed {seed} is negative")
+    if every < 1:
+        raise DataError(f"--every {every} is less than 1")
+    if every > 1 and frame == "peak":
+        raise DataError("--every is for all frames", hint="set --frame all, or leave it out")
 
 
 def _read_index(path: Path) -> dict[str, Any]:
@@ -269,7 +276,7 @@ def _coarse(groups: object, where: Path) -> dict[str, str]:
 
 
 def _shots(
-    motion: Motion, form: Form, labels: Labels, frame: Frame, views: int, skipped: Counter[str]
+    motion: Motion, form: Form, labels: Labels, frame: Frame, every: int, views: int, skipped: Counter[str]
 ) -> Iterator[_Shot]:
     suffix = ".png" if form == "images" else ".npy"
     drawable = np.isfinite(motion.joints).all(axis=2).any(axis=1)
@@ -280,7 +287,7 @@ def _shots(
         if label is None:
             skipped[_WITHOUT_COARSE] += 1
             continue
-        for number in (sequence.peak,) if frame == "peak" else range(sequence.length):
+        for number in (sequence.peak,) if frame == "peak" else range(0, sequence.length, every):
             if not drawable[sequence.start + number]:
                 skipped[_WITHOUT_JOINTS] += 1
                 continue
@@ -297,8 +304,8 @@ def _write(path: Path, motion: Motion, shot: _Shot, yaw: float, size: int, seed:
     points, depth = (np.asarray(joints, np.float32), None) if motion.dimensions == 2 else project(joints, angle)
     visible = render.known(points)
     if path.suffix == ".png":
-        # Clothes go with the take, not with the group: groups may belong to a class and would give it away.
-        look = render.draw_look(np.random.default_rng((_LOOK, seed, name, shot.view)))
+        # Clothes change with every picture: kept for a take or a group, they would give its class away.
+        look = render.draw_look(np.random.default_rng((_LOOK, seed, name, shot.frame, shot.view)))
         placed = render.fit(points, 1.0, 1.0)
         if depth is not None:
             depth = depth * _scale(points, placed)

@@ -48,7 +48,7 @@ def curves(epochs: Sequence[Mapping[str, float]]) -> Figure:
     figure = Figure(figsize=(10.5, 3.5), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
     x = [record["epoch"] for record in epochs]
-    best = max(epochs, key=lambda record: record["validationAccuracy"])
+    best = max(epochs, key=lambda record: (record["validationAccuracy"], -record["validationLoss"]))
     for axes, title, train, validation in (
         (loss, "Loss", "trainLoss", "validationLoss"),
         (accuracy, "Accuracy", "trainAccuracy", "validationAccuracy"),

@@ -56,13 +56,15 @@ class HeatmapCnn(nn.Module):
             nn.Flatten(),
         )
         self.places = Places()
-        self.lift = nn.Sequential(nn.Linear(3 * KEYPOINTS, 128), nn.GELU())
         features = 4 * width * (HEIGHT // 16) * (WIDTH // 16)
-        self.head = nn.Sequential(nn.Linear(features + 128, 128), nn.LayerNorm(128), nn.GELU(), nn.Linear(128, classes))
+        self.head = nn.Sequential(
+            nn.Dropout(0.5), nn.Linear(features, 128), nn.LayerNorm(128), nn.GELU(), nn.Linear(128, classes)
+        )
+        # What a linear classifier finds in the places is there from the start; the layers add what it can't.
+        self.linear = nn.Linear(3 * KEYPOINTS, classes)
 
     def forward(self, heatmaps: torch.Tensor) -> torch.Tensor:
-        seen = torch.cat([self.layers(heatmaps), self.lift(self.places(heatmaps))], 1)
-        logits: torch.Tensor = self.head(seen)
+        logits: torch.Tensor = self.head(self.layers(heatmaps)) + self.linear(self.places(heatmaps))
         return logits
 
 

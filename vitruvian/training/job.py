@@ -24,7 +24,11 @@ class Job:
     """The address of the run's checkpoints."""
 
 
+def best_epoch(history: Sequence[Mapping[str, float]]) -> int:
+    """Return the index of the epoch with the best validation accuracy; of equals, of the lowest validation loss."""
+    return max(range(len(history)), key=lambda i: (history[i]["validationAccuracy"], -history[i]["validationLoss"]))
+
+
 def waited(history: Sequence[Mapping[str, float]]) -> int:
-    """Return the number of epochs since the best validation accuracy."""
-    values = [record["validationAccuracy"] for record in history]
-    return len(values) - 1 - values.index(max(values)) if values else 0
+    """Return the number of epochs since the best one."""
+    return len(history) - 1 - best_epoch(history) if history else 0

@@ -121,9 +121,8 @@ def train(job: Job, rank: int, world: int, emit: Emit) -> None:
             "seconds": time.monotonic() - began,
             "imagesPerSecond": (steps - position.step) * settings.batch_size / max(1e-9, trained - began),
         }
-        best = max((r["validationAccuracy"] for r in position.history), default=-1.0)
         position = Position(epoch + 1, history=(*position.history, record))
-        if valid.accuracy > best and rank == 0:
+        if waited(position.history) == 0 and rank == 0:
             _keep_best(checkpoints, module, job, epoch + 1)
         _save(checkpoints, learner, optimizer, position, position.epoch * steps, rank, world, emit)
         emit({"kind": "epoch", **record})
