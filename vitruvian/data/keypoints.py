@@ -102,7 +102,8 @@ def render_keypoints(
 
     Pictures are `size` pixels square; heatmaps are float16 (17, 64, 48). Each is turned about the upright axis by an
     angle within `yaw` degrees either way, a pure function of (seed, sequence, frame, view). `out` appears when
-    complete, and not at all otherwise. `every` keeps each Nth frame of `frame="all"`. `progress` is called with (done, total).
+    complete, and not at all otherwise. `every` keeps each Nth frame of `frame="all"`; `progress` is called with (done,
+    total).
 
     Raises DataError for a bad source, an `out` that isn't empty, or settings that don't fit the data.
     """
