@@ -23,12 +23,14 @@ class _Ranges(NamedTuple):
     degrees: float
     colour: float
     cover: float
+    jitter: float
+    """Of heatmaps: how far each keypoint may move by itself, as a share of the height."""
 
 
 _RANGES: dict[str, _Ranges] = {
-    "light": _Ranges(scale=0.0, shift=0.06, degrees=0, colour=0.15, cover=0.0),
-    "medium": _Ranges(scale=0.2, shift=0.1, degrees=12, colour=0.2, cover=0.2),
-    "strong": _Ranges(scale=0.3, shift=0.15, degrees=20, colour=0.3, cover=0.3),
+    "light": _Ranges(scale=0.0, shift=0.06, degrees=0, colour=0.15, cover=0.0, jitter=0.02),
+    "medium": _Ranges(scale=0.2, shift=0.1, degrees=12, colour=0.2, cover=0.2, jitter=0.04),
+    "strong": _Ranges(scale=0.3, shift=0.15, degrees=20, colour=0.3, cover=0.3, jitter=0.06),
 }
 
 
@@ -61,20 +63,31 @@ def augment(
         return inputs
     draws = torch.from_numpy(np.stack([_draw(seed, epoch, int(index), inputs.shape[1]) for index in indices]))
     ranges = _RANGES[strength]
-    moved = _move(inputs, draws[:, :5], ranges, "border" if kind == "image" else "zeros")
     if kind == "image":
+        moved = _move(inputs, draws[:, :5], ranges, "border")
         recoloured = moved * (1 + ranges.colour * draws[:, 5, None, None, None])
         recoloured = recoloured + ranges.colour * draws[:, 6:9, None, None]
         return _cover(recoloured, draws[:, 9:14], ranges.cover)
-    heights = 1 + ranges.colour * draws[:, 14:, None, None]
+    moved = _move(_jitter(inputs, draws[:, 14 + inputs.shape[1] :], ranges.jitter), draws[:, :5], ranges, "zeros")
+    heights = 1 + ranges.colour * draws[:, 14 : 14 + inputs.shape[1], None, None]
     # A keypoint that isn't seen has no heatmap.
-    hidden = draws[:, 14:].abs()[:, :, None, None] < ranges.cover / 4
+    hidden = draws[:, 14 : 14 + inputs.shape[1]].abs()[:, :, None, None] < ranges.cover / 4
     return (moved * heights).masked_fill(hidden, 0)
 
 
 def _draw(seed: int, epoch: int, index: int, channels: int) -> NDArray[np.float32]:
     key = np.random.Philox(key=[seed, epoch], counter=[0, 0, index, 1])
-    return np.random.Generator(key).uniform(-1, 1, 14 + channels).astype(np.float32)
+    return np.random.Generator(key).uniform(-1, 1, 14 + 3 * channels).astype(np.float32)
+
+
+def _jitter(heatmaps: torch.Tensor, draws: torch.Tensor, most: float) -> torch.Tensor:
+    """Move every keypoint by whole pixels: people differ in their limbs, and estimators err by keypoint."""
+    count, channels, height, width = heatmaps.shape
+    shift = (draws.reshape(count, 2, channels) * most * height).round().long()
+    rows = (torch.arange(height) - shift[:, 1, :, None]).clamp(0, height - 1)
+    columns = (torch.arange(width) - shift[:, 0, :, None]).clamp(0, width - 1)
+    lifted = heatmaps.gather(2, rows[:, :, :, None].expand(-1, -1, -1, width))
+    return lifted.gather(3, columns[:, :, None, :].expand(-1, -1, height, -1))
 
 
 def _move(inputs: torch.Tensor, draws: torch.Tensor, ranges: _Ranges, outside: str) -> torch.Tensor:
