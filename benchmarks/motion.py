@@ -33,8 +33,8 @@ from vitruvian.evaluation.metrics import wilson
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data" / "mocap-17kp"
-VIEWS = 8
-YAW = 60
+VIEWS = {"heatmap-cnn": 4, "vit": 12}
+YAW = 15
 
 CLASSIFIERS = {
     "heatmap-cnn": """\
@@ -43,16 +43,17 @@ spec:
   data: {{source: {source}, format: heatmaps, groupBy: group, seed: {seed}}}
   model: {{architecture: heatmap-cnn}}
   training:
-    {{strategy: ddp, workers: 2, epochs: 12, batchSize: 64, augmentation: medium, labelSmoothing: 0.1, seed: {seed}}}
+    {{strategy: ddp, workers: 2, epochs: 8, batchSize: 32, learningRate: 2e-3, augmentation: light,
+      labelSmoothing: 0.1, seed: {seed}}}
   artifacts: {artifacts}
 """,
     "vit": """\
 metadata: {{name: motion-vit}}
 spec:
   data: {{source: {source}, format: images, groupBy: group, seed: {seed}}}
-  model: {{architecture: vit, dimensions: {{imageSize: 64, patchSize: 8, hiddenSize: 96, layers: 4, heads: 4}}}}
+  model: {{architecture: vit, dimensions: {{imageSize: 48, patchSize: 8, hiddenSize: 96, layers: 4, heads: 4, intermediateSize: 192}}}}
   training:
-    {{strategy: ddp, workers: 2, epochs: 15, batchSize: 64, learningRate: 1.0e-3, augmentation: medium,
+    {{strategy: ddp, workers: 2, epochs: 16, batchSize: 32, learningRate: 2e-3, augmentation: light,
       labelSmoothing: 0.1, seed: {seed}}}
   artifacts: {artifacts}
 """,
@@ -85,7 +86,7 @@ def classifier(name: str, data: Path, folder: Path, seed: int) -> tuple[dict[str
     """Train one architecture; return its answers to every peak frame seen from the front, and its test styles."""
     form = FORMS[name]
     seen, asked = folder / f"{form}-train", folder / f"{form}-front"
-    views = ["--views", str(VIEWS), "--yaw", str(YAW), "--seed", "1"]
+    views = ["--views", str(VIEWS[name]), "--yaw", str(YAW), "--seed", "1"]
     for out, more in ((seen, views), (asked, [])):
         if not out.exists():
             run("data", "render-keypoints", data, out, "--as", form, "--labels", "coarse", "--frame", "peak", *more)

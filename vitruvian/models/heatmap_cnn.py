@@ -53,13 +53,12 @@ class HeatmapCnn(nn.Module):
             *_block(width, 2 * width, stride=2),
             *_block(2 * width, 4 * width, stride=2),
             *_block(4 * width, 4 * width, stride=2),
+            # What moves, not where in the picture: places are in a branch of their own.
+            nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
         )
         self.places = Places()
-        features = 4 * width * (HEIGHT // 16) * (WIDTH // 16)
-        self.head = nn.Sequential(
-            nn.Dropout(0.5), nn.Linear(features, 128), nn.LayerNorm(128), nn.GELU(), nn.Linear(128, classes)
-        )
+        self.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(4 * width, classes))
         # What a linear classifier finds in the places is there from the start; the layers add what it can't.
         self.linear = nn.Linear(3 * KEYPOINTS, classes)
 
