@@ -51,7 +51,9 @@ spec:
 metadata: {{name: motion-vit}}
 spec:
   data: {{source: {source}, format: images, groupBy: group, seed: {seed}}}
-  model: {{architecture: vit, dimensions: {{imageSize: 48, patchSize: 8, hiddenSize: 96, layers: 4, heads: 4, intermediateSize: 192}}}}
+  model:
+    architecture: vit
+    dimensions: {{imageSize: 48, patchSize: 8, hiddenSize: 96, layers: 4, heads: 4, intermediateSize: 192}}
   training:
     {{strategy: ddp, workers: 2, epochs: 16, batchSize: 32, learningRate: 2e-3, augmentation: light,
       labelSmoothing: 0.1, seed: {seed}}}

@@ -49,7 +49,7 @@ class Manifest:
         try:
             about = json.loads(content)
             files = {name: File(int(f["size"]), str(f["sha256"])) for name, f in about.pop("files").items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as e:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as e:
             raise ArtifactError("is not a manifest", where=where, hint="publish or fetch the artifact again") from e
         for name in files:
             try:

@@ -175,11 +175,15 @@ def _read(folder: Path, listed: artifact.Manifest) -> Bundle:
 def read_champion(store: Store) -> str | None:
     """Return the version that serves now; None where there is none yet."""
     try:
-        return str(json.loads(store.get(CHAMPION))["version"])
+        version = json.loads(store.get(CHAMPION))["version"]
+        if not isinstance(version, str) or "/" in version or not version.strip("."):
+            raise ValueError(version)
+        return version
     except NotFound:
         return None
-    except (ValueError, KeyError, TypeError) as e:
-        raise BundleError("doesn't name a version", where=store.address(CHAMPION), hint="write it again") from e
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
+        where = store.address(CHAMPION)
+        raise BundleError("doesn't name a version", where=where, hint="delete it and publish again") from e
 
 
 def promote(store: Store, version: str, digest: str, reasons: Sequence[str] = ()) -> None:

@@ -5,10 +5,13 @@ Nothing heavy is imported before a command needs it: `vitruvian --help` loads ne
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,8 +38,9 @@ data_app = typer.Typer(help="Make and change data sets.", no_args_is_help=True)
 app.add_typer(spec_app, name="spec")
 app.add_typer(data_app, name="data")
 
-console = Console()
-problems = Console(stderr=True)
+# Names of files and classes are shown as they are: ':smile:' is no picture.
+console = Console(emoji=False)
+problems = Console(stderr=True, emoji=False)
 
 File = Annotated[Path, typer.Option("-f", "--file", help="The file that declares the classifier.")]
 Address = Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle or a classifier's artifacts: folder or s3://")]
@@ -72,6 +76,10 @@ class Frame(StrEnum):
 
 def main() -> None:
     """Run the command line; errors that a user can mend are one line each on standard error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that lacks a character shows a question mark instead of ending the command.
+            stream.reconfigure(errors="replace")
     try:
         code = app(standalone_mode=False)
         if code == INTERRUPTED:
@@ -82,7 +90,18 @@ def main() -> None:
         sys.exit(e.exit_code)
     except KeyboardInterrupt:
         _complain("interrupted; run the same command again to go on")
-        sys.exit(INTERRUPTED)
+        # Training may still be inside torch in a thread, which does not survive the interpreter's end.
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(INTERRUPTED)
+    except OSError as e:
+        if e.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        # Nobody reads on, or the disk that the output goes to is full: the lines in the buffer can't be written either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _complain(f"the output can't be written: {e.strerror}")
+        sys.exit(1)
     except Exception as e:
         _exit_for(e)
 
@@ -178,7 +197,7 @@ def serve(
 
 
 def _announce(name: str, version: str, address: str) -> None:
-    console.print(f"[bold]{name}[/] version {version} is ready at [link={address}]{address}[/]", highlight=False)
+    console.print(f"[bold]{_plain(name)}[/] version {_plain(version)} is ready at {_plain(address)}", highlight=False)
 
 
 @app.command()
@@ -228,7 +247,7 @@ def spec_validate(file: Annotated[Path, typer.Argument(help="The file that decla
     from vitruvian import spec
 
     classifier = spec.load(file)
-    console.print(f"{file}: classifier [bold]{classifier.name}[/] is valid", highlight=False)
+    console.print(f"{_plain(str(file))}: classifier [bold]{classifier.name}[/] is valid", highlight=False)
 
 
 @data_app.command("render-keypoints")
@@ -253,8 +272,8 @@ def render(
             source, out, form.value, labels.value, frame.value, yaw, views, size, seed, every, progress=count
         )
     for name, number in sorted(summary.counts.items()):
-        console.print(f"  {name:<24} {number:>7,}", highlight=False)
-    console.print(f"{sum(summary.counts.values()):,} {form.value} in {out}", highlight=False)
+        console.print(f"  {_plain(f'{name:<24}')} {number:>7,}", highlight=False)
+    console.print(f"{sum(summary.counts.values()):,} {form.value} in {_plain(str(out))}", highlight=False)
 
 
 def _until(stage: Stage, file: Path) -> None:
@@ -267,7 +286,8 @@ def _until(stage: Stage, file: Path) -> None:
 
         pipeline = Pipeline(classifier, Teller(console))
         made = pipeline.run(stage)
-    console.print(f"[green]✓[/] {stage}: {pipeline.store.address(made.prefix)}", highlight=False, soft_wrap=True)
+    address = _plain(pipeline.store.address(made.prefix))
+    console.print(f"[green]✓[/] {stage}: {address}", highlight=False, soft_wrap=True)
 
 
 @contextmanager

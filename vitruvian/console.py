@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 from rich.progress import TimeRemainingColumn as TimeRemaining
 from rich.table import Table
@@ -21,17 +22,17 @@ class Teller:
     @contextlib.contextmanager
     def stage(self, number: int, of: int, name: str, about: str) -> Iterator[None]:
         """Head a stage, and tell how long it took."""
-        self.console.print(f"[bold cyan]{number}/{of} {name:<9}[/] {about}", highlight=False)
+        self.console.print(f"[bold cyan]{number}/{of} {name:<9}[/] {escape(about)}", highlight=False)
         began = time.monotonic()
         yield
         self.console.print(f"  [dim]{time.monotonic() - began:.1f} s[/]", highlight=False)
 
     def fresh(self, number: int, of: int, name: str, about: str) -> None:
         """Tell that a stage has nothing to do."""
-        self.console.print(f"[bold cyan]{number}/{of} {name:<9}[/] {about}  [green]✓ fresh[/]", highlight=False)
+        self.console.print(f"[bold cyan]{number}/{of} {name:<9}[/] {escape(about)}  [green]✓ fresh[/]", highlight=False)
 
     def note(self, text: str) -> None:
-        """Print a line below a heading."""
+        """Print a line below a heading; it may hold rich's markup, so names in it are to be escaped."""
         self.console.print(f"  {text}", highlight=False, soft_wrap=True)
 
     @contextlib.contextmanager
@@ -60,6 +61,6 @@ class Teller:
         for part in counts:
             table.add_column(part, justify="right")
         for name in next(iter(counts.values())):
-            table.add_row(name, *(f"{of_part[name]:,}" for of_part in counts.values()))
+            table.add_row(escape(name), *(f"{of_part[name]:,}" for of_part in counts.values()))
         table.add_row("[bold]all[/]", *(f"[bold]{sum(of_part.values()):,}[/]" for of_part in counts.values()))
         self.console.print(table)

@@ -7,6 +7,7 @@ import urllib.request
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from vitruvian import spec
 from vitruvian.bundle import Bundle, open_bundle
@@ -80,7 +81,7 @@ def run_demo(console: Console, model: str, folder: Path, host: str, port: int, *
             file.write_text(_CLASSIFIERS[model].format(artifacts=json.dumps(str(file.parent / "artifacts"))))
         except OSError as e:
             raise explained(e, file) from e
-    console.print(f"[dim]The classifier is declared in[/] {file}", highlight=False)
+    console.print(f"[dim]The classifier is declared in[/] {escape(str(file))}", highlight=False)
     classifier = spec.load(file)
     pipeline = Pipeline(classifier, Teller(console))
     bundle = open_bundle(pipeline.store.address(pipeline.run().prefix))
@@ -91,7 +92,7 @@ def run_demo(console: Console, model: str, folder: Path, host: str, port: int, *
     if isinstance(answer, VitruvianError):
         raise answer
     _tell(console, bundle, answer.label, answer.confidence)
-    console.print(f"Serve it: [bold]vitruvian serve {pipeline.classifier.artifacts}[/]", highlight=False)
+    console.print(f"Serve it: [bold]vitruvian serve {escape(pipeline.classifier.artifacts)}[/]", highlight=False)
 
 
 def _serve(console: Console, bundle: Bundle, host: str, port: int) -> None:
@@ -106,11 +107,17 @@ def _serve(console: Console, bundle: Bundle, host: str, port: int) -> None:
         with urllib.request.urlopen(request, timeout=30) as response:
             answer = json.load(response)
         _tell(console, bundle, answer["label"], answer["confidence"])
-        console.print(f"Open [bold]{server.address}[/] and drop a file on the page; Ctrl-C ends it", highlight=False)
+        console.print(
+            f"Open [bold]{escape(server.address)}[/] and drop a file on the page; Ctrl-C ends it", highlight=False
+        )
 
     server.run(ready)
 
 
 def _tell(console: Console, bundle: Bundle, label: str, confidence: float) -> None:
     example = bundle.folder / bundle.info.golden.input
-    console.print(f"[green]✓[/] {example} is [bold]{label}[/] ({confidence:.1%})", highlight=False, soft_wrap=True)
+    console.print(
+        f"[green]✓[/] {escape(str(example))} is [bold]{escape(label)}[/] ({confidence:.1%})",
+        highlight=False,
+        soft_wrap=True,
+    )

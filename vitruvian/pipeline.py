@@ -19,6 +19,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from rich.markup import escape
+
 from vitruvian import artifact
 from vitruvian.bundle import BUNDLES, CHECKSUMS, BundleInfo, ExportRecord, Golden, open_bundle, promote, publish
 from vitruvian.bundle import read_champion as champion_of
@@ -27,8 +29,8 @@ from vitruvian.data.prepare import prepare
 from vitruvian.data.prepared import Prepared
 from vitruvian.data.preprocess import HeatmapPreprocess
 from vitruvian.data.sources import open_source
-from vitruvian.errors import ArtifactError, GateFailed, TrainingError
-from vitruvian.models.inputs import preprocess_for
+from vitruvian.errors import ArtifactError, BundleError, GateFailed, TrainingError
+from vitruvian.models.inputs import preprocess_for, weights_version
 from vitruvian.spec import Classifier
 from vitruvian.store import explained, open_store
 
@@ -102,7 +104,8 @@ class Pipeline:
 
     @property
     def _trains_on(self) -> list[object]:
-        return [self.prepared.digest, self.spec.model.model_dump(), self.spec.training.model_dump()]
+        weights = weights_version(self.spec.model)
+        return [self.prepared.digest, self.spec.model.model_dump(), self.spec.training.model_dump(), weights]
 
     def _train(self, folder: Path) -> None:
         from vitruvian.training.checkpoints import read_state
@@ -116,10 +119,14 @@ class Pipeline:
         log = (self.store.local() or artifact.cache_folder()) / "logs" / f"train-{key}.log"
         job = Job(self.spec.model, settings, str(self._folder(self.prepared)), store.url)
         patience = settings.early_stopping.patience if settings.early_stopping else None
-        self.teller.note(f"[dim]Ray's log: {log}[/]")
-        with EpochTable(self.teller.console, patience) as table:
-            for event in run(job, log):
-                table.show(event)
+        self.teller.note(f"[dim]Ray's log: {escape(str(log))}[/]")
+        try:
+            with EpochTable(self.teller.console, patience) as table:
+                for event in run(job, log):
+                    table.show(event)
+        except ArtifactError as e:
+            hint = f"delete {store.url} to train from the start, and run the same command again"
+            raise ArtifactError(e.what, where=e.where, hint=hint) from e
         best = read_state(store).best
         if best is None or not table.history:
             raise TrainingError("training ended without a finished epoch", where=log, hint="look at this log")
@@ -150,7 +157,7 @@ class Pipeline:
         low, high = metrics.accuracy_interval.low, metrics.accuracy_interval.high
         self.teller.note(
             f"accuracy [bold]{metrics.accuracy:.3f}[/] (95 % interval {low:.3f} to {high:.3f}), "
-            f"weighted F1 {metrics.f1:.3f}, worst class {metrics.worst_class} {metrics.worst_class_recall:.3f}"
+            f"weighted F1 {metrics.f1:.3f}, worst class {escape(metrics.worst_class)} {metrics.worst_class_recall:.3f}"
         )
 
     @cached_property
@@ -163,7 +170,7 @@ class Pipeline:
         report = self.store.address(f"{made.prefix}/report/report.html")
         for outcome in decision.gates:
             self.teller.note(f"{'[green]✓[/]' if outcome.passed else '[red]✗[/]'} {outcome.text}")
-        self.teller.note(f"[dim]report: {report}[/]")
+        self.teller.note(f"[dim]report: {escape(report)}[/]")
         if not decision.passed:
             hint = f"see {report}; the champion stays as it is"
             raise GateFailed("; ".join(decision.misses), where="gate", hint=hint)
@@ -248,6 +255,7 @@ class Pipeline:
         present = artifact.read_manifest(self.store, prefix, CHECKSUMS)
         number, of = len(STAGES), len(STAGES)
         if present is not None:
+            self._verify_published(prefix)
             self.teller.fresh(number, of, "publish", f"version {self.version}")
             digest = present.digest
         else:
@@ -260,6 +268,13 @@ class Pipeline:
             promote(self.store, self.version, digest, [gate.text for gate in self._decision(self.gated).gates])
             self.teller.note(f"champion: {self.version}")
         return Made("publish", self.version, prefix, digest)
+
+    def _verify_published(self, prefix: str) -> None:
+        address = self.store.address(prefix)
+        try:
+            open_bundle(address)
+        except BundleError as e:
+            raise BundleError(e.what, where=e.where, hint=f"delete {address} and run the same command again") from e
 
     @cached_property
     def version(self) -> str:
@@ -377,7 +392,11 @@ class Pipeline:
         key = self._key(stage, decides)
         prefix = f"stages/{stage}/{key}"
         number, of = STAGES.index(stage) + 1, len(STAGES)
-        present = artifact.read_manifest(self.store, prefix)
+        try:
+            present = artifact.read_manifest(self.store, prefix)
+        except ArtifactError as e:
+            again = f"delete {self.store.address(prefix)} and run the same command again"
+            raise ArtifactError(e.what, where=e.where, hint=again) from e
         if present is not None:
             self.teller.fresh(number, of, stage, about)
             return Made(stage, key, prefix, present.digest)

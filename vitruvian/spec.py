@@ -25,7 +25,7 @@ class Planned:
     def covers(self, value: object) -> bool:
         """Tell whether a value set by a user is one that isn't carried out yet."""
         if self.values is None:
-            return value is not None
+            return bool(value)
         return any(item in self.values for item in (value if isinstance(value, tuple) else (value,)))
 
 
@@ -38,7 +38,8 @@ def _as_tuple(value: object) -> object:
 
 
 Share = Annotated[float, Field(gt=0, lt=1)]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Part(BaseModel):
@@ -52,7 +53,7 @@ class Part(BaseModel):
 class Data(Part):
     """What to learn from."""
 
-    source: str
+    source: Annotated[str, Field(min_length=1)]
     """Where the data is: a folder, file://, s3://BUCKET/PREFIX, or synthetic://poses."""
     format: Annotated[
         Literal["images", "heatmaps", "posedb", "huggingface"],
@@ -63,26 +64,26 @@ class Data(Part):
     """Share of all examples (or groups) that is kept for the test."""
     validation_size: Share = 0.2
     """Share of what the test leaves that is kept for validation: 0.2 and 0.2 give 64/16/20."""
-    group_by: str | None = None
+    group_by: Annotated[str, Field(min_length=1)] | None = None
     """A column of the source's groups.csv (path, GROUP…): examples of one group are never split."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Decides which examples go where."""
 
 
 class Dimensions(Part):
     """The size of a transformer that is trained from scratch."""
 
-    image_size: Positive = 64
+    image_size: Annotated[int, Field(ge=1, le=1024)] = 64
     """Height and width of the input in pixels; a multiple of patchSize."""
     patch_size: Positive = 8
     """Height and width of a patch in pixels."""
-    hidden_size: Positive = 96
+    hidden_size: Annotated[int, Field(ge=1, le=8192)] = 96
     """Width of a token; a multiple of heads."""
-    layers: Positive = 4
+    layers: Annotated[int, Field(ge=1, le=256)] = 4
     """Number of encoder layers."""
     heads: Positive = 4
     """Number of attention heads."""
-    intermediate_size: Positive | None = None
+    intermediate_size: Annotated[int, Field(ge=1, le=65536)] | None = None
     """Width between the two layers of a feed-forward block; none: four times hiddenSize."""
 
     @model_validator(mode="after")
@@ -139,7 +140,7 @@ class Training(Part):
     """none: one process; ddp: every worker holds the model and gradients are averaged."""
     workers: Annotated[Positive | Workers, "workers"] = 1
     """Number of worker processes."""
-    gpus_per_worker: Annotated[int, Field(ge=0)] = 0
+    gpus_per_worker: Annotated[int, Field(ge=0), planned()] = 0
     """GPUs of each worker; 0: the CPU, with gloo between workers."""
     epochs: Positive = 15
     """Passes over the training part, at most."""
@@ -161,7 +162,7 @@ class Training(Part):
     """When to stop early; null: never."""
     checkpoints: Checkpoints = Checkpoints()
     """When to save."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Decides initial weights, order and augmentation."""
 
     @model_validator(mode="after")
@@ -185,7 +186,7 @@ class Gate(Part):
 
     metric: Literal["accuracy", "balancedAccuracy", "precision", "recall", "f1", "worstClassRecall"]
     """The value, measured on the test part; precision, recall and f1 are weighted by class size."""
-    at_least: float
+    at_least: Annotated[float, Field(ge=-1, le=1)]
     """The smallest value, or with versus the smallest difference, that passes."""
     versus: Literal["champion"] | None = None
     """Compare with the bundle that serves now, measured on the same test part."""
@@ -332,7 +333,12 @@ _Loader.add_implicit_resolver(
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue
         key = loader.construct_object(key_node)
+        if not isinstance(key, str | int | float | bool | None):
+            mark = key_node.start_mark
+            raise yaml.constructor.ConstructorError(None, None, "a key must be a text; is a value left out?", mark)
         if key in seen:
             raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' stands twice", key_node.start_mark)
         seen.add(key)
@@ -346,7 +352,7 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 def load(path: Path) -> Classifier:
     """Read a Classifier from a YAML file; raises `SpecError` with a line for each thing that is wrong."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as e:
         raise SpecError("there is no such file", where=path, hint="give a Classifier with -f FILE") from e
     except (OSError, UnicodeDecodeError) as e:
@@ -363,7 +369,11 @@ def parse(text: str, where: str = "spec") -> Classifier:
         place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
         problem = getattr(e, "problem", None) or str(e)
         raise SpecError(f"is not valid YAML: {problem}", where=place, hint="mend this line") from e
-    if len(documents) != 1 or not isinstance(documents[0], dict):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
+        raise SpecError(f"holds a value that can't be read ({e})", where=where, hint="put it in quotes") from e
+    if len(documents) == 1 and not isinstance(documents[0], dict):
+        raise SpecError("is not a map of apiVersion, kind, metadata and spec", where=where, hint="write a Classifier")
+    if len(documents) != 1:
         raise SpecError(f"holds {len(documents)} documents", where=where, hint="write exactly one Classifier")
     try:
         classifier = Classifier.model_validate(documents[0])
@@ -388,7 +398,7 @@ def _lines(error: ValidationError, where: str) -> Iterator[str]:
 
 def _is_branch(part: int | str) -> bool:
     # pydantic names the branches of a union in an error's place; people wrote no such key.
-    return isinstance(part, str) and (part in ("int", "Workers") or "constrained" in part or "[" in part)
+    return isinstance(part, str) and (part in ("int", "Workers") or part.startswith(("constrained-", "function-")))
 
 
 def _message(item: Any, path: list[str]) -> str:

@@ -132,7 +132,12 @@ class FolderStore(Store):
     """A folder; writes go aside first and are moved into place."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root.expanduser().absolute()
+        try:
+            self.root = root.expanduser().absolute()
+        except (RuntimeError, OSError) as e:
+            raise StoreError(str(e).rstrip("."), where=root, hint="write the folder's whole path") from e
+        if "\0" in str(root):
+            raise StoreError("not a valid path", where=str(root).replace("\0", "?"), hint="check the address")
         # Only what would change its meaning is quoted: people read these addresses.
         self.url = "file://" + str(self.root).replace("%", "%25")
 
@@ -245,7 +250,7 @@ def _walk(folder: Path, base: str, above: frozenset[tuple[int, int]] = frozenset
     if inode in above:
         return
     for item in found:
-        if item.name == _ASIDE:
+        if item.name == _ASIDE or _leads_nowhere(item):
             continue
         if item.is_dir():
             yield from _walk(folder / item.name, f"{base}{item.name}/", above | {inode})
@@ -254,6 +259,17 @@ def _walk(folder: Path, base: str, above: frozenset[tuple[int, int]] = frozenset
             with contextlib.suppress(FileNotFoundError):
                 about = item.stat()
                 yield Entry(base + item.name, about.st_size, str(about.st_mtime_ns))
+
+
+def _leads_nowhere(item: os.DirEntry[str]) -> bool:
+    """Tell whether an entry is a link to itself or to what is gone."""
+    try:
+        item.stat()
+    except FileNotFoundError:
+        return True
+    except OSError as e:
+        return e.errno == errno.ELOOP
+    return False
 
 
 @contextlib.contextmanager

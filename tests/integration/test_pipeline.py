@@ -109,13 +109,13 @@ def test_another_gate_trains_nothing_again(project: Path) -> None:
 def test_a_failed_gate_ends_with_3_and_says_what_missed_by_how_much(project: Path) -> None:
     champion = read_champion(open_store(project / "artifacts"))
     text = (project / "poses.yaml").read_text()
-    (project / "poses.yaml").write_text(text + "  gates: [{metric: accuracy, atLeast: 1.1}]\n")
+    (project / "poses.yaml").write_text(text + "  gates: [{metric: accuracy, atLeast: 1.0}]\n")
     for _ in range(2):
         done = vitruvian("run", "-f", project / "poses.yaml")
         assert done.returncode == 3
         assert len(done.stderr.splitlines()) == 1
         accuracy = open_bundle(project / "artifacts").info.metrics["accuracy"]
-        assert f"accuracy {accuracy:.3f} misses 1.100 by {1.1 - accuracy:.3f}" in done.stderr
+        assert f"accuracy {accuracy:.3f} misses 1.000 by {1.0 - accuracy:.3f}" in done.stderr
     assert read_champion(open_store(project / "artifacts")) == champion
     assert len(list((project / "artifacts" / "bundles").iterdir())) == 1
 

@@ -31,7 +31,6 @@ spec:
   training:
     strategy: ddp
     workers: 4
-    gpusPerWorker: 1
     epochs: 15
     learningRate: 3.0e-6
     earlyStopping: {patience: 10}
@@ -81,6 +80,15 @@ REFUSED = [
     ("a future architecture", "architecture: vit", "architecture: clip", "spec.model.architecture: 'clip' is not impl"),
     ("a future format", "[onnx]", "[onnx, openvino-int8]", "spec.export.formats: 'openvino-int8' is not implemented"),
     ("a future strategy", "strategy: ddp", "strategy: fsdp", "spec.training.strategy: 'fsdp' is not implemented yet"),
+    ("GPUs", "epochs: 15", "epochs: 15\n    gpusPerWorker: 1", "spec.training.gpusPerWorker: is not implemented yet"),
+    ("a percentage", "atLeast: 0.79", "atLeast: 79", "spec.gates[0].atLeast: input should be less than or equal to 1"),
+    ("no number", "atLeast: 0.79", "atLeast: .nan", "spec.gates[0].atLeast"),
+    ("an unfilled template", "s3://studio/yoga", "{{ DATA }}", "a key must be a text; is a value left out?"),
+    ("a wrong tag", "epochs: 15", "epochs: !!int x", "holds a value that can't be read"),
+    ("a list", "apiVersion", "- apiVersion", "is not valid YAML"),
+    ("an empty group", "groupBy: subject", "groupBy: ''", "spec.data.groupBy"),
+    ("a huge seed", "epochs: 15", "epochs: 15\n    seed: 99999999999999999999", "spec.training.seed"),
+    ("a huge picture", "pretrained: google/vit-base-patch16-224", "dimensions: {imageSize: 80000}", "imageSize"),
     ("elastic workers", "workers: 4", "workers: {min: 2, max: 8}", "spec.training.workers: a range of workers is not"),
     ("a future part", "  artifacts:", "  serving: {backend: kserve}\n  artifacts:", "spec.serving: is not implemented"),
     ("a future trigger", "  artifacts:", "  retraining: {onDrift: true}\n  artifacts:", "spec.retraining: is not impl"),
@@ -111,6 +119,16 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_exponents_without_a_dot_are_numbers() -> None:
     assert spec.parse(WHOLE.replace("3.0e-6", "3e-6")).spec.training.learning_rate == 3e-6
+
+
+def test_yaml_merge_keys_work() -> None:
+    gates = """  gates:
+    - &first {metric: accuracy, atLeast: 0.79}
+    - {<<: *first, metric: f1}
+"""
+    start, end = WHOLE.index("  gates:"), WHOLE.index("  export:")
+    read = spec.parse(WHOLE[:start] + gates + WHOLE[end:]).spec.gates
+    assert [(gate.metric, gate.at_least) for gate in read] == [("accuracy", 0.79), ("f1", 0.79)]
 
 
 def test_a_declaration_survives_being_written_and_read() -> None:

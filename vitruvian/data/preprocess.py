@@ -15,13 +15,16 @@ class _Preprocess(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Spread = Annotated[float, Field(gt=0)]
+
+
 class ImagePreprocess(_Preprocess):
     """An image: upright, RGB, squeezed to a square, then (value / 255 - mean) / std for each channel."""
 
     kind: Literal["image"] = "image"
-    size: int
+    size: int = Field(ge=1, le=2048)
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[Spread, Spread, Spread] = (0.5, 0.5, 0.5)
 
     @property
     def suffixes(self) -> tuple[str, ...]:

@@ -132,14 +132,19 @@ def read_groups(store: Store, column: str, keys: list[str]) -> dict[str, str]:
     """Return each example's group from groups.csv; raises `DataError` where an example has none."""
     where = store.address(GROUPS)
     try:
-        rows = csv.DictReader(io.StringIO(store.get(GROUPS).decode("utf-8-sig")))
+        rows = csv.DictReader(io.StringIO(store.get(GROUPS).decode("utf-8-sig"), newline=""))
         columns = list(rows.fieldnames or [])
         if "path" not in columns or column not in columns:
             missing = "path" if "path" not in columns else column
             raise DataError(
                 f"there is no column '{missing}'", where=where, hint=f"the columns are: {', '.join(columns)}"
             )
-        groups = {row["path"]: row[column] for row in rows}
+        groups: dict[str, str] = {}
+        for row in rows:
+            if groups.setdefault(row["path"], row[column]) != row[column]:
+                raise DataError(f"names two groups for {row['path']}", where=where, hint="keep one of the rows")
+    except csv.Error as e:
+        raise DataError(f"is not a CSV file ({e})", where=where, hint="save it as CSV") from e
     except NotFound as e:
         hint = "write a CSV file with the columns path and the group's name, or remove data.groupBy"
         raise DataError("data.groupBy needs this file", where=where, hint=hint) from e

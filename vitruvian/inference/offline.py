@@ -74,6 +74,10 @@ def write_csv(rows: Iterable[Row], path: Path, labels: Sequence[str]) -> None:
 
     The file is there whole or not at all; raises `StoreError` where it can't be written.
     """
+    # A link is followed, and what isn't a file (a pipe, a terminal) can't be replaced.
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        raise DataError("is not a file", where=path, hint="name a file for the rows; without --csv they are printed")
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
         aside = Path(name)

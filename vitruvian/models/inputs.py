@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from vitruvian.artifact import describe, digest_of
 from vitruvian.data.preprocess import HeatmapPreprocess, ImagePreprocess
 from vitruvian.errors import SpecError
 from vitruvian.spec import Dimensions, Model
@@ -17,25 +20,49 @@ def preprocess_for(model: Model) -> ImagePreprocess | HeatmapPreprocess:
         return HeatmapPreprocess()
     if model.pretrained is None:
         return ImagePreprocess(size=(model.dimensions or Dimensions()).image_size)
-    size = int(pretrained_config(model.pretrained, "config.json").get("image_size", 224))
+    saved = pretrained_config(model.pretrained, "config.json")
+    # Weights that were saved without their preprocessing get ViT's own defaults.
+    how = pretrained_config(model.pretrained, "preprocessor_config.json", default={})
+    settings = {"size": saved.get("image_size", 224)}
+    settings |= {name: how[f"image_{name}"] for name in ("mean", "std") if f"image_{name}" in how}
     try:
-        saved = pretrained_config(model.pretrained, "preprocessor_config.json")
-    except SpecError:
-        # Weights that were saved without their preprocessing: ViT's own defaults.
-        return ImagePreprocess(size=size)
-    mean, std = saved.get("image_mean", [0.5] * 3), saved.get("image_std", [0.5] * 3)
-    return ImagePreprocess(size=size, mean=tuple(mean), std=tuple(std))
+        return ImagePreprocess.model_validate(settings)
+    except ValidationError as e:
+        first = e.errors()[0]
+        what = f"{first['loc'][0]} of the pretrained input: {first['msg'][0].lower()}{first['msg'][1:]}"
+        raise SpecError(what, where=f"model.pretrained: {model.pretrained}", hint="save the weights again") from e
 
 
-def pretrained_config(name: str, file: str) -> dict[str, Any]:
+def weights_version(model: Model) -> str | None:
+    """Return what identifies the weights that training begins with; None from scratch.
+
+    A folder is known by its files' content, a hub name by itself.
+    """
+    if model.pretrained is None:
+        return None
+    folder = Path(model.pretrained).expanduser()
+    if not folder.is_dir():
+        return model.pretrained
+    files = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")])
+    return digest_of({path.name: describe(path).sha256 for path in files})
+
+
+def pretrained_config(name: str, file: str, default: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return a JSON file that lies beside pretrained weights, in a folder or on the hub; raises `SpecError`."""
     path = Path(name).expanduser() / file
     where = f"model.pretrained: {name}"
     if not Path(name).expanduser().is_dir():
-        path = _from_hub(name, file, where)
+        try:
+            path = _from_hub(name, file, where)
+        except SpecError:
+            if default is not None:
+                return default
+            raise
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError as e:
+        if default is not None:
+            return default
         raise SpecError(f"the folder holds no {file}", where=where, hint="save the weights with save_pretrained") from e
     except ValueError as e:
         raise SpecError(f"{file} is not JSON", where=where, hint="save the weights with save_pretrained") from e

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 from transformers.utils import logging
@@ -17,6 +18,7 @@ from vitruvian.spec import Dimensions, Model
 
 # Its bars for files of a few megabytes would tear those of the stages.
 logging.disable_progress_bar()
+logging.set_verbosity_error()
 
 
 class Vit(nn.Module):
@@ -60,12 +62,17 @@ def _pretrained(name: str, classes: int) -> Any:
     if kind != "vit":
         raise SpecError(f"these are weights of a '{kind}', not of a vit", where=where, hint="choose other weights")
     try:
-        return ViTForImageClassification.from_pretrained(
-            name, num_labels=classes, ignore_mismatched_sizes=True, use_safetensors=True
+        inner, loaded = ViTForImageClassification.from_pretrained(
+            name, num_labels=classes, ignore_mismatched_sizes=True, use_safetensors=True, output_loading_info=True
         )
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         first = str(e).splitlines()[0]
         raise SpecError(first, where=where, hint="weights must be safetensors; pickled ones are refused") from e
+    lacking = sorted(key for key in loaded["missing_keys"] if not key.startswith("classifier."))
+    if lacking:
+        what = f"the weights lack {len(lacking)} of the model's tensors, such as {lacking[0]}"
+        raise SpecError(what, where=where, hint="choose weights of a whole vit")
+    return inner
 
 
 def _freeze(inner: Any, count: int) -> None:
