@@ -72,7 +72,7 @@ def trained(home: Path) -> Path:
     return home
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def server(trained: Path) -> Iterator[Path]:
     line = next(line for line in commands("docs/serving.md") if line.startswith("vitruvian serve"))
     with serving(line, trained):

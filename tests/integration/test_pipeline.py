@@ -150,6 +150,8 @@ def test_after_ctrl_c_the_next_run_goes_on(tmp_path: Path, pictures: Path, finis
             stdout=out,
             stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
+            # A shell without job control starts background jobs deaf to Ctrl-C, and these tests may be one.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         wanted = {"reading": "1/6", "Epoch": "1/2", "evaluate": "3/6", "export": "5/6"}[moment]
         deadline = time.monotonic() + 300
