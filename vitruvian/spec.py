@@ -112,7 +112,7 @@ class EarlyStopping(Part):
     """When to stop before the last epoch."""
 
     patience: Positive = 10
-    """Epochs without a better validation accuracy after which training stops."""
+    """Epochs without a better one (validation accuracy, of equals the lower loss) after which training stops."""
 
 
 class Checkpoints(Part):

@@ -72,9 +72,9 @@ def test_a_run_goes_on_with_another_number_of_workers(root: Path) -> None:
 
 
 def test_training_stops_when_patience_is_over(root: Path) -> None:
-    job = make_job(root, run="patience", epochs=30, learningRate=1e-9, earlyStopping={"patience": 2})
+    job = make_job(root, run="patience", epochs=30, learningRate=1e-2, earlyStopping={"patience": 2})
     epochs = [event for event in train_until(job) if event["kind"] == "epoch"]
-    values = [event["validationAccuracy"] for event in epochs]
+    values = [(event["validationAccuracy"], -event["validationLoss"]) for event in epochs]
     assert len(epochs) < 30
     assert len(values) - 1 - values.index(max(values)) == 2
 
