@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from vitruvian import artifact
@@ -69,7 +69,7 @@ class BundleInfo(_Record):
     version: str
     created: str
     """UTC, RFC 3339."""
-    labels: tuple[str, ...]
+    labels: Annotated[tuple[str, ...], Field(min_length=1)]
     architecture: str
     metrics: dict[str, float]
     gates: tuple[GateDecision, ...]

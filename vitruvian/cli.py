@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vitruvian.errors import VitruvianError
+from vitruvian.store import explained
 
 if TYPE_CHECKING:
     from vitruvian.pipeline import Stage
@@ -96,6 +97,9 @@ def main() -> None:
                 stream.flush()
         os._exit(INTERRUPTED)
     except OSError as e:
+        if e.filename is not None:
+            _complain(str(explained(e, e.filename)))
+            sys.exit(1)
         if e.errno not in (errno.EPIPE, errno.ENOSPC):
             raise
         # Nobody reads on, or the disk that the output goes to is full: the lines in the buffer can't be written either.

@@ -10,7 +10,8 @@ class VitruvianError(Exception):
 
     def __init__(self, what: str, *, where: object = None, hint: str | None = None) -> None:
         self.what = what
-        self.where = None if where is None else str(where)
+        # A name with a line break would tear the one line apart.
+        self.where = None if where is None else str(where).replace("\n", "\\n").replace("\r", "\\r")
         self.hint = hint
         super().__init__(what, where, hint)
 

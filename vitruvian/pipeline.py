@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 Stage = Literal["prepare", "train", "evaluate", "gate", "export", "publish"]
 STAGES: tuple[Stage, ...] = ("prepare", "train", "evaluate", "gate", "export", "publish")
 # Raised when a stage makes something else of the same inputs.
-_REVISIONS: dict[Stage, int] = {"prepare": 1, "train": 1, "evaluate": 1, "gate": 1, "export": 1, "publish": 1}
+_REVISIONS: dict[Stage, int] = {"prepare": 1, "train": 2, "evaluate": 1, "gate": 1, "export": 1, "publish": 1}
 GOLDEN_TOLERANCE = 1e-3
 _LIBRARIES = ("vitruvian", "torch", "ray", "transformers", "numpy", "onnx", "onnxruntime")
 
@@ -120,13 +120,9 @@ class Pipeline:
         job = Job(self.spec.model, settings, str(self._folder(self.prepared)), store.url)
         patience = settings.early_stopping.patience if settings.early_stopping else None
         self.teller.note(f"[dim]Ray's log: {escape(str(log))}[/]")
-        try:
-            with EpochTable(self.teller.console, patience) as table:
-                for event in run(job, log):
-                    table.show(event)
-        except ArtifactError as e:
-            hint = f"delete {store.url} to train from the start, and run the same command again"
-            raise ArtifactError(e.what, where=e.where, hint=hint) from e
+        with _deletable(store.url, "to train from the start"), EpochTable(self.teller.console, patience) as table:
+            for event in run(job, log):
+                table.show(event)
         best = read_state(store).best
         if best is None or not table.history:
             raise TrainingError("training ended without a finished epoch", where=log, hint="look at this log")
@@ -255,7 +251,9 @@ class Pipeline:
         present = artifact.read_manifest(self.store, prefix, CHECKSUMS)
         number, of = len(STAGES), len(STAGES)
         if present is not None:
-            self._verify_published(prefix)
+            address = self.store.address(prefix)
+            with _deletable(address):
+                open_bundle(address)
             self.teller.fresh(number, of, "publish", f"version {self.version}")
             digest = present.digest
         else:
@@ -268,13 +266,6 @@ class Pipeline:
             promote(self.store, self.version, digest, [gate.text for gate in self._decision(self.gated).gates])
             self.teller.note(f"champion: {self.version}")
         return Made("publish", self.version, prefix, digest)
-
-    def _verify_published(self, prefix: str) -> None:
-        address = self.store.address(prefix)
-        try:
-            open_bundle(address)
-        except BundleError as e:
-            raise BundleError(e.what, where=e.where, hint=f"delete {address} and run the same command again") from e
 
     @cached_property
     def version(self) -> str:
@@ -392,11 +383,8 @@ class Pipeline:
         key = self._key(stage, decides)
         prefix = f"stages/{stage}/{key}"
         number, of = STAGES.index(stage) + 1, len(STAGES)
-        try:
+        with _deletable(self.store.address(prefix)):
             present = artifact.read_manifest(self.store, prefix)
-        except ArtifactError as e:
-            again = f"delete {self.store.address(prefix)} and run the same command again"
-            raise ArtifactError(e.what, where=e.where, hint=again) from e
         if present is not None:
             self.teller.fresh(number, of, stage, about)
             return Made(stage, key, prefix, present.digest)
@@ -410,11 +398,8 @@ class Pipeline:
     def _folder(self, made: Made) -> Path:
         known = self._folders.get(made.prefix)
         if known is None:
-            try:
+            with _deletable(self.store.address(made.prefix)):
                 known = self._folders[made.prefix] = artifact.fetch(self.store, made.prefix)
-            except ArtifactError as e:
-                again = f"delete {self.store.address(made.prefix)} and run the same command again"
-                raise ArtifactError(e.what, where=e.where, hint=again) from e
         return known
 
     @cached_property
@@ -429,6 +414,16 @@ class Pipeline:
                 yield Path(name)
         except OSError as e:
             raise explained(e, e.filename or tempfile.gettempdir()) from e
+
+
+@contextlib.contextmanager
+def _deletable(address: str, purpose: str = "") -> Iterator[None]:
+    """Tell what to delete where what the pipeline made, and can make again, is damaged."""
+    try:
+        yield
+    except (ArtifactError, BundleError) as e:
+        hint = f"delete {address}{purpose and f' {purpose},'} and run the same command again"
+        raise type(e)(e.what, where=e.where, hint=hint) from e
 
 
 def _copy(source: Path, target: Path) -> None:

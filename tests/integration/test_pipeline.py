@@ -222,6 +222,14 @@ def test_an_empty_class_one_class_and_a_missing_class_are_named(pictures: Path, 
     assert not (tmp_path / "artifacts" / "stages").exists()
 
 
+def test_names_that_cant_be_used_are_one_line(pictures: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(pictures, source)
+    os.rename(source / "standing", os.fsencode(source) + b"/caf\xe9")
+    _refused(vitruvian("run", "-f", declare(tmp_path, source)), "'caf\\udce9/", "is no UTF-8 name")
+    _refused(vitruvian("run", "-f", declare(tmp_path, tmp_path / ("a" * 300))), "File name too long")
+
+
 def test_a_declaration_that_is_wrong_ends_with_2(tmp_path: Path, pictures: Path) -> None:
     file = declare(tmp_path, pictures)
     file.write_text(file.read_text().replace("epochs", "epoch"))

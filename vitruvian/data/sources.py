@@ -84,6 +84,7 @@ class FolderSource(Source):
         files = [key for key in keys if "/" in key and not key.endswith("/")]
         fitting = [key for key in files if key.lower().endswith(preprocess.suffixes)]
         self.ignored = len([key for key in keys if key != GROUPS and not key.endswith("/")]) - len(fitting)
+        _check_names(fitting, self.store)
         self._check_classes(fitting, _folders(self.store, keys))
         groups = read_groups(self.store, data.group_by, fitting) if data.group_by else {}
         self.examples = tuple(Example(key, key.split("/", 1)[0], groups.get(key)) for key in fitting)
@@ -115,6 +116,15 @@ def open_source(data: Data, preprocess: ImagePreprocess | HeatmapPreprocess) -> 
     if data.source.startswith("hf://"):
         raise SpecError("hf:// is not implemented yet", where="data.source", hint="download it as a folder per class")
     return FolderSource(data, preprocess)
+
+
+def _check_names(keys: list[str], store: Store) -> None:
+    for key in keys:
+        try:
+            key.encode()
+        except UnicodeEncodeError as e:
+            name = ascii(key)
+            raise DataError(f"{name} is no UTF-8 name", where=store.url, hint="rename the file or folder") from e
 
 
 def _hidden(key: str) -> bool:

@@ -15,6 +15,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from vitruvian.training.job import best_epoch
+
 INK = "#1f2328"
 """The colour of words; `svg` makes it the surrounding page's own, so that a dark page stays readable."""
 FAINT = "#8b949e"
@@ -48,7 +50,7 @@ def curves(epochs: Sequence[Mapping[str, float]]) -> Figure:
     figure = Figure(figsize=(10.5, 3.5), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
     x = [record["epoch"] for record in epochs]
-    best = max(epochs, key=lambda record: (record["validationAccuracy"], -record["validationLoss"]))
+    best = epochs[best_epoch(epochs)]
     for axes, title, train, validation in (
         (loss, "Loss", "trainLoss", "validationLoss"),
         (accuracy, "Accuracy", "trainAccuracy", "validationAccuracy"),

@@ -68,24 +68,24 @@ def augment(
         recoloured = moved * (1 + ranges.colour * draws[:, 5, None, None, None])
         recoloured = recoloured + ranges.colour * draws[:, 6:9, None, None]
         return _cover(recoloured, draws[:, 9:14], ranges.cover)
-    moved = _move(_jitter(inputs, draws[:, 14 + inputs.shape[1] :], ranges.jitter), draws[:, :5], ranges, "zeros")
-    heights = 1 + ranges.colour * draws[:, 14 : 14 + inputs.shape[1], None, None]
+    height, across, down, unseen = draws[:, 14:].chunk(4, 1)
+    moved = _move(_jitter(inputs, across, down, ranges.jitter), draws[:, :5], ranges, "zeros")
+    heights = 1 + ranges.colour * height[:, :, None, None]
     # A keypoint that isn't seen has no heatmap.
-    hidden = draws[:, 14 : 14 + inputs.shape[1]].abs()[:, :, None, None] < ranges.cover / 4
+    hidden = unseen.abs()[:, :, None, None] < ranges.cover / 4
     return (moved * heights).masked_fill(hidden, 0)
 
 
 def _draw(seed: int, epoch: int, index: int, channels: int) -> NDArray[np.float32]:
     key = np.random.Philox(key=[seed, epoch], counter=[0, 0, index, 1])
-    return np.random.Generator(key).uniform(-1, 1, 14 + 3 * channels).astype(np.float32)
+    return np.random.Generator(key).uniform(-1, 1, 14 + 4 * channels).astype(np.float32)
 
 
-def _jitter(heatmaps: torch.Tensor, draws: torch.Tensor, most: float) -> torch.Tensor:
+def _jitter(heatmaps: torch.Tensor, across: torch.Tensor, down: torch.Tensor, most: float) -> torch.Tensor:
     """Move every keypoint by whole pixels: people differ in their limbs, and estimators err by keypoint."""
-    count, channels, height, width = heatmaps.shape
-    shift = (draws.reshape(count, 2, channels) * most * height).round().long()
-    rows = (torch.arange(height) - shift[:, 1, :, None]).clamp(0, height - 1)
-    columns = (torch.arange(width) - shift[:, 0, :, None]).clamp(0, width - 1)
+    height, width = heatmaps.shape[2:]
+    rows = (torch.arange(height) - (down * most * height).round().long()[:, :, None]).clamp(0, height - 1)
+    columns = (torch.arange(width) - (across * most * height).round().long()[:, :, None]).clamp(0, width - 1)
     lifted = heatmaps.gather(2, rows[:, :, :, None].expand(-1, -1, -1, width))
     return lifted.gather(3, columns[:, :, None, :].expand(-1, -1, height, -1))
 
