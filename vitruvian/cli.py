@@ -217,6 +217,86 @@ def predict(
     raise typer.Exit(1 if failed else 0)
 
 
+Namespace = Annotated[str | None, typer.Option("--namespace", "-n", help="The namespace; none: kubectl's current.")]
+Context = Annotated[str | None, typer.Option(help="The kubeconfig's context; none: the current one.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run, or a classifier: its latest run.")]
+
+
+@app.command()
+def submit(
+    file: File,
+    namespace: Namespace = None,
+    context: Context = None,
+    settings: Annotated[
+        Path | None, typer.Option(help="How pods are made; none: what the namespace's administrator set.")
+    ] = None,
+    image: Annotated[str | None, typer.Option(help="The trainer's image.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be applied, and apply nothing.")] = False,
+    follow: Annotated[bool, typer.Option(help="Show what the run writes until it is over.")] = True,
+) -> None:
+    """Run all stages on a cluster as a KubeRay RayJob, and follow it."""
+    from vitruvian import spec
+
+    classifier, declaration = spec.load(file), file.read_text(encoding="utf-8")
+    with _needs("cluster"):
+        from vitruvian.cluster import console as shown
+        from vitruvian.cluster import runs
+        from vitruvian.cluster.api import Cluster
+        from vitruvian.cluster.settings import load
+
+        cluster = None if dry_run and settings else Cluster(namespace, context)
+        made = load(settings) if settings else runs.settings_of(cluster) if cluster else None
+        assert made is not None
+        if image:
+            made = made.model_copy(update={"image": image})
+        if dry_run:
+            where = cluster.namespace if cluster else namespace or "default"
+            print(runs.manifest(classifier, declaration, where, made), end="")
+            return
+        assert cluster is not None
+        name = runs.submit(cluster, classifier, declaration, made)
+        console.print(f"run [bold]{name}[/] in namespace {_plain(cluster.namespace)}", highlight=False)
+        if follow:
+            shown.follow(console, cluster, name)
+
+
+@app.command()
+def logs(run: RunName, namespace: Namespace = None, context: Context = None) -> None:
+    """Show what a run on a cluster writes until it is over."""
+    with _needs("cluster"):
+        from vitruvian.cluster import console as shown
+        from vitruvian.cluster import runs
+        from vitruvian.cluster.api import Cluster
+
+        cluster = Cluster(namespace, context)
+        shown.follow(console, cluster, runs.find(cluster, run).name)
+
+
+@app.command()
+def status(
+    classifier: Annotated[str | None, typer.Argument(help="Only the runs of this classifier.")] = None,
+    namespace: Namespace = None,
+    context: Context = None,
+) -> None:
+    """List the runs on a cluster."""
+    with _needs("cluster"):
+        from vitruvian.cluster import console as shown
+        from vitruvian.cluster.api import Cluster
+
+        shown.status(console, Cluster(namespace, context), classifier)
+
+
+@app.command()
+def cancel(run: RunName, namespace: Namespace = None, context: Context = None) -> None:
+    """End a run on a cluster; a new one goes on from its last checkpoint."""
+    with _needs("cluster"):
+        from vitruvian.cluster import runs
+        from vitruvian.cluster.api import Cluster
+
+        ended = runs.cancel(Cluster(namespace, context), run)
+    console.print(f"run [bold]{ended.name}[/] is ended; its checkpoints stay", highlight=False)
+
+
 @spec_app.command("explain")
 def spec_explain(
     path: Annotated[str, typer.Argument(help="Only what lies below this, such as spec.training.")] = "",

@@ -30,6 +30,7 @@ from vitruvian.data.prepared import Prepared
 from vitruvian.data.preprocess import HeatmapPreprocess
 from vitruvian.data.sources import open_source
 from vitruvian.errors import ArtifactError, BundleError, GateFailed, TrainingError
+from vitruvian.machine import usable_cpus
 from vitruvian.models.inputs import preprocess_for, weights_version
 from vitruvian.spec import Classifier
 from vitruvian.store import explained, open_store
@@ -117,7 +118,8 @@ class Pipeline:
         key = self._key("train", self._trains_on)
         store = self.store.at(f"checkpoints/{key}")
         log = (self.store.local() or artifact.cache_folder()) / "logs" / f"train-{key}.log"
-        job = Job(self.spec.model, settings, str(self._folder(self.prepared)), store.url)
+        self._folder(self.prepared)
+        job = Job(self.spec.model, settings, self.store.at(self.prepared.prefix).url, store.url)
         patience = settings.early_stopping.patience if settings.early_stopping else None
         self.teller.note(f"[dim]Ray's log: {escape(str(log))}[/]")
         with _deletable(store.url, "to train from the start"), EpochTable(self.teller.console, patience) as table:
@@ -209,7 +211,7 @@ class Pipeline:
 
         from vitruvian.evaluation.predict import load_model
         from vitruvian.export import onnx, parity
-        from vitruvian.inference.engine import ENGINES, usable_cpus
+        from vitruvian.inference.engine import ENGINES
 
         prepared = self._data
         part = prepared.part("test")

@@ -13,8 +13,8 @@ import pytest
 from tests.bundles import LABELS, heatmaps, make_bundle, npy, picture
 from vitruvian.bundle import Bundle
 from vitruvian.errors import BundleError, DataError
-from vitruvian.inference.engine import usable_cpus
 from vitruvian.inference.predictor import CHUNK, Prediction, Predictor, softmax
+from vitruvian.machine import usable_cpus
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,14 @@ PACKAGE = Path(__file__).parents[2] / "vitruvian"
 
 # From the bottom upwards: a room imports from its own or a lower line only.
 FLOORS = [
-    {"errors", "observability"},
+    {"errors", "machine", "observability"},
     {"spec", "store"},
     {"artifact", "console"},
     {"data"},
     {"bundle", "models"},
     {"inference", "card"},
     {"training", "evaluation", "export"},
-    {"pipeline"},
+    {"pipeline", "cluster"},
     {"demo"},
     {"cli"},
 ]
@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "ray": {"training"},
     "kserve": set[str](),
     "kopf": set[str](),
+    "kubernetes": {"cluster"},
 }
 
 
@@ -66,7 +67,18 @@ def test_a_heavy_library_stays_in_its_rooms(path: Path) -> None:
         assert _room(path) in MAY_IMPORT.get(library, {_room(path)}), f"{path.name} imports {name}"
 
 
-HEAVY = ("torch", "ray", "transformers", "sklearn", "matplotlib", "onnxruntime", "boto3", "scipy", "pandas")
+HEAVY = (
+    "torch",
+    "ray",
+    "transformers",
+    "sklearn",
+    "matplotlib",
+    "onnxruntime",
+    "boto3",
+    "scipy",
+    "pandas",
+    "kubernetes",
+)
 
 
 def _loaded_by(code: str) -> set[str]:

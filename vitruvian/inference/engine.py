@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +14,6 @@ from vitruvian.errors import BundleError
 
 INPUT = "input"
 OUTPUT = "logits"
-_CGROUPS = Path("/sys/fs/cgroup")
 _REMAKE = "export the model and publish the bundle again"
 
 
@@ -68,25 +66,3 @@ def _takes(declared: list[object], shape: tuple[int, ...]) -> bool:
     if len(declared) != len(shape) + 1 or isinstance(declared[0], int):
         return False
     return all(not isinstance(size, int) or size == wanted for size, wanted in zip(declared[1:], shape, strict=True))
-
-
-def usable_cpus(cgroups: Path = _CGROUPS) -> int:
-    """Return how many threads can really run at once: the affinity, cut to the cgroup's quota (version 1 or 2)."""
-    quotas = [_quota_v2(cgroups / "cpu.max"), _quota_v1(cgroups / "cpu"), _quota_v1(cgroups / "cpu,cpuacct")]
-    return max(1, int(min(len(os.sched_getaffinity(0)), *(quota for quota in quotas if quota is not None), 1 << 16)))
-
-
-def _quota_v2(path: Path) -> float | None:
-    try:
-        quota, period = path.read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):
-        return None
-
-
-def _quota_v1(folder: Path) -> float | None:
-    try:
-        quota = int((folder / "cpu.cfs_quota_us").read_text())
-        return None if quota <= 0 else quota / int((folder / "cpu.cfs_period_us").read_text())
-    except (OSError, ValueError, ZeroDivisionError):
-        return None

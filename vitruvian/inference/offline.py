@@ -15,8 +15,8 @@ from rich.console import Console
 from vitruvian.bundle import open_bundle
 from vitruvian.console import Teller
 from vitruvian.errors import DataError
-from vitruvian.inference.engine import usable_cpus
 from vitruvian.inference.predictor import CHUNK, Prediction, Predictor, Prepared
+from vitruvian.machine import usable_cpus
 from vitruvian.store import explained
 
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from vitruvian.bundle import Bundle
 from vitruvian.errors import BundleError, DataError
-from vitruvian.inference.engine import ENGINES, Engine, usable_cpus
+from vitruvian.inference.engine import ENGINES, Engine
+from vitruvian.machine import usable_cpus
 
 CHUNK = 32
 """Inputs given to the model at once: bounds its memory whatever the number asked for."""

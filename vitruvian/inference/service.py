@@ -13,10 +13,10 @@ from enum import StrEnum
 from typing import TypeVar
 
 from vitruvian.errors import VitruvianError
-from vitruvian.inference.engine import usable_cpus
 from vitruvian.inference.metrics import ServingMetrics
 from vitruvian.inference.predictor import Predictor
 from vitruvian.inference.problems import BUSY, NOT_READY, retry
+from vitruvian.machine import usable_cpus
 
 T = TypeVar("T")
 

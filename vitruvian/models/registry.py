@@ -6,6 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Protocol, cast
 
+import torch
 from torch import nn
 
 from vitruvian.spec import Model
@@ -16,6 +17,9 @@ class Architecture(Protocol):
 
     def build(self, model: Model, classes: int) -> nn.Module:
         """Return a module from inputs (n, …) to logits (n, classes), drawn from torch's global generator."""
+
+    def adapt(self, module: nn.Module, inputs: torch.Tensor) -> None:
+        """Fit a new module's fixed statistics to training inputs (n, …), before its first step."""
 
     def save(self, module: nn.Module, folder: Path) -> None:
         """Write `model.safetensors` and `config.json`."""

@@ -83,6 +83,10 @@ def _freeze(inner: Any, count: int) -> None:
         part.requires_grad_(False)
 
 
+def adapt(module: nn.Module, inputs: torch.Tensor) -> None:
+    """Do nothing: preprocessing has normalised the images (n, 3, size, size)."""
+
+
 def save(module: nn.Module, folder: Path) -> None:
     """Write the weights as transformers' `from_pretrained` reads them."""
     assert isinstance(module, Vit)

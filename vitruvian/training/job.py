@@ -19,7 +19,7 @@ class Job:
     model: Model
     training: Training
     prepared: str
-    """The local folder of the prepared data."""
+    """The address of the prepared data: each machine fetches its own copy of what isn't in a folder."""
     checkpoints: str
     """The address of the run's checkpoints."""
 

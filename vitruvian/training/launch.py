@@ -17,6 +17,7 @@ from typing import Any
 
 from vitruvian.artifact import cache_folder
 from vitruvian.errors import TrainingError, VitruvianError
+from vitruvian.machine import usable_cpus
 from vitruvian.training.job import Emit, Event, Job
 
 _RESTARTS = 3
@@ -116,11 +117,11 @@ def _fit(job: Job, tell: Emit, workers: int) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     gpus = job.training.gpus_per_worker
-    cpus = max(1, (os.cpu_count() or 1) // max(1, workers))
-    each = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
+    # A CPU is a place for a worker; how many threads it uses is its machine's matter.
+    each = {"CPU": 1} | ({"GPU": gpus} if gpus else {})
     TorchTrainer(
         _work,
-        train_loop_config={"job": job, "tell": tell, "cpus": cpus if workers else None},
+        train_loop_config={"job": job, "tell": tell},
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=bool(gpus), resources_per_worker=each if workers else None
@@ -142,8 +143,7 @@ def _work(config: dict[str, Any]) -> None:
 
     context = ray.train.get_context()
     rank = context.get_world_rank()
-    if config["cpus"]:
-        torch.set_num_threads(config["cpus"])
+    torch.set_num_threads(max(1, usable_cpus() // context.get_local_world_size()))
     tell = config["tell"] if rank == 0 else _nobody
     try:
         train(config["job"], rank, context.get_world_size(), tell)

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from vitruvian.artifact import fetch
 from vitruvian.data.prepared import Prepared, PreparedPart
 from vitruvian.models.registry import architecture, default_learning_rate
 from vitruvian.spec import Training
@@ -25,6 +26,7 @@ from vitruvian.training.checkpoints import Checkpoints, Position
 from vitruvian.training.job import Emit, Job, waited
 
 _BATCH_OF_VALIDATION = 256
+_EXAMPLES_TO_ADAPT_TO = 512
 _SECONDS_BETWEEN_EVENTS = 0.2
 
 
@@ -52,9 +54,10 @@ def train(job: Job, rank: int, world: int, emit: Emit) -> None:
     """
     settings = job.training
     torch.manual_seed(settings.seed)
-    prepared = Prepared.open(Path(job.prepared))
+    prepared = _prepared(job)
     part, validation = prepared.part("train"), prepared.part("validation")
     module = architecture(job.model.architecture).build(job.model, len(prepared.classes))
+    _adapt(module, job, part, prepared)
     learner = DistributedDataParallel(module) if world > 1 else module
     optimizer = _optimizer(module, settings, settings.learning_rate or default_learning_rate(job.model))
 
@@ -126,6 +129,19 @@ def train(job: Job, rank: int, world: int, emit: Emit) -> None:
             _keep_best(checkpoints, module, job, epoch + 1)
         _save(checkpoints, learner, optimizer, position, position.epoch * steps, rank, world, emit)
         emit({"kind": "epoch", **record})
+
+
+def _prepared(job: Job) -> Prepared:
+    store = open_store(job.prepared)
+    # The driver has checked what lies in a folder.
+    return Prepared.open(store.local() or fetch(store, ""))
+
+
+def _adapt(module: nn.Module, job: Job, part: PreparedPart, prepared: Prepared) -> None:
+    # The same examples on every worker, whatever their number.
+    first = order(job.training.seed, 0, len(part))[:_EXAMPLES_TO_ADAPT_TO]
+    inputs, _ = load(part, first, prepared.preprocess)
+    architecture(job.model.architecture).adapt(module, inputs)
 
 
 def _optimizer(module: nn.Module, settings: Training, rate: float) -> torch.optim.Optimizer:

@@ -1,16 +1,80 @@
-"""What people watch while a model trains: a bar for the epoch, a row for each finished one."""
+"""What people watch while a model trains: a bar for the epoch, a row for each finished one.
+
+Where the output is no terminal, lines stand in for the bar; `bar_of` reads them back, so that whoever follows a log
+sees a bar again.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+import time
+from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from vitruvian.training.job import waited
 
 _HEAD = ("Epoch", "Train loss", "Train acc", "Val loss", "Val acc", "Images/s", "Time", "Status")
 _WIDTH = (6, 10, 9, 8, 7, 8, 6, 0)
+
+
+_SECONDS_BETWEEN_LINES = 5.0
+_LINE = re.compile(r"  epoch (\d+)/(\d+)  step (\d+)/(\d+)  loss ([\d.]+|nan)  accuracy ([\d.]+)%")
+
+
+class Bar(NamedTuple):
+    """How far an epoch is."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    accuracy: float
+
+    def line(self) -> str:
+        """Return this as a line of a log."""
+        return (
+            f"  epoch {self.epoch}/{self.epochs}  step {self.step}/{self.steps}  "
+            f"loss {self.loss:.4f}  accuracy {100 * self.accuracy:.1f}%"
+        )
+
+
+def bar_of(line: str) -> Bar | None:
+    """Return what a log's line says of an epoch; None for any other line."""
+    found = _LINE.fullmatch(line.rstrip())
+    if found is None:
+        return None
+    *counts, loss, accuracy = found.groups()
+    return Bar(*map(int, counts), float(loss), float(accuracy) / 100)  # type: ignore[call-arg]
+
+
+def progress_bar(console: Console) -> Progress:
+    """Return the bar of an epoch; its tasks have the fields loss and accuracy."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}  accuracy {task.fields[accuracy]:.1%}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def show_bar(bar: Progress, task: TaskID, now: Bar) -> None:
+    """Set a bar to where an epoch is."""
+    bar.update(
+        task,
+        description=f"Epoch {now.epoch}/{now.epochs}",
+        total=now.steps,
+        completed=now.step,
+        loss=now.loss,
+        accuracy=now.accuracy,
+        visible=True,
+    )
 
 
 class EpochTable:
@@ -21,16 +85,9 @@ class EpochTable:
         self.patience = patience
         self.history: list[dict[str, Any]] = []
         self.epochs = 0
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}  accuracy {task.fields[accuracy]:.1%}"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self.steps = 0
+        self.told = time.monotonic()
+        self.bar = progress_bar(console)
         self.task = self.bar.add_task("starting workers", total=None, loss=float("nan"), accuracy=0.0, visible=False)
 
     def __enter__(self) -> EpochTable:
@@ -45,20 +102,15 @@ class EpochTable:
         if event["kind"] == "start":
             self._start(event)
         elif event["kind"] == "step":
-            self.bar.update(
-                self.task,
-                description=f"Epoch {event['epoch'] + 1}/{self.epochs}",
-                completed=event["step"],
-                loss=event["loss"],
-                accuracy=event["accuracy"],
-                visible=True,
+            self._step(
+                Bar(event["epoch"] + 1, self.epochs, event["step"], self.steps, event["loss"], event["accuracy"])
             )
         elif event["kind"] == "epoch":
             self.history.append(event)
             self.console.print(self._row(event))
 
     def _start(self, event: dict[str, Any]) -> None:
-        self.epochs = event["epochs"]
+        self.epochs, self.steps = event["epochs"], event["steps"]
         self.history = list(event["history"])
         workers = f"{event['world']} workers" if event["world"] > 1 else "1 worker"
         self.console.print(
@@ -69,6 +121,13 @@ class EpochTable:
             self.console.print(f"  going on from epoch {event['epoch'] + 1}, step {event['step']}")
         self.console.print("  " + "  ".join(name.rjust(size) for name, size in zip(_HEAD, _WIDTH, strict=True)))
         self.bar.reset(self.task, total=event["steps"], loss=float("nan"), accuracy=0.0, visible=False)
+
+    def _step(self, now: Bar) -> None:
+        if self.console.is_terminal:
+            show_bar(self.bar, self.task, now)
+        elif time.monotonic() - self.told >= _SECONDS_BETWEEN_LINES:
+            self.told = time.monotonic()
+            self.console.print(now.line(), highlight=False, soft_wrap=True)
 
     def _row(self, event: dict[str, Any]) -> str:
         since = waited(self.history)

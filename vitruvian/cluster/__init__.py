@@ -1,0 +1,1 @@
+"""Runs on a Kubernetes cluster: what is applied, and how it is followed from a laptop."""

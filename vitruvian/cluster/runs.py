@@ -1,0 +1,182 @@
+"""Runs on a cluster: begin, list, follow and end them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from vitruvian.cluster.api import Cluster
+from vitruvian.cluster.rayjob import LABEL, Object, build, name_of
+from vitruvian.cluster.settings import TrainerSettings, parse
+from vitruvian.errors import Conflict, NotFound, VitruvianError
+from vitruvian.spec import Classifier
+
+SETTINGS = ("vitruvian-trainer", "settings.yaml")
+_SECONDS_BETWEEN_LOOKS = 1.0
+_ENDED = frozenset({"Complete", "Failed", "ValidationFailed"})
+
+
+@dataclass(frozen=True)
+class Run:
+    """A RayJob as people ask for it."""
+
+    name: str
+    classifier: str
+    state: str
+    """Waiting, Starting, Running, Succeeded, Failed, Suspended."""
+    attempt: int
+    created: str
+    ended: str | None
+    message: str
+
+    @property
+    def over(self) -> bool:
+        return self.state in ("Succeeded", "Failed")
+
+
+def run_of(rayjob: Object) -> Run:
+    """Return what a RayJob's two status strings say together."""
+    metadata, spec, status = rayjob["metadata"], rayjob["spec"], rayjob.get("status") or {}
+    deployment, job = status.get("jobDeploymentStatus", ""), status.get("jobStatus", "")
+    if deployment in _ENDED:
+        state = "Succeeded" if deployment == "Complete" and job == "SUCCEEDED" else "Failed"
+    elif deployment == "Running":
+        state = "Running"
+    elif deployment in ("Suspended", "Suspending") or spec.get("suspend"):
+        state = "Suspended"
+    else:
+        state = "Starting" if deployment in ("Initializing", "Retrying") else "Waiting"
+    return Run(
+        name=metadata["name"],
+        classifier=metadata.get("labels", {}).get(LABEL, ""),
+        state=state,
+        attempt=int(status.get("failed") or 0) + (0 if deployment in _ENDED and state == "Failed" else 1),
+        created=metadata["creationTimestamp"],
+        ended=status.get("endTime"),
+        message=" ".join(str(status.get("message") or status.get("reason") or "").split()),
+    )
+
+
+def settings_of(cluster: Cluster) -> TrainerSettings:
+    """Return what the namespace's administrator set; the defaults where nobody did."""
+    text = cluster.setting(*SETTINGS)
+    return parse(text or "", f"ConfigMap {SETTINGS[0]} in namespace {cluster.namespace}")
+
+
+def submit(cluster: Cluster, classifier: Classifier, declaration: str, settings: TrainerSettings) -> str:
+    """Begin a run and return its name; raises `Conflict` where one of this classifier isn't over."""
+    for run in runs(cluster, classifier.name):
+        if not run.over:
+            hint = f"follow it with 'vitruvian logs {run.name}', or end it with 'vitruvian cancel {run.name}'"
+            raise Conflict(f"run {run.name} of this classifier is not over", where=cluster.namespace, hint=hint)
+    name = name_of(classifier)
+    cluster.create(build(classifier, declaration, name, cluster.namespace, settings))
+    return name
+
+
+def manifest(classifier: Classifier, declaration: str, namespace: str, settings: TrainerSettings) -> str:
+    """Return a run's objects as YAML for `kubectl apply`."""
+    made = build(classifier, declaration, name_of(classifier), namespace, settings)
+    return yaml.dump_all(made, Dumper=_Plain, sort_keys=False, width=120)
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes every object in full, and texts of several lines as they are."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Plain.add_representer(str, _text)
+
+
+def runs(cluster: Cluster, classifier: str | None = None) -> list[Run]:
+    """Return the runs of one classifier or of all, the oldest first."""
+    selector = f"app.kubernetes.io/component=trainer,{LABEL}" + (f"={classifier}" if classifier else "")
+    return [run_of(job) for job in cluster.rayjobs(selector)]
+
+
+def find(cluster: Cluster, name: str) -> Run:
+    """Return a run by its name, or the latest of a classifier by the classifier's; raises `NotFound`."""
+    try:
+        return run_of(cluster.rayjob(name))
+    except NotFound as e:
+        of_classifier = runs(cluster, name)
+        if not of_classifier:
+            hint = "'vitruvian status' lists the runs there are"
+            raise NotFound(f"there is no run or classifier '{name}'", where=cluster.namespace, hint=hint) from e
+        return of_classifier[-1]
+
+
+def follow(cluster: Cluster, name: str) -> Iterator[str]:
+    """Yield what a run writes, attempt after attempt, until it is over; what it waits for comes as lines, too.
+
+    Raises `VitruvianError` where the run failed.
+    """
+    heard: set[str] = set()
+    told = ""
+    while True:
+        run = run_of(cluster.rayjob(name))
+        for pod in cluster.pods(f"job-name={name}"):
+            if pod.metadata.uid not in heard and pod.status.phase in ("Running", "Succeeded", "Failed"):
+                heard.add(pod.metadata.uid)
+                yield from _said(cluster, pod)
+        if run.over:
+            break
+        waits = _waits_for(cluster, name, run)
+        if waits != told:
+            told = waits
+            if waits:
+                yield waits
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    if run.state == "Failed":
+        hint = f"see 'kubectl describe rayjob {name}'; submit it again to go on from the last checkpoint"
+        raise VitruvianError(f"the run failed: {run.message or 'no reason is given'}", where=name, hint=hint)
+
+
+def _said(cluster: Cluster, pod: Any) -> Iterator[str]:
+    try:
+        yield from cluster.log(pod.metadata.name, pod.spec.containers[0].name)
+    except NotFound:
+        # The pod went before its log was read to the end; the next attempt has one of its own.
+        return
+
+
+def _waits_for(cluster: Cluster, name: str, run: Run) -> str:
+    """Return what a run that hasn't begun to write waits for."""
+    if run.state == "Running":
+        return ""
+    if run.state == "Suspended":
+        return f"{name} is suspended: its queue lets it start when there is room"
+    waiting = []
+    for pod in cluster.pods(f"{LABEL}={run.classifier},ray.io/node-type"):
+        reason = _reason(pod)
+        if reason:
+            waiting.append(f"{pod.metadata.name}: {reason}")
+    return f"{name} is starting" + ("; " + ", ".join(waiting) if waiting else "")
+
+
+def _reason(pod: Any) -> str:
+    for condition in pod.status.conditions or []:
+        if condition.type == "PodScheduled" and condition.status == "False":
+            return str(condition.message)
+    for container in pod.status.container_statuses or []:
+        waiting = container.state.waiting
+        if waiting is not None and waiting.reason not in ("ContainerCreating", "PodInitializing"):
+            return f"{waiting.reason} {waiting.message or ''}".strip()
+    return ""
+
+
+def cancel(cluster: Cluster, name: str) -> Run:
+    """End a run and remove its pods; checkpoints stay, so that a new run goes on from the last one."""
+    run = find(cluster, name)
+    cluster.delete_rayjob(run.name)
+    return run

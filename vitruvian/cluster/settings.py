@@ -1,0 +1,90 @@
+"""What an administrator says once about training on a cluster, and a user may say otherwise for one run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from vitruvian.errors import SpecError
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, use_attribute_docstrings=True
+    )
+
+
+class Resources(_Part):
+    """What one pod gets."""
+
+    cpu: str = "1"
+    """CPUs that are reserved."""
+    memory: str = "4Gi"
+    """Memory that is reserved, and the limit."""
+    cpu_limit: str | None = None
+    """The most CPUs; none: what the node has free."""
+    ephemeral_storage: str | None = None
+    """Disk that is reserved for copies of data and checkpoints; none: not stated."""
+
+
+class TrainerSettings(_Part):
+    """How a run's pods are made; the chart keeps it in the ConfigMap `vitruvian-trainer`, key `settings.yaml`."""
+
+    image: str = "vitruvian/trainer:0.1.0"
+    """The trainer's image."""
+    image_pull_policy: str = "IfNotPresent"
+    """When the node asks the registry for the image."""
+    image_pull_secrets: tuple[str, ...] = ()
+    """Secrets with the registry's credentials."""
+    service_account: str | None = None
+    """The pods' service account: on EKS the one that may use the bucket."""
+    secrets: tuple[str, ...] = ("vitruvian-s3",)
+    """Secrets whose keys become environment variables, AWS_ENDPOINT_URL and the like; an absent one is left out."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """More environment variables."""
+    head: Resources = Resources(memory="4Gi")
+    """The pod that leads: it prepares, evaluates and exports, but trains nothing."""
+    worker: Resources = Resources(memory="6Gi")
+    """The pod of one worker."""
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    """Labels of the nodes that workers run on."""
+    tolerations: tuple[dict[str, Any], ...] = ()
+    """Taints that workers tolerate: those of GPU or spot nodes."""
+    head_node_selector: dict[str, str] = Field(default_factory=dict)
+    """Labels of the nodes that the leading pod runs on; best not spot nodes."""
+    priority_class: str | None = None
+    """The pods' priority class."""
+    queue: str | None = None
+    """Kueue's LocalQueue; the run begins suspended, and Kueue lets it start."""
+    attempts: Annotated[int, Field(ge=1)] = 3
+    """How often a run is begun, each time from the last checkpoint."""
+    ttl_seconds: Count = 600
+    """How long the Ray cluster of a finished run stays."""
+    deadline_seconds: Annotated[int, Field(ge=1)] | None = None
+    """How long all attempts of a run together may take; none: for ever."""
+
+
+def parse(text: str, where: str) -> TrainerSettings:
+    """Read settings from YAML; raises `SpecError` naming what is wrong."""
+    try:
+        return TrainerSettings.model_validate(yaml.safe_load(text) or {})
+    except yaml.YAMLError as e:
+        raise SpecError(f"is not valid YAML ({e})", where=where, hint="mend it") from e
+    except ValidationError as e:
+        problem = e.errors()[0]
+        place = ".".join(map(str, problem["loc"])) or "the file"
+        raise SpecError(f"{place}: {problem['msg']}", where=where, hint="see docs/kubernetes.md") from e
+
+
+def load(path: Path) -> TrainerSettings:
+    """Read settings from a file; raises `SpecError`."""
+    try:
+        return parse(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as e:
+        raise SpecError(f"can't be read ({e})", where=path, hint="give a YAML file") from e
