@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -95,6 +95,10 @@ class Bundle:
     def served(self) -> ExportRecord:
         """The export that a predictor loads."""
         return next(export for export in self.info.exports if export.format == self.info.serve)
+
+    def named(self, name: str) -> Bundle:
+        """Return this bundle under another name."""
+        return replace(self, info=self.info.model_copy(update={"name": name}))
 
     def golden_input(self) -> bytes:
         """Return the bytes of the golden example's file."""

@@ -75,6 +75,13 @@ class Frame(StrEnum):
     every = "all"
 
 
+class Track(StrEnum):
+    """What a server is to its classifier."""
+
+    stable = "stable"
+    canary = "canary"
+
+
 def main() -> None:
     """Run the command line; errors that a user can mend are one line each on standard error."""
     for stream in (sys.stdout, sys.stderr):
@@ -190,18 +197,41 @@ def serve(
     bundle: Address,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0: any free one.")] = 8080,
+    name: Annotated[str | None, typer.Option(help="The model's name in the protocols; none: the classifier's.")] = None,
+    track: Annotated[Track, typer.Option(help="A label of the metrics.")] = Track.stable,
 ) -> None:
     """Serve a bundle over HTTP, with a page for people."""
     from vitruvian.bundle import open_bundle
 
-    found = open_bundle(bundle)
     with _needs("serve"):
         from vitruvian.inference.server import serve as serve_bundle
-    serve_bundle(found, host, port, announce=lambda address: _announce(found.info.name, found.info.version, address))
+        from vitruvian.inference.service import Settings
+        from vitruvian.inference.startup import Startup
+
+    startup = Startup()
+    with startup.time("fetch" if bundle.startswith("s3://") else "verify"):
+        found = open_bundle(bundle)
+    if name:
+        found = found.named(name)
+
+    def announce(address: str) -> None:
+        what = f"[bold]{_plain(found.info.name)}[/] version {_plain(found.info.version)}"
+        console.print(f"{what} is ready at {_plain(address)} after {startup}", highlight=False)
+
+    serve_bundle(found, host, port, settings=Settings(track=track.value), startup=startup, announce=announce)
 
 
-def _announce(name: str, version: str, address: str) -> None:
-    console.print(f"[bold]{_plain(name)}[/] version {_plain(version)} is ready at {_plain(address)}", highlight=False)
+@app.command()
+def probe(
+    url: Annotated[str, typer.Argument(help="A server's address, such as http://127.0.0.1:8080.")],
+    host: Annotated[str | None, typer.Option(help="The Host header, for a server behind an ingress.")] = None,
+) -> None:
+    """Ask a server that runs for one prediction, of an input of zeros."""
+    from vitruvian.inference.probe import probe as ask
+
+    answer = ask(url, host)
+    what = f"[bold]{_plain(answer.classifier)}[/] version {_plain(answer.version)} answers"
+    console.print(f"{what}: {_plain(answer.label)}, {answer.confidence:.1%}", highlight=False)
 
 
 @app.command()

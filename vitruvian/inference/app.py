@@ -45,6 +45,7 @@ from vitruvian.inference.protocol import (
     write_response,
 )
 from vitruvian.inference.service import Service, Settings
+from vitruvian.inference.startup import Startup
 from vitruvian.inference.uploads import file_in_body, file_in_json, read_body
 
 _log = logging.getLogger(__name__)
@@ -53,14 +54,18 @@ _CLIENT_GONE = 499
 
 
 def create_app(
-    predictor: Predictor, settings: Settings | None = None, *, settled: Callable[[], None] = lambda: None
+    predictor: Predictor,
+    settings: Settings | None = None,
+    *,
+    startup: Startup | None = None,
+    settled: Callable[[], None] = lambda: None,
 ) -> Starlette:
     """Return the application that answers for one predictor.
 
     The golden example is predicted when the application starts; `settled` is called afterwards in a thread of its own,
     whatever came of it. The `Service` behind the application is its `state.service`.
     """
-    service = Service(predictor, settings or Settings())
+    service = Service(predictor, settings or Settings(), startup or Startup())
     handlers = _Handlers(service)
 
     @asynccontextmanager

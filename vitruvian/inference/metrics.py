@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
@@ -31,6 +31,7 @@ class ServingMetrics:
         self._batch_size = self._histogram(names.BATCH_SIZE).labels(*self.identity)
         self.in_flight = self._gauge(names.REQUESTS_IN_FLIGHT).labels(*self.identity)
         self._ready = self._gauge(names.READY).labels(*self.identity)
+        self._startup = self._gauge(names.STARTUP_TIME)
         self._queue = self._gauge(names.QUEUE_LENGTH).labels(*self.identity)
         self._gauge(names.BUNDLE_INFO).labels(*self.identity, bundle.digest, bundle.info.architecture).set(1)
         # A series that begins at its first event would hide that event from rate().
@@ -43,6 +44,11 @@ class ServingMetrics:
         """Ask these functions at every scrape."""
         self._ready.set_function(lambda: float(ready()))
         self._queue.set_function(lambda: float(waiting()))
+
+    def started(self, seconds: Mapping[str, float]) -> None:
+        """Record how long each stage of the start took."""
+        for stage, value in seconds.items():
+            self._startup.labels(*self.identity, stage).set(value)
 
     def answered(self, route: str, code: int, seconds: float) -> None:
         """Count one HTTP request; `route` is a template, never a path."""

@@ -16,6 +16,7 @@ from vitruvian.errors import VitruvianError
 from vitruvian.inference.app import create_app
 from vitruvian.inference.predictor import Predictor
 from vitruvian.inference.service import Service, Settings, State
+from vitruvian.inference.startup import Startup
 
 _KEEP_ALIVE_SECONDS = 75
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
@@ -27,6 +28,7 @@ def serve(
     port: int = 8080,
     *,
     settings: Settings | None = None,
+    startup: Startup | None = None,
     announce: Callable[[str], None] = lambda address: None,
 ) -> None:
     """Answer for a bundle until SIGTERM or Ctrl-C; what was accepted before is still answered.
@@ -34,7 +36,7 @@ def serve(
     `announce` is told the address once the server is ready. Raises `VitruvianError` where the address can't be used,
     `BundleError` where the bundle can't be served.
     """
-    server = Server(bundle, host, port, settings=settings)
+    server = Server(bundle, host, port, settings=settings, startup=startup)
     server.run(lambda: announce(server.address))
 
 
@@ -46,13 +48,21 @@ class Server:
     """
 
     def __init__(
-        self, bundle: Bundle, host: str = "127.0.0.1", port: int = 0, *, settings: Settings | None = None
+        self,
+        bundle: Bundle,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        settings: Settings | None = None,
+        startup: Startup | None = None,
     ) -> None:
-        settings = settings or Settings()
+        settings, startup = settings or Settings(), startup or Startup()
         # First the port: loading a large model only to find it taken wastes a minute.
         self._socket = listen(host, port)
         try:
-            app = create_app(Predictor.open(bundle), settings, settled=self._settled)
+            with startup.time("load"):
+                predictor = Predictor.open(bundle)
+            app = create_app(predictor, settings, startup=startup, settled=self._settled)
         except BaseException:
             self._socket.close()
             raise

@@ -16,6 +16,7 @@ from vitruvian.errors import VitruvianError
 from vitruvian.inference.metrics import ServingMetrics
 from vitruvian.inference.predictor import Predictor
 from vitruvian.inference.problems import BUSY, NOT_READY, retry
+from vitruvian.inference.startup import Startup
 from vitruvian.machine import usable_cpus
 
 T = TypeVar("T")
@@ -53,9 +54,10 @@ class State(StrEnum):
 class Service:
     """Runs predictions in threads of its own, so that the event loop only ever moves bytes."""
 
-    def __init__(self, predictor: Predictor, settings: Settings) -> None:
+    def __init__(self, predictor: Predictor, settings: Settings, startup: Startup) -> None:
         self.predictor = predictor
         self.settings = settings
+        self.startup = startup
         self.state = State.STARTING
         self.failure: VitruvianError | None = None
         self.settled = threading.Event()
@@ -69,7 +71,9 @@ class Service:
     async def start(self) -> None:
         """Predict the golden example; ready if the answer is right, else failed with `failure` set."""
         try:
-            await asyncio.get_running_loop().run_in_executor(self._pool, self.predictor.warm_up)
+            with self.startup.time("warm_up"):
+                await asyncio.get_running_loop().run_in_executor(self._pool, self.predictor.warm_up)
+            self.metrics.started(self.startup.seconds)
             if self.state is State.STARTING:
                 self.state = State.READY
         except VitruvianError as e:

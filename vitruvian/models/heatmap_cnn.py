@@ -105,7 +105,8 @@ class HeatmapCnn(nn.Module):
     def forward(self, heatmaps: torch.Tensor) -> torch.Tensor:
         shape: torch.Tensor = self.head(self.layers(heatmaps))
         limbs: torch.Tensor = self.limbs_head(self.limbs(heatmaps))
-        return limbs + shape * self.presence(torch.ones_like(shape[:, :1]))
+        logits: torch.Tensor = limbs + shape * self.presence(torch.ones_like(shape[:, :1]))
+        return logits
 
 
 def _block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:

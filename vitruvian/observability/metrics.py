@@ -43,6 +43,12 @@ REQUEST_TIME = Metric(
     REQUEST_SECONDS,
 )
 REQUESTS_IN_FLIGHT = Metric("vitruvian_requests_in_flight", "gauge", "HTTP requests that aren't answered yet.")
+STARTUP_TIME = Metric(
+    "vitruvian_startup_seconds",
+    "gauge",
+    "Time from the process's start to the first right answer, by stage: start, fetch, verify, load, warm_up.",
+    (*IDENTITY, "stage"),
+)
 QUEUE_LENGTH = Metric("vitruvian_queue_length", "gauge", "Accepted predictions that wait for a free thread.")
 STAGE_TIME = Metric(
     "vitruvian_stage_seconds",
@@ -58,6 +64,7 @@ CONFIDENCE = Metric("vitruvian_confidence", "histogram", "Probability of the pre
 SERVING = (
     BUNDLE_INFO,
     READY,
+    STARTUP_TIME,
     REQUESTS,
     REQUEST_TIME,
     REQUESTS_IN_FLIGHT,

@@ -1,0 +1,107 @@
+{{- define "vitruvian.name" -}}
+{{- default .Release.Name .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "vitruvian.labels" -}}
+app.kubernetes.io/name: vitruvian
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end -}}
+
+{{- define "vitruvian.serverSelector" -}}
+app.kubernetes.io/name: vitruvian
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: server
+{{- end -}}
+
+{{- define "vitruvian.image" -}}
+{{- $image := index .root.Values.images .role -}}
+{{ $image.repository }}:{{ $image.tag | default .root.Chart.AppVersion }}
+{{- end -}}
+
+{{- define "vitruvian.scrape" -}}
+{{- if .Values.monitoring.annotations }}
+prometheus.io/scrape: "true"
+prometheus.io/port: "8080"
+prometheus.io/path: /metrics
+{{- end }}
+{{- end -}}
+
+{{- define "vitruvian.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "vitruvian.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+capabilities: {drop: [ALL]}
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- /* What a server's container has in common under KServe and without it. */ -}}
+{{- define "vitruvian.serverContainer" -}}
+image: {{ include "vitruvian.image" (dict "root" . "role" "server") }}
+imagePullPolicy: {{ .Values.images.server.pullPolicy }}
+env:
+- {name: HOME, value: /home/vitruvian}
+{{- range $name, $value := .Values.server.env }}
+- {name: {{ $name }}, value: {{ $value | quote }}}
+{{- end }}
+ports:
+- {name: http, containerPort: 8080, protocol: TCP}
+startupProbe:
+  httpGet: {path: /v2/health/ready, port: 8080}
+  periodSeconds: 1
+  failureThreshold: {{ .Values.server.startupSeconds }}
+readinessProbe:
+  httpGet: {path: /v2/health/ready, port: 8080}
+  periodSeconds: 2
+  failureThreshold: 2
+livenessProbe:
+  httpGet: {path: /v2/health/live, port: 8080}
+  periodSeconds: 10
+  timeoutSeconds: 5
+lifecycle:
+  # Endpoints and proxies learn of a pod's end later than the pod itself.
+  preStop: {sleep: {seconds: {{ .Values.server.drainSeconds }}}}
+resources:
+  {{- toYaml .Values.server.resources | nindent 2 }}
+securityContext:
+  {{- include "vitruvian.containerSecurity" . | nindent 2 }}
+volumeMounts:
+- {name: tmp, mountPath: /tmp}
+- {name: home, mountPath: /home/vitruvian}
+{{- end -}}
+
+{{- define "vitruvian.serverVolumes" -}}
+- {name: tmp, emptyDir: {}}
+- {name: home, emptyDir: {}}
+{{- end -}}
+
+{{- define "vitruvian.placement" -}}
+{{- with .Values.server.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.server.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.server.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.images.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+- name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,63 @@
+"""One prediction from a server that runs somewhere else: what `helm test` and impatient people ask for."""
+
+from __future__ import annotations
+
+import json
+import math
+import urllib.error
+import urllib.request
+from typing import Any, NamedTuple
+
+from vitruvian.errors import VitruvianError
+
+_HINT = "check the address, and the server's log"
+
+
+class Answer(NamedTuple):
+    """What a server said of an empty input."""
+
+    classifier: str
+    version: str
+    label: str
+    confidence: float
+
+
+def probe(url: str, host: str | None = None, seconds: float = 10.0) -> Answer:
+    """Ask for the class of an input of zeros over the Open Inference Protocol.
+
+    `host` goes into the Host header: ingress controllers tell servers apart by it. Raises `VitruvianError` where there
+    is no answer, or a wrong one.
+    """
+    base = url.rstrip("/")
+    headers = {"Accept": "application/json"} | ({"Host": host} if host else {})
+    about = _ask(f"{base}/", headers, None, seconds)
+    name = str(about.get("classifier"))
+    model = f"{base}/v2/models/{name}"
+    tensor = next(
+        (entry for entry in _ask(model, headers, None, seconds)["inputs"] if entry["datatype"] == "FP32"), None
+    )
+    if tensor is None:
+        raise VitruvianError("the model takes no tensors", where=model, hint=_HINT)
+    shape = [1, *tensor["shape"][1:]]
+    asked = {"inputs": [{**tensor, "shape": shape, "data": [0.0] * math.prod(shape)}]}
+    answered = _ask(f"{model}/infer", headers, json.dumps(asked).encode(), seconds)
+    outputs = {output["name"]: output["data"] for output in answered["outputs"]}
+    probabilities = outputs["probabilities"]
+    if not math.isclose(sum(probabilities), 1.0, abs_tol=1e-3):
+        raise VitruvianError(f"probabilities sum to {sum(probabilities):.3f}", where=model, hint=_HINT)
+    return Answer(name, str(answered.get("model_version")), outputs["label"][0], max(probabilities))
+
+
+def _ask(url: str, headers: dict[str, str], body: bytes | None, seconds: float) -> dict[str, Any]:
+    content = {"Content-Type": "application/json"} if body is not None else {}
+    try:
+        request = urllib.request.Request(url, data=body, headers={**headers, **content})
+        with urllib.request.urlopen(request, timeout=seconds) as response:
+            answer = json.loads(response.read())
+    except urllib.error.HTTPError as e:
+        raise VitruvianError(f"answered {e.code}: {e.read(500).decode(errors='replace')}", where=url, hint=_HINT) from e
+    except (OSError, ValueError) as e:
+        raise VitruvianError(f"doesn't answer ({getattr(e, 'reason', e)})", where=url, hint=_HINT) from e
+    if not isinstance(answer, dict):
+        raise VitruvianError("is no Vitruvian server", where=url, hint=_HINT)
+    return answer
