@@ -120,19 +120,22 @@ def read_manifest(store: Store, prefix: str = "", manifest: str = MANIFEST) -> M
         return None
 
 
-def fetch(store: Store, prefix: str, cache: Path | None = None, *, manifest: str = MANIFEST) -> Path:
+def fetch(
+    store: Store, prefix: str, cache: Path | None = None, *, into: Path | None = None, manifest: str = MANIFEST
+) -> Path:
     """Return a local folder with the artifact's files, every one checked against the manifest.
 
-    An artifact in a folder store is used where it lies; any other is copied below `cache`.
+    An artifact in a folder store is used where it lies; any other is copied below `cache`. With `into` it is copied
+    to just this folder.
     Raises `ArtifactError` with the name of the file that is missing or differs.
     """
     below = store.at(prefix) if prefix else store
     listed = read_manifest(below, manifest=manifest)
     if listed is None:
         raise ArtifactError("there is no complete artifact here", where=below.url, hint="check the address")
-    local = below.local()
+    local = None if into else below.local()
     content = listed.to_json()
-    folder = local or (cache or cache_folder()) / hashlib.sha256(content).hexdigest()[:32]
+    folder = into or local or (cache or cache_folder()) / hashlib.sha256(content).hexdigest()[:32]
 
     def bring(name: str) -> None:
         if local is None and _fault(folder / name, listed.files[name]):

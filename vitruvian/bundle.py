@@ -118,11 +118,11 @@ def publish(store: Store, folder: Path, info: BundleInfo, *, advance: Callable[[
     return artifact.commit(store, prefix, folder, manifest=CHECKSUMS, once=True, advance=advance).digest
 
 
-def open_bundle(address: str | Path, cache: Path | None = None) -> Bundle:
+def open_bundle(address: str | Path, cache: Path | None = None, *, into: Path | None = None) -> Bundle:
     """Return the verified bundle at a folder, a `file://` or an `s3://` address.
 
-    The address of a classifier's artifacts means its champion. Raises `BundleError` naming the file that is missing
-    or doesn't match its checksum.
+    The address of a classifier's artifacts means its champion. With `into` the bundle is copied to this folder. Raises
+    `BundleError` naming the file that is missing or doesn't match its checksum.
     """
     store = open_store(address)
     listed = _manifest(store)
@@ -137,7 +137,7 @@ def open_bundle(address: str | Path, cache: Path | None = None) -> Bundle:
         if listed is None:
             raise BundleError("the champion's bundle is missing", where=store.url, hint="publish it again")
     try:
-        folder = artifact.fetch(store, "", cache, manifest=CHECKSUMS)
+        folder = artifact.fetch(store, "", cache, into=into, manifest=CHECKSUMS)
     except BundleError:
         raise
     except ArtifactError as e:

@@ -222,6 +222,19 @@ def serve(
 
 
 @app.command()
+def fetch(
+    bundle: Address,
+    folder: Annotated[Path, typer.Argument(help="The folder to fill.")],
+) -> None:
+    """Copy a bundle into a folder, each file checked; KServe's pods begin with it."""
+    from vitruvian.bundle import open_bundle
+
+    found = open_bundle(bundle, into=folder)
+    what = f"[bold]{_plain(found.info.name)}[/] version {_plain(found.info.version)}"
+    console.print(f"{what} is in {_plain(str(folder))}", highlight=False)
+
+
+@app.command()
 def probe(
     url: Annotated[str, typer.Argument(help="A server's address, such as http://127.0.0.1:8080.")],
     host: Annotated[str | None, typer.Option(help="The Host header, for a server behind an ingress.")] = None,
@@ -270,8 +283,9 @@ def submit(
     classifier, declaration = spec.load(file), file.read_text(encoding="utf-8")
     with _needs("cluster"):
         from vitruvian.cluster import console as shown
-        from vitruvian.cluster import runs
+        from vitruvian.cluster import rayjob, runs
         from vitruvian.cluster.api import Cluster
+        from vitruvian.cluster.objects import manifest
         from vitruvian.cluster.settings import load
 
         cluster = None if dry_run and settings else Cluster(namespace, context)
@@ -281,7 +295,8 @@ def submit(
             made = made.model_copy(update={"image": image})
         if dry_run:
             where = cluster.namespace if cluster else namespace or "default"
-            print(runs.manifest(classifier, declaration, where, made), end="")
+            objects = rayjob.build(classifier, declaration, rayjob.name_of(classifier), where, made)
+            print(manifest(objects), end="")
             return
         assert cluster is not None
         name = runs.submit(cluster, classifier, declaration, made)
@@ -325,6 +340,35 @@ def cancel(run: RunName, namespace: Namespace = None, context: Context = None) -
 
         ended = runs.cancel(Cluster(namespace, context), run)
     console.print(f"run [bold]{ended.name}[/] is ended; its checkpoints stay", highlight=False)
+
+
+@app.command()
+def deploy(
+    file: File,
+    namespace: Namespace = None,
+    context: Context = None,
+    version: Annotated[str | None, typer.Option(help="The version to serve; none: the champion.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be applied, and apply nothing.")] = False,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until it answers; 0: don't wait.")] = 300,
+) -> None:
+    """Serve a published version on a cluster with KServe; a later call replaces it without a gap."""
+    from vitruvian import spec
+
+    classifier = spec.load(file)
+    with _needs("cluster"):
+        from vitruvian.cluster import servers
+        from vitruvian.cluster.api import Cluster
+        from vitruvian.cluster.objects import manifest
+
+        if dry_run:
+            print(manifest(servers.objects(classifier, version, namespace or "default")), end="")
+            return
+        cluster = Cluster(namespace, context)
+        served = servers.deploy(cluster, servers.objects(classifier, version, cluster.namespace))
+        console.print(f"[bold]{classifier.name}[/] version {_plain(served)} is applied", highlight=False)
+        if wait:
+            where = servers.wait(cluster, classifier.name, wait, lambda text: console.print(f"  {_plain(text)}"))
+            console.print(f"[green]✓[/] it answers at {_plain(where)}", highlight=False)
 
 
 @spec_app.command("explain")

@@ -212,10 +212,20 @@ class Export(Part):
 class Replicas(Part):
     """Limits of the autoscaler."""
 
-    min: Annotated[int, Field(ge=0)] = 1
+    min: Positive = 1
     """The fewest servers."""
     max: Positive = 1
     """The most servers."""
+    cpu_percent: Annotated[int, Field(ge=1, le=1000)] = 70
+    """The share of the reserved CPU, in percent, above which servers are added."""
+    queue_length: Annotated[float, Field(gt=0)] | None = None
+    """Waiting predictions for each server above which servers are added; needs a Prometheus adapter; none: CPU only."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Replicas:
+        if self.min > self.max:
+            raise ValueError(f"replicas.min {self.min} is more than replicas.max {self.max}")
+        return self
 
 
 class Rollout(Part):
@@ -230,9 +240,9 @@ class Rollout(Part):
 class Serving(Part):
     """How the bundle is served on a cluster."""
 
-    backend: Annotated[Literal["kserve", "rayserve"], planned()] = "kserve"
+    backend: Annotated[Literal["kserve", "rayserve"], planned("rayserve")] = "kserve"
     """What runs the server."""
-    replicas: Annotated[Replicas, planned()] = Replicas()
+    replicas: Replicas = Replicas()
     """How many servers."""
     rollout: Annotated[Rollout, planned()] = Rollout()
     """How a new version takes over."""
@@ -262,7 +272,7 @@ class Spec(Part):
     """How good it must be."""
     export: Export = Export()
     """What is made for serving."""
-    serving: Annotated[Serving | None, planned()] = None
+    serving: Serving = Serving()
     """How it is served on a cluster; `vitruvian serve` needs none of it."""
     retraining: Annotated[Retraining | None, planned()] = None
     """When it is trained again."""

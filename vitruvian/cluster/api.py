@@ -1,21 +1,23 @@
-"""The few calls to the API server that runs need, with its refusals explained."""
+"""The few calls to the API server that runs and servers need, with its refusals explained."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
-from kubernetes import client, config, watch
+from kubernetes import client, config, dynamic, watch
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
+from kubernetes.dynamic.exceptions import ResourceNotFoundError
 from urllib3.exceptions import HTTPError
 
-from vitruvian.cluster.rayjob import Object
+from vitruvian.cluster.objects import Object
 from vitruvian.errors import Conflict, NotFound, VitruvianError
 
-_RAYJOBS = {"group": "ray.io", "version": "v1", "plural": "rayjobs"}
+MANAGER: Final = "vitruvian"
+_COMES_WITH: Final = {"ray.io": "KubeRay", "serving.kserve.io": "KServe"}
 
 
 class Cluster:
@@ -32,74 +34,57 @@ class Cluster:
         except ConfigException as e:
             found = _in_a_pod(e)
         self.namespace = namespace or found or "default"
-        self.core = client.CoreV1Api()
-        self.custom = client.CustomObjectsApi()
+        self._core = client.CoreV1Api()
+        with self._explained("the API server"):
+            self._client = dynamic.DynamicClient(client.ApiClient())
 
-    def create(self, objects: list[Object]) -> None:
-        """Create a run's objects; the RayJob owns the others, so that they go with it."""
-        *others, rayjob = objects
-        with self._explained(f"RayJob {rayjob['metadata']['name']}"):
-            made = self.custom.create_namespaced_custom_object(namespace=self.namespace, body=rayjob, **_RAYJOBS)
-        owner = {
-            "apiVersion": rayjob["apiVersion"],
-            "kind": rayjob["kind"],
-            "name": made["metadata"]["name"],
-            "uid": made["metadata"]["uid"],
-        }
-        for other in others:
-            owned = {**other, "metadata": {**other["metadata"], "ownerReferences": [owner]}}
-            with self._explained(f"{other['kind']} {other['metadata']['name']}"):
-                self.core.create_namespaced_config_map(self.namespace, owned)
+    def create(self, made: Object) -> Object:
+        """Create an object and return it as the cluster keeps it; raises `Conflict` where it exists."""
+        with self._explained(f"{made['kind']} {made['metadata']['name']}"):
+            done = self._to(made["apiVersion"], made["kind"]).create(body=made, namespace=self.namespace)
+        return dict(done.to_dict())
 
-    def rayjobs(self, selector: str) -> list[Object]:
-        """Return the RayJobs with these labels, the oldest first."""
-        with self._explained("RayJobs"):
-            listed = self.custom.list_namespaced_custom_object(
-                namespace=self.namespace, label_selector=selector, **_RAYJOBS
+    def apply(self, made: Object) -> Object:
+        """Create an object or change what of it is ours, by server-side apply, and return it."""
+        with self._explained(f"{made['kind']} {made['metadata']['name']}"):
+            kind = self._to(made["apiVersion"], made["kind"])
+            done = kind.server_side_apply(
+                body=made, namespace=self.namespace, field_manager=MANAGER, force_conflicts=True
             )
-        return sorted(listed["items"], key=lambda job: job["metadata"]["creationTimestamp"])
+        return dict(done.to_dict())
 
-    def rayjob(self, name: str) -> Object:
-        """Return a RayJob; raises `NotFound`."""
-        with self._explained(f"RayJob {name}"):
-            found: Object = self.custom.get_namespaced_custom_object(namespace=self.namespace, name=name, **_RAYJOBS)
-        return found
+    def get(self, api_version: str, kind: str, name: str) -> Object:
+        """Return an object; raises `NotFound`."""
+        with self._explained(f"{kind} {name}"):
+            found = self._to(api_version, kind).get(name=name, namespace=self.namespace)
+        return dict(found.to_dict())
 
-    def delete_rayjob(self, name: str) -> None:
-        """Delete a RayJob and, before it is gone, all that it owns."""
-        with self._explained(f"RayJob {name}"):
-            self.custom.delete_namespaced_custom_object(
-                namespace=self.namespace, name=name, propagation_policy="Foreground", **_RAYJOBS
-            )
+    def list(self, api_version: str, kind: str, selector: str) -> list[Object]:
+        """Return the objects with these labels, the oldest first."""
+        with self._explained(f"{kind}s"):
+            found = self._to(api_version, kind).get(namespace=self.namespace, label_selector=selector).to_dict()
+        return sorted(found["items"], key=lambda item: item["metadata"]["creationTimestamp"])
 
-    def pods(self, selector: str) -> list[Any]:
-        """Return the pods with these labels, the oldest first."""
-        with self._explained("pods"):
-            listed = self.core.list_namespaced_pod(self.namespace, label_selector=selector).items
-        return sorted(listed, key=lambda pod: pod.metadata.creation_timestamp)
+    def delete(self, api_version: str, kind: str, name: str) -> None:
+        """Delete an object and, before it is gone, all that it owns; raises `NotFound`."""
+        with self._explained(f"{kind} {name}"):
+            options = {"propagationPolicy": "Foreground"}
+            self._to(api_version, kind).delete(name=name, namespace=self.namespace, body=options)
 
-    def events(self, kind: str, name: str) -> list[Any]:
-        """Return what the cluster tells of an object."""
-        with self._explained("events"):
-            fields = f"involvedObject.kind={kind},involvedObject.name={name}"
-            return list(self.core.list_namespaced_event(self.namespace, field_selector=fields).items)
-
-    def log(self, pod: str, container: str, since_seconds: int | None = None) -> Iterator[str]:
+    def log(self, pod: str, container: str) -> Iterator[str]:
         """Yield the lines of a container's log until it ends, or until the connection breaks."""
         with self._explained(f"the log of pod {pod}"):
-            more = {} if since_seconds is None else {"since_seconds": since_seconds}
             yield from watch.Watch().stream(
-                self.core.read_namespaced_pod_log, name=pod, namespace=self.namespace, container=container, **more
+                self._core.read_namespaced_pod_log, name=pod, namespace=self.namespace, container=container
             )
 
-    def setting(self, config_map: str, key: str) -> str | None:
-        """Return a value of a ConfigMap; None where there is no such ConfigMap or key."""
+    def _to(self, api_version: str, kind: str) -> Any:
         try:
-            with self._explained(f"ConfigMap {config_map}"):
-                found = self.core.read_namespaced_config_map(config_map, self.namespace).data
-        except NotFound:
-            return None
-        return None if found is None else found.get(key)
+            return self._client.resources.get(api_version=api_version, kind=kind)
+        except ResourceNotFoundError as e:
+            owner = _COMES_WITH.get(api_version.partition("/")[0])
+            hint = f"install {owner}" if owner else "check the cluster's version"
+            raise VitruvianError(f"the cluster has no {kind} of {api_version}", hint=hint) from e
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:
@@ -108,7 +93,7 @@ class Cluster:
             yield
         except ApiException as e:
             raise _refused(e, where) from e
-        except HTTPError as e:
+        except (HTTPError, OSError) as e:
             hint = "check the cluster and the kubeconfig's current context"
             raise VitruvianError("the API server can't be reached", where=where, hint=hint) from e
 
@@ -125,8 +110,6 @@ def _in_a_pod(error: ConfigException) -> str | None:
 
 def _refused(error: ApiException, where: str) -> VitruvianError:
     message = _message(error)
-    if error.status == 404 and "could not find the requested resource" in message:
-        return VitruvianError("the cluster has no RayJob type", where=where, hint="install KubeRay 1.4 or newer")
     if error.status == 404:
         return NotFound("is not there", where=where, hint="'vitruvian status' lists what is")
     if error.status == 409:

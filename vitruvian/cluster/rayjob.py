@@ -6,33 +6,18 @@ Pure: from a declaration and settings to plain objects. Fields as in KubeRay 1.6
 from __future__ import annotations
 
 import secrets
-from typing import Any, Final
+from typing import Final
 
+from vitruvian.cluster.objects import CONTAINER_SECURITY, HOME, POD_SECURITY, Object, labels
 from vitruvian.cluster.settings import Resources, TrainerSettings
 from vitruvian.errors import SpecError
 from vitruvian.spec import Classifier, Training, Workers
 
 RAY_VERSION: Final = "2.60.0"
-LABEL: Final = "vitruvian.dev/classifier"
+KIND: Final = ("ray.io/v1", "RayJob")
 # KubeRay derives other names from a RayJob's and refuses longer ones.
 _LONGEST_NAME: Final = 47
 _FOLDER: Final = "/etc/vitruvian"
-_HOME: Final = "/home/vitruvian"
-
-Object = dict[str, Any]
-
-RESTRICTED: Final[Object] = {
-    "allowPrivilegeEscalation": False,
-    "readOnlyRootFilesystem": True,
-    "capabilities": {"drop": ["ALL"]},
-}
-POD_RESTRICTED: Final[Object] = {
-    "runAsNonRoot": True,
-    "runAsUser": 10001,
-    "runAsGroup": 10001,
-    "fsGroup": 10001,
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
 
 
 def name_of(classifier: Classifier) -> str:
@@ -44,7 +29,7 @@ def name_of(classifier: Classifier) -> str:
 def build(
     classifier: Classifier, declaration: str, name: str, namespace: str, settings: TrainerSettings
 ) -> list[Object]:
-    """Return the objects of a run, in the order in which they are applied.
+    """Return the objects of a run: the RayJob first, which owns the others.
 
     Raises `SpecError` where pods on other machines couldn't reach what the declaration names.
     """
@@ -52,15 +37,9 @@ def build(
         if not address.startswith(("s3://", "synthetic://")):
             hint = f"use s3://BUCKET/PREFIX, not {address}"
             raise SpecError("the cluster's pods can't reach a folder of this machine", where=f"spec.{field}", hint=hint)
-    labels = {
-        "app.kubernetes.io/name": "vitruvian",
-        "app.kubernetes.io/component": "trainer",
-        "app.kubernetes.io/managed-by": "vitruvian",
-        LABEL: classifier.name,
-    }
-    metadata = {"name": name, "namespace": namespace, "labels": labels}
+    metadata = {"name": name, "namespace": namespace, "labels": labels(classifier.name, "trainer")}
     declared = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"classifier.yaml": declaration}}
-    return [declared, _rayjob(classifier, metadata, settings)]
+    return [_rayjob(classifier, metadata, settings), declared]
 
 
 def _rayjob(classifier: Classifier, metadata: Object, settings: TrainerSettings) -> Object:
@@ -80,7 +59,7 @@ def _rayjob(classifier: Classifier, metadata: Object, settings: TrainerSettings)
     if settings.queue is not None:
         spec["suspend"] = True
         metadata = {**metadata, "labels": {**metadata["labels"], "kueue.x-k8s.io/queue-name": settings.queue}}
-    return {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": metadata, "spec": spec}
+    return {"apiVersion": KIND[0], "kind": KIND[1], "metadata": metadata, "spec": spec}
 
 
 def _cluster(classifier: Classifier, metadata: Object, settings: TrainerSettings) -> Object:
@@ -109,7 +88,7 @@ def _cluster(classifier: Classifier, metadata: Object, settings: TrainerSettings
         ]
     if fewest != most:
         cluster["enableInTreeAutoscaling"] = True
-        cluster["autoscalerOptions"] = {"securityContext": RESTRICTED}
+        cluster["autoscalerOptions"] = {"securityContext": CONTAINER_SECURITY}
         # The autoscaler asks the API server for pods.
         cluster["headGroupSpec"]["template"]["spec"]["automountServiceAccountToken"] = True
     return cluster
@@ -137,7 +116,7 @@ def _pod(
         "volumeMounts": [
             {"name": "classifier", "mountPath": _FOLDER, "readOnly": True},
             {"name": "tmp", "mountPath": "/tmp"},
-            {"name": "home", "mountPath": _HOME},
+            {"name": "home", "mountPath": HOME},
         ],
     }
     volumes = [
@@ -155,7 +134,7 @@ def _pod(
 
 def _pod_spec(settings: TrainerSettings) -> Object:
     spec: Object = {
-        "securityContext": POD_RESTRICTED,
+        "securityContext": POD_SECURITY,
         "automountServiceAccountToken": False,
         "terminationGracePeriodSeconds": 60,
     }
@@ -182,22 +161,22 @@ def _container(settings: TrainerSettings, resources: Resources, gpus: int) -> Ob
         "image": settings.image,
         "imagePullPolicy": settings.image_pull_policy,
         "env": [
-            {"name": "HOME", "value": _HOME},
+            {"name": "HOME", "value": HOME},
             *({"name": name, "value": value} for name, value in sorted(settings.env.items())),
         ],
         "envFrom": [{"secretRef": {"name": name, "optional": True}} for name in settings.secrets],
         "resources": {"requests": requests, "limits": limits},
-        "securityContext": RESTRICTED,
+        "securityContext": CONTAINER_SECURITY,
     }
 
 
-def _submitter(labels: dict[str, str], settings: TrainerSettings) -> Object:
+def _submitter(marks: dict[str, str], settings: TrainerSettings) -> Object:
     small = Resources(cpu="50m", memory="512Mi")
     container = {
         **_container(settings, small, 0),
         "name": "ray-job-submitter",
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "home", "mountPath": _HOME}],
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "home", "mountPath": HOME}],
     }
     volumes = [{"name": "tmp", "emptyDir": {}}, {"name": "home", "emptyDir": {}}]
     spec = {**_pod_spec(settings), "restartPolicy": "Never", "containers": [container], "volumes": volumes}
-    return {"metadata": {"labels": labels}, "spec": spec}
+    return {"metadata": {"labels": marks}, "spec": spec}

@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
-
-import yaml
 
 from vitruvian.cluster.api import Cluster
-from vitruvian.cluster.rayjob import LABEL, Object, build, name_of
+from vitruvian.cluster.objects import CLASSIFIER, Object, owner
+from vitruvian.cluster.rayjob import KIND, build, name_of
 from vitruvian.cluster.settings import TrainerSettings, parse
 from vitruvian.errors import Conflict, NotFound, VitruvianError
 from vitruvian.spec import Classifier
@@ -52,7 +50,7 @@ def run_of(rayjob: Object) -> Run:
         state = "Starting" if deployment in ("Initializing", "Retrying") else "Waiting"
     return Run(
         name=metadata["name"],
-        classifier=metadata.get("labels", {}).get(LABEL, ""),
+        classifier=metadata.get("labels", {}).get(CLASSIFIER, ""),
         state=state,
         attempt=int(status.get("failed") or 0) + (0 if deployment in _ENDED and state == "Failed" else 1),
         created=metadata["creationTimestamp"],
@@ -63,8 +61,11 @@ def run_of(rayjob: Object) -> Run:
 
 def settings_of(cluster: Cluster) -> TrainerSettings:
     """Return what the namespace's administrator set; the defaults where nobody did."""
-    text = cluster.setting(*SETTINGS)
-    return parse(text or "", f"ConfigMap {SETTINGS[0]} in namespace {cluster.namespace}")
+    try:
+        text = cluster.get("v1", "ConfigMap", SETTINGS[0])["data"][SETTINGS[1]]
+    except (NotFound, KeyError):
+        text = ""
+    return parse(text, f"ConfigMap {SETTINGS[0]} in namespace {cluster.namespace}")
 
 
 def submit(cluster: Cluster, classifier: Classifier, declaration: str, settings: TrainerSettings) -> str:
@@ -74,40 +75,23 @@ def submit(cluster: Cluster, classifier: Classifier, declaration: str, settings:
             hint = f"follow it with 'vitruvian logs {run.name}', or end it with 'vitruvian cancel {run.name}'"
             raise Conflict(f"run {run.name} of this classifier is not over", where=cluster.namespace, hint=hint)
     name = name_of(classifier)
-    cluster.create(build(classifier, declaration, name, cluster.namespace, settings))
+    rayjob, *others = build(classifier, declaration, name, cluster.namespace, settings)
+    reference = owner(cluster.create(rayjob))
+    for other in others:
+        cluster.create({**other, "metadata": {**other["metadata"], "ownerReferences": [reference]}})
     return name
-
-
-def manifest(classifier: Classifier, declaration: str, namespace: str, settings: TrainerSettings) -> str:
-    """Return a run's objects as YAML for `kubectl apply`."""
-    made = build(classifier, declaration, name_of(classifier), namespace, settings)
-    return yaml.dump_all(made, Dumper=_Plain, sort_keys=False, width=120)
-
-
-class _Plain(yaml.SafeDumper):
-    """Writes every object in full, and texts of several lines as they are."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
-
-
-_Plain.add_representer(str, _text)
 
 
 def runs(cluster: Cluster, classifier: str | None = None) -> list[Run]:
     """Return the runs of one classifier or of all, the oldest first."""
-    selector = f"app.kubernetes.io/component=trainer,{LABEL}" + (f"={classifier}" if classifier else "")
-    return [run_of(job) for job in cluster.rayjobs(selector)]
+    selector = f"app.kubernetes.io/component=trainer,{CLASSIFIER}" + (f"={classifier}" if classifier else "")
+    return [run_of(job) for job in cluster.list(*KIND, selector)]
 
 
 def find(cluster: Cluster, name: str) -> Run:
     """Return a run by its name, or the latest of a classifier by the classifier's; raises `NotFound`."""
     try:
-        return run_of(cluster.rayjob(name))
+        return run_of(cluster.get(*KIND, name))
     except NotFound as e:
         of_classifier = runs(cluster, name)
         if not of_classifier:
@@ -124,10 +108,10 @@ def follow(cluster: Cluster, name: str) -> Iterator[str]:
     heard: set[str] = set()
     told = ""
     while True:
-        run = run_of(cluster.rayjob(name))
-        for pod in cluster.pods(f"job-name={name}"):
-            if pod.metadata.uid not in heard and pod.status.phase in ("Running", "Succeeded", "Failed"):
-                heard.add(pod.metadata.uid)
+        run = run_of(cluster.get(*KIND, name))
+        for pod in cluster.list("v1", "Pod", f"job-name={name}"):
+            if pod["metadata"]["uid"] not in heard and pod["status"]["phase"] in ("Running", "Succeeded", "Failed"):
+                heard.add(pod["metadata"]["uid"])
                 yield from _said(cluster, pod)
         if run.over:
             break
@@ -142,9 +126,9 @@ def follow(cluster: Cluster, name: str) -> Iterator[str]:
         raise VitruvianError(f"the run failed: {run.message or 'no reason is given'}", where=name, hint=hint)
 
 
-def _said(cluster: Cluster, pod: Any) -> Iterator[str]:
+def _said(cluster: Cluster, pod: Object) -> Iterator[str]:
     try:
-        yield from cluster.log(pod.metadata.name, pod.spec.containers[0].name)
+        yield from cluster.log(pod["metadata"]["name"], pod["spec"]["containers"][0]["name"])
     except NotFound:
         # The pod went before its log was read to the end; the next attempt has one of its own.
         return
@@ -157,26 +141,26 @@ def _waits_for(cluster: Cluster, name: str, run: Run) -> str:
     if run.state == "Suspended":
         return f"{name} is suspended: its queue lets it start when there is room"
     waiting = []
-    for pod in cluster.pods(f"{LABEL}={run.classifier},ray.io/node-type"):
+    for pod in cluster.list("v1", "Pod", f"{CLASSIFIER}={run.classifier},ray.io/node-type"):
         reason = _reason(pod)
         if reason:
-            waiting.append(f"{pod.metadata.name}: {reason}")
+            waiting.append(f"{pod['metadata']['name']}: {reason}")
     return f"{name} is starting" + ("; " + ", ".join(waiting) if waiting else "")
 
 
-def _reason(pod: Any) -> str:
-    for condition in pod.status.conditions or []:
-        if condition.type == "PodScheduled" and condition.status == "False":
-            return str(condition.message)
-    for container in pod.status.container_statuses or []:
-        waiting = container.state.waiting
-        if waiting is not None and waiting.reason not in ("ContainerCreating", "PodInitializing"):
-            return f"{waiting.reason} {waiting.message or ''}".strip()
+def _reason(pod: Object) -> str:
+    for condition in pod["status"].get("conditions", ()):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return str(condition.get("message", ""))
+    for container in pod["status"].get("containerStatuses", ()):
+        waiting = container["state"].get("waiting")
+        if waiting and waiting["reason"] not in ("ContainerCreating", "PodInitializing"):
+            return f"{waiting['reason']} {waiting.get('message', '')}".strip()
     return ""
 
 
 def cancel(cluster: Cluster, name: str) -> Run:
     """End a run and remove its pods; checkpoints stay, so that a new run goes on from the last one."""
     run = find(cluster, name)
-    cluster.delete_rayjob(run.name)
+    cluster.delete(*KIND, run.name)
     return run

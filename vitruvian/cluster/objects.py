@@ -1,0 +1,64 @@
+"""What all objects have in common that are applied to a cluster."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import yaml
+
+Object = dict[str, Any]
+
+CLASSIFIER: Final = "vitruvian.dev/classifier"
+VERSION: Final = "vitruvian.dev/version"
+HOME: Final = "/home/vitruvian"
+
+CONTAINER_SECURITY: Final[Object] = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "runAsNonRoot": True,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+"""What the pod security level `restricted` asks of a container, and a root file system that can't be written."""
+POD_SECURITY: Final[Object] = {
+    "runAsNonRoot": True,
+    "runAsUser": 10001,
+    "runAsGroup": 10001,
+    "fsGroup": 10001,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+
+
+def labels(classifier: str, component: str) -> dict[str, str]:
+    """Return the labels of everything that belongs to a classifier."""
+    return {
+        "app.kubernetes.io/name": "vitruvian",
+        "app.kubernetes.io/component": component,
+        "app.kubernetes.io/managed-by": "vitruvian",
+        CLASSIFIER: classifier,
+    }
+
+
+def owner(made: Object) -> Object:
+    """Return the reference that lets an object go with the one that owns it."""
+    metadata = made["metadata"]
+    return {"apiVersion": made["apiVersion"], "kind": made["kind"], "name": metadata["name"], "uid": metadata["uid"]}
+
+
+def manifest(objects: list[Object]) -> str:
+    """Return objects as YAML for `kubectl apply`."""
+    return yaml.dump_all(objects, Dumper=_Plain, sort_keys=False, width=120)
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes every object in full, and texts of several lines as they are."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Plain.add_representer(str, _text)

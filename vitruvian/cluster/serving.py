@@ -1,0 +1,82 @@
+"""A published bundle as a KServe InferenceService. Pure: from a declaration to plain objects.
+
+Fields as in KServe 0.20's `serving.kserve.io/v1beta1`, Standard mode. The ServingRuntime `vitruvian` of the chart says
+how a server's pod looks; here is only what differs from one classifier to the next.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from vitruvian.cluster.objects import VERSION, Object, labels
+from vitruvian.errors import SpecError
+from vitruvian.spec import Classifier, Replicas
+
+KIND: Final = ("serving.kserve.io/v1beta1", "InferenceService")
+_SERVICE_ACCOUNT: Final = "vitruvian"
+
+
+def inference_service(classifier: Classifier, bundle: str, version: str, namespace: str) -> Object:
+    """Return the InferenceService that serves one version from its address, s3://BUCKET/PREFIX/bundles/VERSION.
+
+    Raises `SpecError` for a bundle that pods can't reach.
+    """
+    if not bundle.startswith("s3://"):
+        hint = "publish to s3://BUCKET/PREFIX: set spec.artifacts"
+        raise SpecError("the cluster's pods can't reach this bundle", where=bundle, hint=hint)
+    replicas = classifier.spec.serving.replicas
+    annotations = {"serving.kserve.io/deploymentMode": "Standard", VERSION: version}
+    predictor: Object = {
+        "serviceAccountName": _SERVICE_ACCOUNT,
+        "minReplicas": replicas.min,
+        "maxReplicas": replicas.max,
+        "model": {
+            "modelFormat": {"name": "vitruvian"},
+            "protocolVersion": "v2",
+            "runtime": "vitruvian",
+            "storageUri": bundle,
+        },
+    }
+    if replicas.queue_length is None:
+        predictor |= {"scaleMetric": "cpu", "scaleTarget": replicas.cpu_percent}
+    else:
+        # KServe's own autoscaler looks at one metric only; see `autoscaler`.
+        annotations["serving.kserve.io/autoscalerClass"] = "external"
+    return {
+        "apiVersion": KIND[0],
+        "kind": KIND[1],
+        "metadata": {
+            "name": classifier.name,
+            "namespace": namespace,
+            "labels": labels(classifier.name, "server"),
+            "annotations": annotations,
+        },
+        "spec": {"predictor": predictor},
+    }
+
+
+def autoscaler(classifier: Classifier, namespace: str) -> Object | None:
+    """Return the HorizontalPodAutoscaler for CPU and queue; None where KServe's own is enough.
+
+    The queue is the Pods metric `vitruvian_queue_length`, as a Prometheus adapter offers it.
+    """
+    replicas: Replicas = classifier.spec.serving.replicas
+    if replicas.queue_length is None:
+        return None
+    name = f"{classifier.name}-predictor"
+    cpu = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": replicas.cpu_percent}}
+    queue = {
+        "metric": {"name": "vitruvian_queue_length"},
+        "target": {"type": "AverageValue", "averageValue": f"{round(1000 * replicas.queue_length)}m"},
+    }
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": name, "namespace": namespace, "labels": labels(classifier.name, "server")},
+        "spec": {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
+            "minReplicas": replicas.min,
+            "maxReplicas": replicas.max,
+            "metrics": [{"type": "Resource", "resource": cpu}, {"type": "Pods", "pods": queue}],
+        },
+    }
