@@ -1,0 +1,82 @@
+"""The chart: from an empty namespace to a prediction, to other values and back, and away without a trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.conftest import Published, Release
+from tests.cluster.kube import CHART, get, kubectl, run, soon
+
+PROFILES = ["values.yaml", "values-kind.yaml", "values-eks.yaml"]
+EVERYTHING = (
+    "server.enabled=true,server.bundle=s3://models/poses,server.replicas=2,server.autoscaling.enabled=true,"
+    "server.autoscaling.queueLength=4,server.ingress.enabled=true,server.ingress.host=poses.example.com,"
+    "server.httpRoute.enabled=true,server.httpRoute.parentRefs[0].name=gateway,monitoring.annotations=true,"
+    "s3.create=true,s3.accessKeyId=key,s3.secretAccessKey=secret,s3.endpoint=http://s3.example.com:9000"
+)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_api_server_takes_every_profile(profile: str, namespace: str, tmp_path: Path) -> None:
+    values = CHART / profile
+    run("helm", "lint", "--strict", CHART, "-f", values)
+    rendered = run("helm", "template", "v", CHART, "-n", namespace, "-f", values, "--set", EVERYTHING)
+    kubectl("-n", namespace, "apply", "--dry-run=server", "--validate=strict", "-f", "-", text=rendered)
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        ("server.replcas=2", "additional properties 'replcas' not allowed"),
+        ("trainer.settings.hed.cpu=1", "additional properties 'hed' not allowed"),
+        ("server.replicas=none", "server/replicas"),
+        ("server.service.type=Loadbalancer", "server/service/type"),
+        ("server.enabled=true", "server.bundle is needed"),
+    ],
+)
+def test_a_value_that_is_wrong_is_refused_by_name(value: str, named: str) -> None:
+    assert named in run("helm", "template", "v", CHART, "--set", value, check=False)
+
+
+def test_install_test_upgrade_rollback_and_uninstall_leave_nothing(release: Release, published: Published) -> None:
+    namespace = release.namespace
+    before = _everything(namespace)
+    release.install(enabled=True, bundle=published.address)
+    assert "Succeeded" in release.helm("test", "v")
+    assert _version(namespace) == published.versions[1]
+
+    release.install(enabled=True, bundle=f"{published.address}/bundles/{published.versions[0]}", replicas=2)
+    assert "Succeeded" in release.helm("test", "v")
+    assert _version(namespace) == published.versions[0]
+    assert get(namespace, "poddisruptionbudget")["items"]
+
+    release.helm("rollback", "v", "1", "--wait", "--timeout", "120s")
+    assert "Succeeded" in release.helm("test", "v")
+    assert _version(namespace) == published.versions[1]
+    assert not get(namespace, "poddisruptionbudget")["items"]
+
+    release.helm("uninstall", "v", "--wait")
+    soon("only what was there before is left", lambda: _everything(namespace) == before)
+    left = kubectl("get", "clusterstoragecontainer,clusterservingruntime,clusterrole,crd", "-o", "name")
+    assert "vitruvian" not in left
+
+
+def _everything(namespace: str) -> set[str]:
+    kinds = (
+        "deployment,replicaset,pod,service,configmap,secret,serviceaccount,role,rolebinding,networkpolicy,ingress,"
+        "httproute,hpa,poddisruptionbudget,servingruntime,inferenceservice,rayjob,job"
+    )
+    return set(kubectl("-n", namespace, "get", kinds, "-o", "name").split())
+
+
+def _version(namespace: str) -> str:
+    """Return the version that a server's log says is ready."""
+    pods = get(namespace, "pods", "-l", "app.kubernetes.io/component=server")["items"]
+    newest = max(
+        (pod for pod in pods if "deletionTimestamp" not in pod["metadata"]),
+        key=lambda pod: str(pod["metadata"]["creationTimestamp"]),
+    )
+    told = kubectl("-n", namespace, "logs", newest["metadata"]["name"])
+    return told.partition(" version ")[2].split()[0]

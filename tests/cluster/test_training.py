@@ -1,0 +1,98 @@
+"""A RayJob trains on real motion from S3, and goes on whatever is taken from it."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.conftest import S3, Release
+from tests.cluster.kube import get, kubectl, run, soon
+from vitruvian.store import open_store
+
+MOTION = Path(__file__).parents[3] / "shared" / "data" / "mocap-17kp"
+SMALL = {"head": {"cpu": "50m", "memory": "3Gi"}, "worker": {"cpu": "50m", "memory": "3Gi"}}
+
+
+def _declare(folder: Path, s3: S3, source: str, epochs: int) -> Path:
+    declared = {
+        "apiVersion": "vitruvian.dev/v1alpha1",
+        "kind": "Classifier",
+        "metadata": {"name": "motion"},
+        "spec": {
+            "data": {"source": source, "format": "heatmaps", "groupBy": "group"},
+            "model": {"architecture": "heatmap-cnn"},
+            "training": {
+                "strategy": "ddp",
+                "workers": 2,
+                "epochs": epochs,
+                "batchSize": 16,
+                "checkpoints": {"everySteps": 5},
+                "earlyStopping": None,
+            },
+            "gates": [{"metric": "accuracy", "atLeast": 0.3}],
+            "artifacts": f"s3://{s3.bucket}/motion-{secrets.token_hex(2)}",
+        },
+    }
+    file = folder / "motion.yaml"
+    file.write_text(yaml.safe_dump(declared))
+    return file
+
+
+@pytest.mark.skipif(not MOTION.exists(), reason=f"needs the motion capture in {MOTION}")
+def test_a_lost_worker_and_a_lost_cluster_cost_no_more_than_an_interval(
+    release: Release, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3.outside.items():
+        monkeypatch.setenv(name, value)
+    rendered = tmp_path / "rendered"
+    run("vitruvian", "data", "render-keypoints", MOTION, rendered, "--as", "heatmaps", "--labels", "coarse")
+    source = open_store(f"s3://{s3.bucket}/motion-data")
+    for path in sorted(rendered.rglob("*")):
+        if path.is_file():
+            source.upload(path.relative_to(rendered).as_posix(), path)
+    namespace = release.namespace
+    release.install()
+    file = _declare(tmp_path, s3, source.url, epochs=30)
+    settings = yaml.safe_load(get(namespace, "configmap", "vitruvian-trainer")["data"]["settings.yaml"])
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump({**settings, **SMALL}))
+    submit = ("vitruvian", "submit", "-f", file, "-n", namespace, "--settings", tmp_path / "settings.yaml")
+    name = run(*submit, "--no-follow").split()[1]
+    checkpoints = open_store(yaml.safe_load(file.read_text())["spec"]["artifacts"])
+
+    soon("training has saved twice", lambda: _step(checkpoints) >= 10, 240)
+    workers = get(namespace, "pods", "-l", "ray.io/node-type=worker")["items"]
+    assert len(workers) == 2
+    lost = workers[0]["metadata"]["name"]
+    saved = _step(checkpoints)
+    kubectl("-n", namespace, "delete", "pod", lost, "--grace-period=0", "--force")
+    soon("training goes on without being asked", lambda: _step(checkpoints) > saved + 5, 240)
+    assert _attempts(namespace, name) == 1, "the run itself was not begun anew"
+
+    cluster = get(namespace, "rayjob", name)["status"]["rayClusterName"]
+    saved = _step(checkpoints)
+    kubectl("-n", namespace, "delete", "raycluster", cluster, "--wait=false")
+    told = run("vitruvian", "logs", name, "-n", namespace, seconds=540)
+    assert "going on from epoch" in told
+    assert "publish" in told
+    assert _step(checkpoints) > saved
+    assert "Succeeded" in run("vitruvian", "status", "-n", namespace)
+    info: dict[str, Any] = json.loads(checkpoints.get("champion.json"))
+    assert checkpoints.get(f"bundles/{info['version']}/bundle.json")
+
+
+def _step(store: Any) -> int:
+    """Return the optimizer step of the newest complete checkpoint; 0 where there is none."""
+    steps = [0]
+    for entry in store.list("checkpoints/"):
+        if entry.key.endswith("state.json"):
+            steps += [int(name.split("-")[1]) for name in json.loads(store.get(entry.key))["checkpoints"]]
+    return max(steps)
+
+
+def _attempts(namespace: str, name: str) -> int:
+    return int(get(namespace, "rayjob", name)["status"].get("failed") or 0) + 1
