@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-integration test-browser lint format bench-motion bench-demo clean
+.PHONY: help setup demo test test-unit test-integration test-browser test-cluster images lint format bench-motion bench-demo clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -35,6 +35,13 @@ test-integration: $(READY) ## Run the tests with real processes, a real S3 serve
 
 test-browser: $(READY) ## Drive the page in Chromium
 	$(BIN)/python -m pytest tests/browser $(ARGS)
+
+test-cluster: $(READY) ## Run the tests on the cluster of KUBECONFIG; its nodes need the images that `make images` builds
+	$(BIN)/python -m pytest tests/cluster $(ARGS)
+
+images: ## Build the images of server and trainer with docker
+	DOCKER_BUILDKIT=$${DOCKER_BUILDKIT:-0} docker build -q -f images/server.Dockerfile -t vitruvian/server:dev .
+	DOCKER_BUILDKIT=$${DOCKER_BUILDKIT:-0} docker build -q -f images/trainer.Dockerfile -t vitruvian/trainer:dev .
 
 lint: $(READY) ## Check style and types
 	$(BIN)/ruff check .

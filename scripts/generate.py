@@ -68,6 +68,7 @@ _OPEN = {
     "server.drainSeconds": {"type": "integer", "minimum": 1},
     "networkPolicy.serverFrom": {"type": "array", "items": {"type": "object"}},
     "networkPolicy.kuberayNamespace": {"type": "object", "additionalProperties": {"type": "string"}},
+    "networkPolicy.kuberayPods": {"type": "object", "additionalProperties": {"type": "string"}},
     "networkPolicy.egressTo": {"type": "array", "items": {"type": "object"}},
     "networkPolicy.egressPorts": {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 65535}},
 }
