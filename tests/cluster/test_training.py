@@ -57,7 +57,7 @@ def test_a_lost_worker_and_a_lost_cluster_cost_no_more_than_an_interval(
             source.upload(path.relative_to(rendered).as_posix(), path)
     namespace = release.namespace
     release.install()
-    file = _declare(tmp_path, s3, source.url, epochs=30)
+    file = _declare(tmp_path, s3, source.url, epochs=20)
     settings = yaml.safe_load(get(namespace, "configmap", "vitruvian-trainer")["data"]["settings.yaml"])
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump({**settings, **SMALL}))
     submit = ("vitruvian", "submit", "-f", file, "-n", namespace, "--settings", tmp_path / "settings.yaml")

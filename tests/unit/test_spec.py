@@ -90,7 +90,12 @@ REFUSED = [
     ("a huge seed", "epochs: 15", "epochs: 15\n    seed: 99999999999999999999", "spec.training.seed"),
     ("a huge picture", "pretrained: google/vit-base-patch16-224", "dimensions: {imageSize: 80000}", "imageSize"),
     ("elastic workers", "workers: 4", "workers: {min: 2, max: 8}", "spec.training.workers: a range of workers is not"),
-    ("a future part", "  artifacts:", "  serving: {backend: kserve}\n  artifacts:", "spec.serving: is not implemented"),
+    (
+        "a future server",
+        "  artifacts:",
+        "  serving: {backend: rayserve}\n  artifacts:",
+        "spec.serving.backend: 'rayserve' is not",
+    ),
     ("a future trigger", "  artifacts:", "  retraining: {onDrift: true}\n  artifacts:", "spec.retraining: is not impl"),
 ]
 

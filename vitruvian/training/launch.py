@@ -20,7 +20,8 @@ from vitruvian.errors import TrainingError, VitruvianError
 from vitruvian.machine import usable_cpus
 from vitruvian.training.job import Emit, Event, Job
 
-_RESTARTS = 3
+_RESTARTS = 1000
+_RESTARTS_IN_PLACE = 4
 _SECONDS_BETWEEN_LOOKS = 0.1
 
 _QUIET = {
@@ -59,13 +60,16 @@ def _in_this_process(job: Job, log: Path) -> Iterator[Event]:
 
 def _on_workers(job: Job, log: Path) -> Iterator[Event]:
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     ours = not ray.is_initialized()
     with _logged_to(log):
         if ours:
             _start_ray(job, log)
         try:
-            mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
+            # Beside the driver: with a worker's machine it would be lost, and the run with it.
+            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+            mailbox = ray.remote(num_cpus=0, scheduling_strategy=here)(_Mailbox).remote()
             tell = _Tell(mailbox)
             workers = job.training.world_size
             yield from _follow(lambda: _fit(job, tell, workers), lambda: ray.get(mailbox.take.remote()))
@@ -168,17 +172,30 @@ def _follow(fit: Callable[[], None], take: Callable[[], list[Event]]) -> Iterato
 
     thread = threading.Thread(target=guarded, daemon=True, name="fit")
     thread.start()
+    began: list[tuple[int, int]] = []
     while True:
         alive = thread.is_alive()
         for event in take():
             if event["kind"] == "error":
                 raise event["error"]
+            if event["kind"] == "start":
+                began.append((event["epoch"], event["step"]))
+                _refuse_to_run_in_place(began)
             yield event
         if not alive:
             break
         thread.join(_SECONDS_BETWEEN_LOOKS)
     if failures:
         raise _failed(failures[0])
+
+
+def _refuse_to_run_in_place(began: list[tuple[int, int]]) -> None:
+    # Machines may be lost any number of times, as long as there is a checkpoint in between.
+    latest = began[-_RESTARTS_IN_PLACE - 1 :]
+    if len(latest) > _RESTARTS_IN_PLACE and len(set(latest)) == 1:
+        epoch, step = latest[0]
+        what = f"training was begun {len(latest)} times at epoch {epoch + 1}, step {step}, and got no further"
+        raise TrainingError(what, hint="see the log for what ends the workers")
 
 
 def _failed(error: BaseException) -> BaseException:
