@@ -157,14 +157,15 @@ class Release:
         self.s3 = s3
         self.folder = folder
 
-    def install(self, *words: str, **server: object) -> str:
+    def install(self, wait: bool = True, **server: object) -> str:
         """Install, or upgrade to, these values of `server`."""
         small = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
         values = settings(self.namespace, **{"resources": small, "drainSeconds": 5, **server})
         values["s3"] = self.s3.values
         file = self.folder / f"values-{time.monotonic_ns()}.yaml"
         file.write_text(yaml.safe_dump(values))
-        return self.helm("upgrade", "--install", "v", CHART, "-f", file, "--wait", "--timeout", "120s", *words)
+        waits = ("--wait", "--timeout", "120s") if wait else ()
+        return self.helm("upgrade", "--install", "v", CHART, "-f", file, *waits)
 
     def helm(self, *words: str | Path) -> str:
         return run("helm", "-n", self.namespace, *words)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.cluster.conftest import S3, Release
+from tests.cluster.conftest import S3, Published, Release
 from tests.cluster.kube import get, kubectl, run, soon
 from vitruvian.store import open_store
 
@@ -24,7 +25,11 @@ def _declare(folder: Path, s3: S3, source: str, epochs: int) -> Path:
         "kind": "Classifier",
         "metadata": {"name": "motion"},
         "spec": {
-            "data": {"source": source, "format": "heatmaps", "groupBy": "group"},
+            "data": {
+                "source": source,
+                "format": "heatmaps",
+                **({"groupBy": "group"} if source.startswith("s3") else {}),
+            },
             "model": {"architecture": "heatmap-cnn"},
             "training": {
                 "strategy": "ddp",
@@ -43,6 +48,7 @@ def _declare(folder: Path, s3: S3, source: str, epochs: int) -> Path:
     return file
 
 
+@pytest.mark.timeout(1500)
 @pytest.mark.skipif(not MOTION.exists(), reason=f"needs the motion capture in {MOTION}")
 def test_a_lost_worker_and_a_lost_cluster_cost_no_more_than_an_interval(
     release: Release, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -58,10 +64,7 @@ def test_a_lost_worker_and_a_lost_cluster_cost_no_more_than_an_interval(
     namespace = release.namespace
     release.install()
     file = _declare(tmp_path, s3, source.url, epochs=20)
-    settings = yaml.safe_load(get(namespace, "configmap", "vitruvian-trainer")["data"]["settings.yaml"])
-    (tmp_path / "settings.yaml").write_text(yaml.safe_dump({**settings, **SMALL}))
-    submit = ("vitruvian", "submit", "-f", file, "-n", namespace, "--settings", tmp_path / "settings.yaml")
-    name = run(*submit, "--no-follow").split()[1]
+    name = _submit(namespace, file)
     checkpoints = open_store(yaml.safe_load(file.read_text())["spec"]["artifacts"])
 
     soon("training has saved twice", lambda: _step(checkpoints) >= 10, 240)
@@ -76,13 +79,49 @@ def test_a_lost_worker_and_a_lost_cluster_cost_no_more_than_an_interval(
     cluster = get(namespace, "rayjob", name)["status"]["rayClusterName"]
     saved = _step(checkpoints)
     kubectl("-n", namespace, "delete", "raycluster", cluster, "--wait=false")
-    told = run("vitruvian", "logs", name, "-n", namespace, seconds=540)
+    told = run("vitruvian", "logs", name, "-n", namespace, seconds=900)
     assert "going on from epoch" in told
     assert "publish" in told
     assert _step(checkpoints) > saved
     assert "Succeeded" in run("vitruvian", "status", "-n", namespace)
     info: dict[str, Any] = json.loads(checkpoints.get("champion.json"))
     assert checkpoints.get(f"bundles/{info['version']}/bundle.json")
+
+
+@pytest.mark.timeout(900)
+def test_a_minute_without_s3_costs_nothing(
+    release: Release, published: Published, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3.outside.items():
+        monkeypatch.setenv(name, value)
+    namespace = release.namespace
+    release.install()
+    file = _declare(tmp_path, s3, "synthetic://poses?count=400", epochs=15)
+    name = _submit(namespace, file)
+    checkpoints = open_store(yaml.safe_load(file.read_text())["spec"]["artifacts"])
+    soon("training has saved", lambda: _step(checkpoints) >= 5, 240)
+
+    kubectl("-n", "s3", "scale", "deployment", "s3", "--replicas=0")
+    try:
+        release.install(wait=False, enabled=True, bundle=published.address)
+        time.sleep(60)
+        assert get(namespace, "rayjob", name)["status"]["jobStatus"] == "RUNNING"
+    finally:
+        kubectl("-n", "s3", "scale", "deployment", "s3", "--replicas=1")
+    run("vitruvian", "logs", name, "-n", namespace, seconds=600)
+    assert _attempts(namespace, name) == 1
+    assert json.loads(checkpoints.get("champion.json"))["version"]
+    kubectl("-n", namespace, "rollout", "status", "deployment/v-server", "--timeout=180s")
+    assert "Succeeded" in release.helm("test", "v")
+
+
+def _submit(namespace: str, file: Path) -> str:
+    """Submit a run with little reserved, and return its name."""
+    settings = yaml.safe_load(get(namespace, "configmap", "vitruvian-trainer")["data"]["settings.yaml"])
+    small = file.with_name("settings.yaml")
+    small.write_text(yaml.safe_dump({**settings, **SMALL}))
+    told = run("vitruvian", "submit", "-f", file, "-n", namespace, "--settings", small, "--no-follow")
+    return told.split()[1]
 
 
 def _step(store: Any) -> int:

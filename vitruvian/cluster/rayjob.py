@@ -17,6 +17,8 @@ RAY_VERSION: Final = "2.60.0"
 KIND: Final = ("ray.io/v1", "RayJob")
 # KubeRay derives other names from a RayJob's and refuses longer ones.
 _LONGEST_NAME: Final = 47
+# About a minute without its store costs a run no attempt.
+_PATIENCE: Final = {"AWS_RETRY_MODE": "standard", "AWS_MAX_ATTEMPTS": "12"}
 _FOLDER: Final = "/etc/vitruvian"
 
 
@@ -161,8 +163,8 @@ def _container(settings: TrainerSettings, resources: Resources, gpus: int) -> Ob
         "image": settings.image,
         "imagePullPolicy": settings.image_pull_policy,
         "env": [
-            {"name": "HOME", "value": HOME},
-            *({"name": name, "value": value} for name, value in sorted(settings.env.items())),
+            {"name": name, "value": value}
+            for name, value in {"HOME": HOME, **_PATIENCE, **dict(sorted(settings.env.items()))}.items()
         ],
         "envFrom": [{"secretRef": {"name": name, "optional": True}} for name in settings.secrets],
         "resources": {"requests": requests, "limits": limits},
