@@ -17,8 +17,8 @@ RAY_VERSION: Final = "2.60.0"
 KIND: Final = ("ray.io/v1", "RayJob")
 # KubeRay derives other names from a RayJob's and refuses longer ones.
 _LONGEST_NAME: Final = 47
-# About a minute without its store costs a run no attempt.
-_PATIENCE: Final = {"AWS_RETRY_MODE": "standard", "AWS_MAX_ATTEMPTS": "12"}
+# Two minutes or so without its store cost a run no attempt.
+_PATIENCE: Final = {"AWS_RETRY_MODE": "standard", "AWS_MAX_ATTEMPTS": "24"}
 _FOLDER: Final = "/etc/vitruvian"
 
 

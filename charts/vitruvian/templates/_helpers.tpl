@@ -51,8 +51,8 @@ image: {{ include "vitruvian.image" (dict "root" . "role" "server") }}
 imagePullPolicy: {{ .Values.images.server.pullPolicy }}
 env:
 - {name: HOME, value: /home/vitruvian}
-# About a minute without its store makes no server begin anew.
-- {name: AWS_MAX_ATTEMPTS, value: "12"}
+# Two minutes or so without its store make no server begin anew.
+- {name: AWS_MAX_ATTEMPTS, value: "24"}
 {{- range $name, $value := .Values.server.env }}
 - {name: {{ $name }}, value: {{ $value | quote }}}
 {{- end }}
