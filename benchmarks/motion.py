@@ -2,7 +2,7 @@
 
 Three ways to tell the classes apart, measured on the same pictures: a logistic regression on the keypoints, the heatmap
 CNN and a vision transformer from scratch on drawn pictures. The classifiers run through the product's own commands, as
-a user would run them; they learn from the peak frame in several views and from every tenth of all frames.
+a user would run them; they learn from the peak frame in several views and from a few of all frames.
 
 Few styles make any one split a matter of luck: each seed gives another one.
 
@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data" / "mocap-17kp"
 VIEWS = 8
 YAW = 30
-EVERY = 10
+FRAMES = 4
 
 CLASSIFIERS = {
     "heatmap-cnn": """\
@@ -118,7 +118,7 @@ def rendered(data: Path, folder: Path, form: str) -> tuple[Path, Path]:
         for out in (peaks, frames):
             shutil.rmtree(out, ignore_errors=True)
         run("data", "render-keypoints", data, peaks, *turned, "--frame", "peak", "--views", str(VIEWS))
-        run("data", "render-keypoints", data, frames, *turned, "--frame", "all", "--every", str(EVERY))
+        run("data", "render-keypoints", data, frames, *turned, "--frame", "all", "--most", str(FRAMES))
         _merge(frames, peaks)
         peaks.rename(seen)
     return seen, asked

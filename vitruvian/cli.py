@@ -419,7 +419,7 @@ def render(
     views: Annotated[int, typer.Option(min=1, help="Pictures of each frame, each turned anew.")] = 1,
     size: Annotated[int, typer.Option(min=16, max=1024, help="Height and width of images in pixels.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Decides the turns and the clothes.")] = 0,
-    every: Annotated[int, typer.Option(min=1, help="With --frame all: only each Nth frame.")] = 1,
+    most: Annotated[int | None, typer.Option(min=1, help="With --frame all: this many of each take, spread.")] = None,
 ) -> None:
     """Draw sequences of 17 COCO keypoints as a folder for each class."""
     from vitruvian.console import Teller
@@ -427,7 +427,7 @@ def render(
 
     with Teller(console).counter("drawing") as count:
         summary = render_keypoints(
-            source, out, form.value, labels.value, frame.value, yaw, views, size, seed, every, progress=count
+            source, out, form.value, labels.value, frame.value, yaw, views, size, seed, most, progress=count
         )
     for name, number in sorted(summary.counts.items()):
         console.print(f"  {_plain(f'{name:<24}')} {number:>7,}", highlight=False)

@@ -22,7 +22,9 @@ import pytest
 from tests.bundles import LABELS, make_bundle, picture
 from vitruvian.bundle import open_bundle
 from vitruvian.errors import BundleError, VitruvianError
+from vitruvian.inference.probe import probe
 from vitruvian.inference.server import Server, listen
+from vitruvian.inference.startup import STAGES
 
 PROGRAM = """
 import sys
@@ -234,3 +236,31 @@ def test_stop_ends_a_server_that_runs_elsewhere(store: Path) -> None:
     server.stop()
     running.join(30)
     assert not running.is_alive()
+
+
+def test_a_probe_gets_one_prediction_or_says_what_is_wrong(address: str) -> None:
+    answer = probe(address)
+    assert answer.label in LABELS
+    assert 0 < answer.confidence <= 1
+    with pytest.raises(VitruvianError, match=r"^http://127.0.0.1:9/: doesn't answer .*; check the address"):
+        probe("http://127.0.0.1:9")
+    with pytest.raises(VitruvianError, match="answered 404"):
+        probe(f"{address}/elsewhere")
+
+
+def test_a_server_tells_how_long_its_start_took(address: str) -> None:
+    stages = {
+        line.partition('stage="')[2].partition('"')[0]: float(line.rpartition(" ")[2])
+        for line in httpx.get(f"{address}/metrics").text.splitlines()
+        if line.startswith("vitruvian_startup_seconds{")
+    }
+    assert set(stages) == set(STAGES)
+    assert stages["start"] > 0
+    assert stages["load"] > 0
+
+
+def test_a_bundle_is_copied_whole_and_checked(store: Path, tmp_path: Path) -> None:
+    copied = open_bundle(store, into=tmp_path / "models")
+    assert copied.folder == tmp_path / "models"
+    again = open_bundle(tmp_path / "models")
+    assert (again.digest, again.named("other").info.name) == (copied.digest, "other")

@@ -85,6 +85,17 @@ def test_coarse_classes_leave_out_what_has_none_and_say_so(tmp_path: Path) -> No
     assert len(files(tmp_path / "out" / "moving")) == 20
 
 
+def test_a_few_frames_of_each_take_are_spread_over_all_of_it(tmp_path: Path) -> None:
+    source = release(tmp_path / "in")
+    render_keypoints(source, tmp_path / "few", "images", labels="coarse", frame="all", most=3)
+    render_keypoints(source, tmp_path / "many", "images", labels="coarse", frame="all", most=99)
+    assert [name[-7:-4] for name in files(tmp_path / "few" / "moving") if "walk" in name] == ["000", "004", "009"]
+    assert len(files(tmp_path / "many" / "moving")) == 20
+    for settings, named in (({"most": 0, "frame": "all"}, "less than 1"), ({"most": 2}, "--most is for all frames")):
+        with pytest.raises(DataError, match=named):
+            render_keypoints(source, tmp_path / "none", "images", labels="coarse", **settings)
+
+
 def test_heatmaps_are_half_precision_and_peak_where_the_joints_are(tmp_path: Path) -> None:
     joints = sample(2)
     joints[:, 1:5] = np.nan

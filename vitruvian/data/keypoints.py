@@ -95,19 +95,19 @@ def render_keypoints(
     views: int = 1,
     size: int = 64,
     seed: int = 0,
-    every: int = 1,
+    most: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
     """Draw the sequences under `source` as `out/<class>/<id>-<frame>[-<view>].png` or `.npy`, and `out/groups.csv`.
 
     Pictures are `size` pixels square; heatmaps are float16 (17, 64, 48). Each is turned about the upright axis by an
     angle within `yaw` degrees either way, a pure function of (seed, sequence, frame, view). `out` appears when
-    complete, and not at all otherwise. `every` keeps each Nth frame of `frame="all"`; `progress` is called with (done,
-    total).
+    complete, and not at all otherwise. `most` spreads that many frames of `frame="all"` over each take. `progress` is
+    called with (done, total).
 
     Raises DataError for a bad source, an `out` that isn't empty, or settings that don't fit the data.
     """
-    _check_settings(form, labels, frame, yaw, views, size, seed, every)
+    _check_settings(form, labels, frame, yaw, views, size, seed, most)
     motion = read_motion(source)
     if yaw and motion.dimensions == 2:
         raise DataError("2D keypoints can't be turned", where=source, hint="leave out --yaw")
@@ -117,7 +117,7 @@ def render_keypoints(
         raise DataError("several views without a yaw are the same heatmap", where=source, hint="set --yaw, or one view")
 
     skipped: Counter[str] = Counter()
-    shots = list(_shots(motion, form, labels, frame, every, views, skipped))
+    shots = list(_shots(motion, form, labels, frame, most, views, skipped))
     if not shots:
         raise DataError("nothing to draw", where=source, hint="see its index.json for labels and lengths")
     with _Appearing(out) as folder:
@@ -170,7 +170,7 @@ def project(joints: NDArray[np.floating], yaw: float) -> tuple[NDArray[np.floati
 
 
 def _check_settings(
-    form: str, labels: str, frame: str, yaw: float, views: int, size: int, seed: int, every: int
+    form: str, labels: str, frame: str, yaw: float, views: int, size: int, seed: int, most: int | None
 ) -> None:
     for name, value, known in (("--as", form, Form), ("--labels", labels, Labels), ("--frame", frame, Frame)):
         if value not in get_args(known):
@@ -183,10 +183,10 @@ def _check_settings(
         raise DataError(f"--size {size} is not within 16 and 1024 pixels")
     if seed < 0:
         raise DataError(f"--seed {seed} is negative")
-    if every < 1:
-        raise DataError(f"--every {every} is less than 1")
-    if every > 1 and frame == "peak":
-        raise DataError("--every is for all frames", hint="set --frame all, or leave it out")
+    if most is not None and most < 1:
+        raise DataError(f"--most {most} is less than 1")
+    if most is not None and frame == "peak":
+        raise DataError("--most is for all frames", hint="set --frame all, or leave it out")
 
 
 def _read_index(path: Path) -> dict[str, Any]:
@@ -277,7 +277,7 @@ def _coarse(groups: object, where: Path) -> dict[str, str]:
 
 
 def _shots(
-    motion: Motion, form: Form, labels: Labels, frame: Frame, every: int, views: int, skipped: Counter[str]
+    motion: Motion, form: Form, labels: Labels, frame: Frame, most: int | None, views: int, skipped: Counter[str]
 ) -> Iterator[_Shot]:
     suffix = ".png" if form == "images" else ".npy"
     drawable = np.isfinite(motion.joints).all(axis=2).any(axis=1)
@@ -288,13 +288,20 @@ def _shots(
         if label is None:
             skipped[_WITHOUT_COARSE] += 1
             continue
-        for number in (sequence.peak,) if frame == "peak" else range(0, sequence.length, every):
+        for number in (sequence.peak,) if frame == "peak" else _spread(sequence.length, most):
             if not drawable[sequence.start + number]:
                 skipped[_WITHOUT_JOINTS] += 1
                 continue
             for view in range(views):
                 name = f"{sequence.id}-{number:03d}" + (f"-{view}" if views > 1 else "")
                 yield _Shot(f"{label}/{name}{suffix}", sequence, number, view)
+
+
+def _spread(length: int, most: int | None) -> list[int]:
+    """Return the numbers of at most `most` frames, evenly spread, the first and the last among them."""
+    if most is None or most >= length:
+        return list(range(length))
+    return sorted(set(np.linspace(0, length - 1, most).round().astype(int).tolist()))
 
 
 def _write(path: Path, motion: Motion, shot: _Shot, yaw: float, size: int, seed: int) -> None:
