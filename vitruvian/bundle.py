@@ -129,6 +129,12 @@ def open_bundle(address: str | Path, cache: Path | None = None, *, into: Path | 
     if listed is None:
         champion = read_champion(store)
         if champion is None:
+            local = store.local()
+            if local is not None and not local.exists():
+                raise BundleError("there is no such folder", where=store.url, hint="check the address")
+            if any(True for _ in store.list("stages/")):
+                hint = "run all stages; a gate that isn't met publishes nothing"
+                raise BundleError("no version is published here yet", where=store.url, hint=hint)
             raise BundleError(
                 "there is no bundle here", where=store.url, hint=f"give a folder that holds {CHECKSUMS} or {CHAMPION}"
             )

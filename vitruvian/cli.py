@@ -24,6 +24,7 @@ from vitruvian.errors import VitruvianError
 from vitruvian.store import explained
 
 if TYPE_CHECKING:
+    from vitruvian.cluster.settings import TrainerSettings
     from vitruvian.pipeline import Stage
 
 INTERRUPTED = 130
@@ -288,21 +289,33 @@ def submit(
         from vitruvian.cluster.objects import manifest
         from vitruvian.cluster.settings import load
 
-        cluster = None if dry_run and settings else Cluster(namespace, context)
-        made = load(settings) if settings else runs.settings_of(cluster) if cluster else None
-        assert made is not None
-        if image:
-            made = made.model_copy(update={"image": image})
+        rayjob.check(classifier)
         if dry_run:
-            where = cluster.namespace if cluster else namespace or "default"
-            objects = rayjob.build(classifier, declaration, rayjob.name_of(classifier), where, made)
-            print(manifest(objects), end="")
+            made = _settings_without_a_cluster(namespace, context) if settings is None else load(settings)
+            made = made.model_copy(update={"image": image}) if image else made
+            name = rayjob.name_of(classifier)
+            print(manifest(rayjob.build(classifier, declaration, name, namespace or "default", made)), end="")
             return
-        assert cluster is not None
+        cluster = Cluster(namespace, context)
+        made = runs.settings_of(cluster) if settings is None else load(settings)
+        made = made.model_copy(update={"image": image}) if image else made
         name = runs.submit(cluster, classifier, declaration, made)
         console.print(f"run [bold]{name}[/] in namespace {_plain(cluster.namespace)}", highlight=False)
         if follow:
             shown.follow(console, cluster, name)
+
+
+def _settings_without_a_cluster(namespace: str | None, context: str | None) -> TrainerSettings:
+    """Return what the namespace's administrator set, or, where no cluster can be asked, the defaults."""
+    from vitruvian.cluster.api import Cluster
+    from vitruvian.cluster.runs import settings_of
+    from vitruvian.cluster.settings import TrainerSettings
+
+    try:
+        return settings_of(Cluster(namespace, context))
+    except VitruvianError as e:
+        problems.print(f"[dim]with default settings: {_plain(str(e))}[/]", highlight=False, soft_wrap=True)
+        return TrainerSettings()
 
 
 @app.command()
@@ -384,7 +397,8 @@ def spec_explain(
         raise SpecError(f"there is no field '{path}'", hint="'vitruvian spec explain' lists all of them")
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for head in ("field", "type", "default", "meaning"):
-        table.add_column(head, overflow="fold")
+        # A field's name is what people search for: it stays in one piece.
+        table.add_column(head, overflow="fold", no_wrap=head == "field")
     for line in lines:
         later = f" [yellow]Not implemented yet: {line.planned}.[/]" if line.planned else ""
         table.add_row(line.path, _plain(line.kind), _plain(line.default), _plain(line.text) + later)
@@ -446,6 +460,8 @@ def _until(stage: Stage, file: Path) -> None:
         made = pipeline.run(stage)
     address = _plain(pipeline.store.address(made.prefix))
     console.print(f"[green]✓[/] {stage}: {address}", highlight=False, soft_wrap=True)
+    if stage == "publish":
+        console.print(f"  serve it: vitruvian serve {_plain(classifier.artifacts)}", highlight=False, soft_wrap=True)
 
 
 @contextmanager

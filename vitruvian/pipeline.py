@@ -32,7 +32,7 @@ from vitruvian.data.sources import open_source
 from vitruvian.errors import ArtifactError, BundleError, GateFailed, TrainingError
 from vitruvian.machine import usable_cpus
 from vitruvian.models.inputs import preprocess_for, weights_version
-from vitruvian.spec import Classifier
+from vitruvian.spec import Classifier, Training
 from vitruvian.store import explained, open_store
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ STAGES: tuple[Stage, ...] = ("prepare", "train", "evaluate", "gate", "export", "
 # Raised when a stage makes something else of the same inputs.
 _REVISIONS: dict[Stage, int] = {"prepare": 1, "train": 2, "evaluate": 1, "gate": 1, "export": 1, "publish": 1}
 GOLDEN_TOLERANCE = 1e-3
+_FEW_TESTED = 30
 _LIBRARIES = ("vitruvian", "torch", "ray", "transformers", "numpy", "onnx", "onnxruntime")
 
 
@@ -93,14 +94,16 @@ class Pipeline:
             if source.ignored:
                 self.teller.note(f"[yellow]{source.ignored} files were ignored: they are no {preprocess.kind}s[/]")
             self.teller.statistics(made.statistics())
+            tested = len(made.part("test"))
+            if tested < _FEW_TESTED:
+                self.teller.note(f"[yellow]the test part has {tested} examples: what is measured on it is rough[/]")
 
         return self._made("prepare", about, decides, make)
 
     @cached_property
     def trained(self) -> Made:
         settings = self.spec.training
-        workers = "one process" if settings.strategy == "none" else f"{settings.strategy}, {settings.workers} workers"
-        about = f"{self.spec.model.architecture}, {workers}, up to {settings.epochs} epochs"
+        about = f"{self.spec.model.architecture}, {workers_of(settings)}, up to {settings.epochs} epochs"
         return self._made("train", about, self._trains_on, self._train)
 
     @property
@@ -121,7 +124,7 @@ class Pipeline:
         self._folder(self.prepared)
         job = Job(self.spec.model, settings, self.store.at(self.prepared.prefix).url, store.url)
         patience = settings.early_stopping.patience if settings.early_stopping else None
-        self.teller.note(f"[dim]Ray's log: {escape(str(log))}[/]")
+        self.teller.note(f"[dim]starting {workers_of(settings)}; Ray's log: {escape(str(log))}[/]")
         with _deletable(store.url, "to train from the start"), EpochTable(self.teller.console, patience) as table:
             for event in run(job, log):
                 table.show(event)
@@ -170,7 +173,8 @@ class Pipeline:
             self.teller.note(f"{'[green]✓[/]' if outcome.passed else '[red]✗[/]'} {outcome.text}")
         self.teller.note(f"[dim]report: {escape(report)}[/]")
         if not decision.passed:
-            hint = f"see {report}; the champion stays as it is"
+            champion = champion_of(self.store)
+            hint = f"see {report}; " + (f"the champion stays {champion}" if champion else "nothing is published")
             raise GateFailed("; ".join(decision.misses), where="gate", hint=hint)
         return made
 
@@ -426,6 +430,11 @@ def _deletable(address: str, purpose: str = "") -> Iterator[None]:
     except (ArtifactError, BundleError) as e:
         hint = f"delete {address}{purpose and f' {purpose},'} and run the same command again"
         raise type(e)(e.what, where=e.where, hint=hint) from e
+
+
+def workers_of(settings: Training) -> str:
+    """Return in words what trains."""
+    return "one process" if settings.strategy == "none" else f"{settings.strategy}, {settings.workers} workers"
 
 
 def _copy(source: Path, target: Path) -> None:

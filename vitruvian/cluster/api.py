@@ -35,6 +35,7 @@ class Cluster:
             found = _in_a_pod(e)
         self.namespace = namespace or found or "default"
         self._core = client.CoreV1Api()
+        self._host: str = self._core.api_client.configuration.host
         with self._explained("the API server"):
             self._client = dynamic.DynamicClient(client.ApiClient())
 
@@ -95,7 +96,7 @@ class Cluster:
             raise _refused(e, where) from e
         except (HTTPError, OSError) as e:
             hint = "check the cluster and the kubeconfig's current context"
-            raise VitruvianError("the API server can't be reached", where=where, hint=hint) from e
+            raise VitruvianError("the API server can't be reached", where=self._host, hint=hint) from e
 
 
 def _in_a_pod(error: ConfigException) -> str | None:

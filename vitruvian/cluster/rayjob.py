@@ -31,17 +31,19 @@ def name_of(classifier: Classifier) -> str:
 def build(
     classifier: Classifier, declaration: str, name: str, namespace: str, settings: TrainerSettings
 ) -> list[Object]:
-    """Return the objects of a run: the RayJob first, which owns the others.
+    """Return the objects of a run: the RayJob first, which owns the others. Raises as `check` does."""
+    check(classifier)
+    metadata = {"name": name, "namespace": namespace, "labels": labels(classifier.name, "trainer")}
+    declared = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"classifier.yaml": declaration}}
+    return [_rayjob(classifier, metadata, settings), declared]
 
-    Raises `SpecError` where pods on other machines couldn't reach what the declaration names.
-    """
+
+def check(classifier: Classifier) -> None:
+    """Raise `SpecError` where pods on other machines couldn't reach what the declaration names."""
     for field, address in (("data.source", classifier.spec.data.source), ("artifacts", classifier.artifacts)):
         if not address.startswith(("s3://", "synthetic://")):
             hint = f"use s3://BUCKET/PREFIX, not {address}"
             raise SpecError("the cluster's pods can't reach a folder of this machine", where=f"spec.{field}", hint=hint)
-    metadata = {"name": name, "namespace": namespace, "labels": labels(classifier.name, "trainer")}
-    declared = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"classifier.yaml": declaration}}
-    return [_rayjob(classifier, metadata, settings), declared]
 
 
 def _rayjob(classifier: Classifier, metadata: Object, settings: TrainerSettings) -> Object:

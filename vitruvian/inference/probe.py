@@ -28,7 +28,7 @@ def probe(url: str, host: str | None = None, seconds: float = 10.0) -> Answer:
     `host` goes into the Host header: ingress controllers tell servers apart by it. Raises `VitruvianError` where there
     is no answer, or a wrong one.
     """
-    base = url.rstrip("/")
+    base = (url if "://" in url else f"http://{url}").rstrip("/")
     headers = {"Accept": "application/json"} | ({"Host": host} if host else {})
     about = _ask(f"{base}/", headers, None, seconds)
     name = str(about.get("classifier"))

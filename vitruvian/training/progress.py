@@ -20,6 +20,7 @@ _WIDTH = (6, 10, 9, 8, 7, 8, 6, 0)
 
 
 _SECONDS_BETWEEN_LINES = 5.0
+_FEW_STEPS = 200
 _LINE = re.compile(r"  epoch (\d+)/(\d+)  step (\d+)/(\d+)  loss ([\d.]+|nan)  accuracy ([\d.]+)%")
 
 
@@ -117,6 +118,12 @@ class EpochTable:
             f"  {event['parameters']:,} parameters, {workers}, {event['steps']} steps an epoch, "
             f"{event['batch']} examples a step"
         )
+        if event["epochs"] * event["steps"] < _FEW_STEPS:
+            self.console.print(
+                f"  [yellow]only {event['epochs'] * event['steps']} steps in all: lower training.batchSize, raise "
+                "training.epochs, or begin with model.pretrained[/]",
+                soft_wrap=True,
+            )
         if event["epoch"] or event["step"]:
             self.console.print(f"  going on from epoch {event['epoch'] + 1}, step {event['step']}")
         self.console.print("  " + "  ".join(name.rjust(size) for name, size in zip(_HEAD, _WIDTH, strict=True)))
