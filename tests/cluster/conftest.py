@@ -145,7 +145,7 @@ def published(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Published:
     for seed in (1, 2):
         file = declare(folder, folder / "data", artifacts=address, training={"seed": seed})
         told = run("vitruvian", "run", "-f", file, env=s3.outside)
-        versions.append(told.strip().rpartition("/bundles/")[2])
+        versions.append(told.partition("/bundles/")[2].split()[0])
     return Published(file, address, (versions[0], versions[1]))
 
 
