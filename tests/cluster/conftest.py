@@ -160,7 +160,7 @@ class Release:
     def install(self, wait: bool = True, **server: object) -> str:
         """Install, or upgrade to, these values of `server`."""
         small = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
-        values = settings(self.namespace, **{"resources": small, "drainSeconds": 5, **server})
+        values = settings(**{"resources": small, "drainSeconds": 5, **server})
         values["s3"] = self.s3.values
         file = self.folder / f"values-{time.monotonic_ns()}.yaml"
         file.write_text(yaml.safe_dump(values))

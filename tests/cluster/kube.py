@@ -65,7 +65,7 @@ def soon(what: str, holds: Callable[[], Any], seconds: float = 120) -> Any:
         time.sleep(0.5)
 
 
-def settings(namespace: str, **server: Any) -> dict[str, Any]:
+def settings(**server: Any) -> dict[str, Any]:
     """Return the chart's values for a small cluster with these images."""
     images = {
         role: dict(zip(("repository", "tag"), name.rsplit(":", 1), strict=True))

@@ -39,10 +39,16 @@ def labels(classifier: str, component: str) -> dict[str, str]:
     }
 
 
-def owner(made: Object) -> Object:
-    """Return the reference that lets an object go with the one that owns it."""
-    metadata = made["metadata"]
-    return {"apiVersion": made["apiVersion"], "kind": made["kind"], "name": metadata["name"], "uid": metadata["uid"]}
+def owned(made: Object, owner: Object) -> Object:
+    """Return an object that goes when its owner does; the owner as the cluster keeps it, with its uid."""
+    metadata = owner["metadata"]
+    reference = {
+        "apiVersion": owner["apiVersion"],
+        "kind": owner["kind"],
+        "name": metadata["name"],
+        "uid": metadata["uid"],
+    }
+    return {**made, "metadata": {**made["metadata"], "ownerReferences": [reference]}}
 
 
 def manifest(objects: list[Object]) -> str:

@@ -19,6 +19,9 @@ KIND: Final = ("ray.io/v1", "RayJob")
 _LONGEST_NAME: Final = 47
 # Two minutes or so without its store cost a run no attempt.
 _PATIENCE: Final = {"AWS_RETRY_MODE": "standard", "AWS_MAX_ATTEMPTS": "24"}
+# What a pod may write where its root file system can't be written.
+_SCRATCH_MOUNTS: Final = ({"name": "tmp", "mountPath": "/tmp"}, {"name": "home", "mountPath": HOME})
+_SCRATCH_VOLUMES: Final = ({"name": "tmp", "emptyDir": {}}, {"name": "home", "emptyDir": {}})
 _FOLDER: Final = "/etc/vitruvian"
 
 
@@ -117,17 +120,9 @@ def _pod(
 ) -> Object:
     container = {
         **_container(settings, resources, gpus),
-        "volumeMounts": [
-            {"name": "classifier", "mountPath": _FOLDER, "readOnly": True},
-            {"name": "tmp", "mountPath": "/tmp"},
-            {"name": "home", "mountPath": HOME},
-        ],
+        "volumeMounts": [{"name": "classifier", "mountPath": _FOLDER, "readOnly": True}, *_SCRATCH_MOUNTS],
     }
-    volumes = [
-        {"name": "classifier", "configMap": {"name": metadata["name"]}},
-        {"name": "tmp", "emptyDir": {}},
-        {"name": "home", "emptyDir": {}},
-    ]
+    volumes = [{"name": "classifier", "configMap": {"name": metadata["name"]}}, *_SCRATCH_VOLUMES]
     spec = {**_pod_spec(settings), "containers": [container], "volumes": volumes}
     if node_selector:
         spec["nodeSelector"] = node_selector
@@ -179,8 +174,8 @@ def _submitter(marks: dict[str, str], settings: TrainerSettings) -> Object:
     container = {
         **_container(settings, small, 0),
         "name": "ray-job-submitter",
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "home", "mountPath": HOME}],
+        "volumeMounts": list(_SCRATCH_MOUNTS),
     }
-    volumes = [{"name": "tmp", "emptyDir": {}}, {"name": "home", "emptyDir": {}}]
-    spec = {**_pod_spec(settings), "restartPolicy": "Never", "containers": [container], "volumes": volumes}
+    pod = {"restartPolicy": "Never", "containers": [container], "volumes": list(_SCRATCH_VOLUMES)}
+    spec = {**_pod_spec(settings), **pod}
     return {"metadata": {"labels": marks}, "spec": spec}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vitruvian.cluster.api import Cluster
-from vitruvian.cluster.objects import CLASSIFIER, Object, owner
+from vitruvian.cluster.objects import CLASSIFIER, Object, owned
 from vitruvian.cluster.rayjob import KIND, build, name_of
 from vitruvian.cluster.settings import TrainerSettings, parse
 from vitruvian.errors import Conflict, NotFound, VitruvianError
@@ -76,9 +76,9 @@ def submit(cluster: Cluster, classifier: Classifier, declaration: str, settings:
             raise Conflict(f"run {run.name} of this classifier is not over", where=cluster.namespace, hint=hint)
     name = name_of(classifier)
     rayjob, *others = build(classifier, declaration, name, cluster.namespace, settings)
-    reference = owner(cluster.create(rayjob))
+    kept = cluster.create(rayjob)
     for other in others:
-        cluster.create({**other, "metadata": {**other["metadata"], "ownerReferences": [reference]}})
+        cluster.create(owned(other, kept))
     return name
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from vitruvian.bundle import BUNDLES, read_champion
 from vitruvian.cluster.api import Cluster
-from vitruvian.cluster.objects import VERSION, Object, owner
+from vitruvian.cluster.objects import VERSION, Object, owned
 from vitruvian.cluster.serving import KIND, autoscaler, inference_service
 from vitruvian.errors import BundleError, VitruvianError
 from vitruvian.spec import Classifier
@@ -31,9 +31,9 @@ def objects(classifier: Classifier, version: str | None, namespace: str) -> list
 def deploy(cluster: Cluster, made: list[Object]) -> str:
     """Apply what serves a version and return the version; what an InferenceService needs goes with it."""
     service, *others = made
-    reference = owner(cluster.apply(service))
+    kept = cluster.apply(service)
     for other in others:
-        cluster.apply({**other, "metadata": {**other["metadata"], "ownerReferences": [reference]}})
+        cluster.apply(owned(other, kept))
     return str(service["metadata"]["annotations"][VERSION])
 
 

@@ -8,6 +8,7 @@ soft-argmax of Sun et al. (2018), which reads a place from a heatmap without los
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -42,6 +43,7 @@ _LIMBS = (
     (sk.L_WRIST, sk.R_WRIST),
     (sk.L_ANKLE, sk.R_ANKLE),
 )
+_EXAMPLES_TO_ADAPT_TO = 512
 _FEATURES = 2 * len(_LIMBS) + KEYPOINTS
 
 
@@ -119,10 +121,10 @@ def build(model: Model, classes: int) -> nn.Module:
 
 
 @torch.no_grad()
-def adapt(module: nn.Module, inputs: torch.Tensor) -> None:
-    """Bring the limbs' features to mean 0 and deviation 1, as the inputs (n, 17, 64, 48) have them."""
+def adapt(module: nn.Module, examples: Callable[[int], torch.Tensor]) -> None:
+    """Bring the limbs' features to mean 0 and deviation 1, as some examples have them."""
     assert isinstance(module, HeatmapCnn)
-    features = module.limbs.measure(inputs)
+    features = module.limbs.measure(examples(_EXAMPLES_TO_ADAPT_TO))
     module.limbs.mean.copy_(features.mean(0))
     # What hardly varies in training must not be blown up where it does.
     module.limbs.deviation.copy_(features.std(0, correction=0).clamp_min(0.05))

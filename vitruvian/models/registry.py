@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -18,8 +19,8 @@ class Architecture(Protocol):
     def build(self, model: Model, classes: int) -> nn.Module:
         """Return a module from inputs (n, …) to logits (n, classes), drawn from torch's global generator."""
 
-    def adapt(self, module: nn.Module, inputs: torch.Tensor) -> None:
-        """Fit a new module's fixed statistics to training inputs (n, …), before its first step."""
+    def adapt(self, module: nn.Module, examples: Callable[[int], torch.Tensor]) -> None:
+        """Fit a new module's fixed statistics before its first step; `examples(n)` returns training inputs (n, …)."""
 
     def save(self, module: nn.Module, folder: Path) -> None:
         """Write `model.safetensors` and `config.json`."""

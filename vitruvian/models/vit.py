@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,8 @@ def _freeze(inner: Any, count: int) -> None:
         part.requires_grad_(False)
 
 
-def adapt(module: nn.Module, inputs: torch.Tensor) -> None:
-    """Do nothing: preprocessing has normalised the images (n, 3, size, size)."""
+def adapt(module: nn.Module, examples: Callable[[int], torch.Tensor]) -> None:
+    """Do nothing: preprocessing has normalised the images."""
 
 
 def save(module: nn.Module, folder: Path) -> None:

@@ -26,7 +26,6 @@ from vitruvian.training.checkpoints import Checkpoints, Position
 from vitruvian.training.job import Emit, Job, waited
 
 _BATCH_OF_VALIDATION = 256
-_EXAMPLES_TO_ADAPT_TO = 512
 _SECONDS_BETWEEN_EVENTS = 0.2
 
 
@@ -57,12 +56,17 @@ def train(job: Job, rank: int, world: int, emit: Emit) -> None:
     prepared = _prepared(job)
     part, validation = prepared.part("train"), prepared.part("validation")
     module = architecture(job.model.architecture).build(job.model, len(prepared.classes))
-    _adapt(module, job, part, prepared)
     learner = DistributedDataParallel(module) if world > 1 else module
     optimizer = _optimizer(module, settings, settings.learning_rate or default_learning_rate(job.model))
 
     checkpoints = Checkpoints(open_store(job.checkpoints), settings.checkpoints.keep)
     position = _resume(checkpoints, learner, optimizer, rank, world)
+    if position == Position():
+        # The same examples on every worker, whatever their number.
+        first = order(settings.seed, 0, len(part))
+        architecture(job.model.architecture).adapt(
+            module, lambda count: load(part, first[:count], prepared.preprocess)[0]
+        )
     steps = math.ceil(len(part) / settings.batch_size)
     emit(
         {
@@ -135,13 +139,6 @@ def _prepared(job: Job) -> Prepared:
     store = open_store(job.prepared)
     # The driver has checked what lies in a folder.
     return Prepared.open(store.local() or fetch(store, ""))
-
-
-def _adapt(module: nn.Module, job: Job, part: PreparedPart, prepared: Prepared) -> None:
-    # The same examples on every worker, whatever their number.
-    first = order(job.training.seed, 0, len(part))[:_EXAMPLES_TO_ADAPT_TO]
-    inputs, _ = load(part, first, prepared.preprocess)
-    architecture(job.model.architecture).adapt(module, inputs)
 
 
 def _optimizer(module: nn.Module, settings: Training, rate: float) -> torch.optim.Optimizer:
