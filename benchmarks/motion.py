@@ -49,7 +49,7 @@ spec:
   model: {{architecture: heatmap-cnn}}
   training:
     {{strategy: ddp, workers: 2, epochs: 3, batchSize: 32, learningRate: 2e-3, augmentation: light,
-      weightDecay: 1.0, labelSmoothing: 0.1, earlyStopping: null, seed: {seed}}}
+      weightDecay: 1.0, labelSmoothing: 0.1, earlyStopping: null, select: last, seed: {seed}}}
   artifacts: {artifacts}
 """,
     "vit": """\
@@ -61,7 +61,7 @@ spec:
     dimensions: {{imageSize: 48, patchSize: 8, hiddenSize: 96, layers: 4, heads: 4, intermediateSize: 192}}
   training:
     {{strategy: ddp, workers: 2, epochs: 24, batchSize: 32, learningRate: 2e-3, augmentation: light,
-      labelSmoothing: 0.1, earlyStopping: null, seed: {seed}}}
+      labelSmoothing: 0.1, earlyStopping: null, select: last, seed: {seed}}}
   artifacts: {artifacts}
 """,
 }

@@ -78,12 +78,12 @@ def _rank(rank: int, world: int, port: int, job: Job) -> None:
         dist.destroy_process_group()
 
 
-def best_weights(job: Job) -> dict[str, torch.Tensor]:
+def chosen_weights(job: Job) -> dict[str, torch.Tensor]:
     """Return the best weights that a run kept."""
     store = open_store(job.checkpoints)
-    best = read_state(store).best
-    assert best is not None
-    return load_model(job.model.architecture, fetch(store, best)).state_dict()
+    weights = read_state(store).weights
+    assert weights is not None
+    return load_model(job.model.architecture, fetch(store, weights)).state_dict()
 
 
 def last_checkpoint(job: Job) -> dict[str, Any]:

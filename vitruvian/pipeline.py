@@ -113,7 +113,7 @@ class Pipeline:
 
     def _train(self, folder: Path) -> None:
         from vitruvian.training.checkpoints import read_state
-        from vitruvian.training.job import Job, best_epoch
+        from vitruvian.training.job import Job, chosen_epoch
         from vitruvian.training.launch import run
         from vitruvian.training.progress import EpochTable
 
@@ -128,14 +128,15 @@ class Pipeline:
         with _deletable(store.url, "to train from the start"), EpochTable(self.teller.console, patience) as table:
             for event in run(job, log):
                 table.show(event)
-        best = read_state(store).best
-        if best is None or not table.history:
+        weights = read_state(store).weights
+        if weights is None or not table.history:
             raise TrainingError("training ended without a finished epoch", where=log, hint="look at this log")
-        _copy(artifact.fetch(store, best), folder / "model")
+        _copy(artifact.fetch(store, weights), folder / "model")
         history = [{name: value for name, value in record.items() if name != "kind"} for record in table.history]
         (folder / "history.json").write_text(json.dumps(history, indent=1))
-        chosen = history[best_epoch(history)]
-        self.teller.note(f"best epoch {chosen['epoch']}: validation accuracy {chosen['validationAccuracy']:.1%}")
+        chosen = history[chosen_epoch(history, settings.select)]
+        accuracy = chosen["validationAccuracy"]
+        self.teller.note(f"{settings.select} epoch {chosen['epoch']}: validation accuracy {accuracy:.1%}")
 
     @cached_property
     def evaluated(self) -> Made:
@@ -198,6 +199,7 @@ class Pipeline:
                 decision=decision,
                 statistics=self._data.statistics(),
                 epochs=self._history,
+                select=self.spec.training.select,
                 lineage=self._lineage(),
                 spec=self._declaration(),
             ),

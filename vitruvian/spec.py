@@ -133,6 +133,9 @@ class Workers(Part):
     """The most that it uses."""
 
 
+Select = Literal["best", "last"]
+
+
 class Training(Part):
     """How to learn."""
 
@@ -160,6 +163,9 @@ class Training(Part):
     """light: examples are moved and recoloured at random; medium, strong: also scaled, turned and partly covered."""
     early_stopping: EarlyStopping | None = EarlyStopping()
     """When to stop early; null: never."""
+    select: Select = "best"
+    """Which epoch's weights become the model: best: by validation accuracy, of equals the lower loss; last: the last,
+    where the validation part is too small or too unlike the rest to choose by."""
     checkpoints: Checkpoints = Checkpoints()
     """When to save."""
     seed: Seed = 0
@@ -171,6 +177,8 @@ class Training(Part):
             raise ValueError(f"workers is {self.workers} but strategy is none; set strategy: ddp")
         if isinstance(self.workers, Workers) and self.workers.min > self.workers.max:
             raise ValueError(f"workers.min {self.workers.min} is more than workers.max {self.workers.max}")
+        if self.select == "last" and self.early_stopping:
+            raise ValueError("select is last, but earlyStopping ends training by validation; set earlyStopping: null")
         if self.batch_size < self.world_size:
             raise ValueError(f"batchSize {self.batch_size} is less than one example for each worker")
         return self

@@ -14,11 +14,12 @@ import psutil
 import pytest
 import torch
 
-from tests.training_runs import best_weights, equal, last_checkpoint, make_job, train_ranks, train_until
+from tests.training_runs import chosen_weights, equal, last_checkpoint, make_job, train_ranks, train_until
 from vitruvian.artifact import fetch
 from vitruvian.errors import ArtifactError, TrainingError
 from vitruvian.store import open_store
 from vitruvian.training.checkpoints import STATE, Checkpoints, Position, read_state
+from vitruvian.training.job import best_epoch
 from vitruvian.training.launch import run
 
 
@@ -49,7 +50,7 @@ def test_a_run_that_broke_off_ends_with_the_same_bits(root: Path, architecture: 
     events = train_until(broken)
     assert (events[0]["epoch"], events[0]["step"]) == (epoch, step)
     assert equal(last_checkpoint(whole), last_checkpoint(broken))
-    assert equal(best_weights(whole), best_weights(broken))
+    assert equal(chosen_weights(whole), chosen_weights(broken))
     assert _history(whole) == _history(broken)
 
 
@@ -79,14 +80,25 @@ def test_training_stops_when_patience_is_over(root: Path) -> None:
     assert len(values) - 1 - values.index(max(values)) == 2
 
 
-def test_only_the_latest_checkpoints_and_the_best_weights_are_kept(root: Path) -> None:
+def test_the_last_epochs_weights_are_taken_where_they_are_asked_for(root: Path) -> None:
+    best = make_job(root, run="best", epochs=6, learningRate=3e-2, earlyStopping=None)
+    last = make_job(root, run="last", epochs=6, learningRate=3e-2, earlyStopping=None, select="last")
+    train_until(best)
+    train_until(last)
+    history = _history(best)
+    assert history == _history(last)
+    assert read_state(open_store(best.checkpoints)).weights == f"weights-{best_epoch(history) + 1:04d}-attempt-1"
+    assert read_state(open_store(last.checkpoints)).weights == "weights-0006-attempt-1"
+
+
+def test_only_the_latest_checkpoints_and_the_chosen_weights_are_kept(root: Path) -> None:
     job = make_job(root, run="kept", checkpoints={"everySteps": 2, "keep": 2})
     train_until(job)
     store = open_store(job.checkpoints)
     state = read_state(store)
     assert len(state.checkpoints) == 2
     left = {entry.key.split("/")[0] for entry in store.list()}
-    assert left == {STATE, state.best, *state.checkpoints}
+    assert left == {STATE, state.weights, *state.checkpoints}
 
 
 def test_a_stale_attempt_cant_commit(root: Path) -> None:
@@ -139,7 +151,7 @@ def test_a_worker_that_is_killed_under_ray_loses_no_more_than_an_interval(root: 
     assert [start["attempt"] for start in starts] == [1, 2]
     went_on = starts[1]["epoch"] * starts[1]["steps"] + starts[1]["step"]
     assert went_on > 0
-    assert equal(best_weights(whole), best_weights(job))
+    assert equal(chosen_weights(whole), chosen_weights(job))
     assert "ray" in (tmp_path / "ray.log").read_text()
 
 

@@ -89,6 +89,7 @@ REFUSED = [
     ("an empty group", "groupBy: subject", "groupBy: ''", "spec.data.groupBy"),
     ("a huge seed", "epochs: 15", "epochs: 15\n    seed: 99999999999999999999", "spec.training.seed"),
     ("a huge picture", "pretrained: google/vit-base-patch16-224", "dimensions: {imageSize: 80000}", "imageSize"),
+    ("two ways to choose", "epochs: 15", "epochs: 15\n    select: last", "set earlyStopping: null"),
     ("elastic workers", "workers: 4", "workers: {min: 2, max: 8}", "spec.training.workers: a range of workers is not"),
     (
         "a future server",

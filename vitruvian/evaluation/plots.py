@@ -15,7 +15,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from vitruvian.training.job import best_epoch
+from vitruvian.spec import Select
+from vitruvian.training.job import chosen_epoch
 
 INK = "#1f2328"
 """The colour of words; `svg` makes it the surrounding page's own, so that a dark page stays readable."""
@@ -42,15 +43,15 @@ def svg(figure: Figure) -> str:
     return text[text.index("<svg") :].replace(INK, "currentColor")
 
 
-def curves(epochs: Sequence[Mapping[str, float]]) -> Figure:
-    """Draw loss and accuracy over the epochs, the best epoch marked.
+def curves(epochs: Sequence[Mapping[str, float]], select: Select = "best") -> Figure:
+    """Draw loss and accuracy over the epochs, the one whose weights were taken marked.
 
     An epoch's record holds epoch, trainLoss, trainAccuracy, validationLoss and validationAccuracy.
     """
     figure = Figure(figsize=(10.5, 3.5), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
     x = [record["epoch"] for record in epochs]
-    best = epochs[best_epoch(epochs)]
+    chosen = epochs[chosen_epoch(epochs, select)]
     for axes, title, train, validation in (
         (loss, "Loss", "trainLoss", "validationLoss"),
         (accuracy, "Accuracy", "trainAccuracy", "validationAccuracy"),
@@ -58,8 +59,9 @@ def curves(epochs: Sequence[Mapping[str, float]]) -> Figure:
         marker = "o" if len(epochs) < 3 else None
         axes.plot(x, [r[train] for r in epochs], color=FAINT, linewidth=1.6, marker=marker, label="training")
         axes.plot(x, [r[validation] for r in epochs], color=BLUE, linewidth=2, marker=marker, label="validation")
-        axes.axvline(best["epoch"], color=ORANGE, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        axes.plot([best["epoch"]], [best[validation]], "o", color=ORANGE, markersize=6.5, zorder=3, label="best epoch")
+        axes.axvline(chosen["epoch"], color=ORANGE, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        dot = {"color": ORANGE, "markersize": 6.5, "zorder": 3, "label": f"{select} epoch"}
+        axes.plot([chosen["epoch"]], [chosen[validation]], "o", **dot)
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
         axes.set_xlabel("epoch", color=INK)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -68,11 +70,11 @@ def curves(epochs: Sequence[Mapping[str, float]]) -> Figure:
     accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     loss.set_ylim(bottom=0)
     loss.legend(frameon=False, labelcolor=INK, fontsize=9)
-    words = f"epoch {best['epoch']:.0f}: {best['validationAccuracy']:.1%}"
-    late = best["epoch"] > (x[0] + x[-1]) / 2
+    words = f"epoch {chosen['epoch']:.0f}: {chosen['validationAccuracy']:.1%}"
+    late = chosen["epoch"] > (x[0] + x[-1]) / 2
     accuracy.annotate(
         words,
-        (best["epoch"], best["validationAccuracy"]),
+        (chosen["epoch"], chosen["validationAccuracy"]),
         xytext=(-8 if late else 8, -24),
         textcoords="offset points",
         ha="right" if late else "left",

@@ -20,6 +20,7 @@ from openpyxl.utils import get_column_letter
 from vitruvian.evaluation import plots
 from vitruvian.evaluation.gates import Decision
 from vitruvian.evaluation.metrics import Metrics
+from vitruvian.spec import Select
 from vitruvian.store import explained
 
 Cell = str | int | float
@@ -41,6 +42,8 @@ class Report:
     """The number of examples: part, then class."""
     epochs: Sequence[Mapping[str, float]] = ()
     """One record for each epoch: epoch, trainLoss, trainAccuracy, validationLoss, validationAccuracy."""
+    select: Select = "best"
+    """Which epoch's weights were taken."""
     lineage: Mapping[str, Any] = field(default_factory=dict)
     """Digests and versions, nested at will."""
     spec: Mapping[str, Any] = field(default_factory=dict)
@@ -61,7 +64,7 @@ def write_report(folder: Path, report: Report) -> None:
         ),
     }
     if report.epochs:
-        figures["curves"] = plots.curves(report.epochs)
+        figures["curves"] = plots.curves(report.epochs, report.select)
     files = {f"{name}.png": plots.png(figure) for name, figure in figures.items()}
     files["metrics.json"] = metrics.model_dump_json(by_alias=True, indent=1).encode()
     files["metrics.xlsx"] = workbook(report)

@@ -50,8 +50,8 @@ class State:
     attempt: int = 0
     checkpoints: tuple[str, ...] = ()
     """Complete checkpoints, the newest last."""
-    best: str | None = None
-    """Where the best weights lie."""
+    weights: str | None = None
+    """Where the weights of the chosen epoch lie."""
 
 
 @dataclass
@@ -95,12 +95,12 @@ class Checkpoints:
             self._commit(prefix)
         return prefix
 
-    def keep_best(self, folder: Path, epoch: int) -> None:
-        """Write the weights that are the best so far. Call on rank 0 only."""
-        prefix = f"best-{epoch:04d}-attempt-{self.state.attempt}"
+    def keep_weights(self, folder: Path, epoch: int) -> None:
+        """Write the weights that would become the model now. Call on rank 0 only."""
+        prefix = f"weights-{epoch:04d}-attempt-{self.state.attempt}"
         artifact.commit(self.store, prefix, folder)
-        former = self.state.best
-        self._write(replace(self.state, best=prefix))
+        former = self.state.weights
+        self._write(replace(self.state, weights=prefix))
         if former:
             artifact.remove(self.store, former)
 
@@ -152,7 +152,7 @@ def read_state(store: Store) -> State:
 def _parse(content: bytes, where: str) -> State:
     try:
         saved = json.loads(content)
-        return State(int(saved["attempt"]), tuple(saved["checkpoints"]), saved["best"])
+        return State(int(saved["attempt"]), tuple(saved["checkpoints"]), saved["weights"])
     except (ValueError, KeyError, TypeError) as e:
         raise TrainingError("is damaged", where=where, hint="delete it to begin this run anew") from e
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vitruvian.spec import Model, Training
+from vitruvian.spec import Model, Select, Training
 
 Event = dict[str, Any]
 Emit = Callable[[Event], None]
@@ -22,6 +22,11 @@ class Job:
     """The address of the prepared data: each machine fetches its own copy of what isn't in a folder."""
     checkpoints: str
     """The address of the run's checkpoints."""
+
+
+def chosen_epoch(history: Sequence[Mapping[str, float]], select: Select) -> int:
+    """Return the index of the epoch whose weights become the model."""
+    return best_epoch(history) if select == "best" else len(history) - 1
 
 
 def best_epoch(history: Sequence[Mapping[str, float]]) -> int:

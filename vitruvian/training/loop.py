@@ -23,7 +23,7 @@ from vitruvian.spec import Training
 from vitruvian.store import open_store
 from vitruvian.training.batches import augment, load, order, share
 from vitruvian.training.checkpoints import Checkpoints, Position
-from vitruvian.training.job import Emit, Job, waited
+from vitruvian.training.job import Emit, Job, chosen_epoch, waited
 
 _BATCH_OF_VALIDATION = 256
 _SECONDS_BETWEEN_EVENTS = 0.2
@@ -49,7 +49,7 @@ class Sums:
 def train(job: Job, rank: int, world: int, emit: Emit) -> None:
     """Train as one of `world` workers, from the latest checkpoint where there is one.
 
-    The best weights by validation accuracy end up beside the checkpoints; rank 0 emits events for people to watch.
+    The chosen epoch's weights end up beside the checkpoints; rank 0 emits events for people to watch.
     """
     settings = job.training
     torch.manual_seed(settings.seed)
@@ -129,8 +129,8 @@ def train(job: Job, rank: int, world: int, emit: Emit) -> None:
             "imagesPerSecond": (steps - position.step) * settings.batch_size / max(1e-9, trained - began),
         }
         position = Position(epoch + 1, history=(*position.history, record))
-        if waited(position.history) == 0 and rank == 0:
-            _keep_best(checkpoints, module, job, epoch + 1)
+        if chosen_epoch(position.history, settings.select) == epoch and rank == 0:
+            _keep(checkpoints, module, job, epoch + 1)
         _save(checkpoints, learner, optimizer, position, position.epoch * steps, rank, world, emit)
         emit({"kind": "epoch", **record})
 
@@ -252,7 +252,7 @@ def _save(
     emit({"kind": "checkpoint", "step": step, "seconds": time.monotonic() - began})
 
 
-def _keep_best(checkpoints: Checkpoints, module: nn.Module, job: Job, epoch: int) -> None:
-    with tempfile.TemporaryDirectory(prefix="vitruvian-best-") as name:
+def _keep(checkpoints: Checkpoints, module: nn.Module, job: Job, epoch: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="vitruvian-weights-") as name:
         architecture(job.model.architecture).save(module, Path(name))
-        checkpoints.keep_best(Path(name), epoch)
+        checkpoints.keep_weights(Path(name), epoch)
