@@ -7,11 +7,14 @@ from typing import Literal
 
 IDENTITY = ("classifier", "version", "track")
 """The labels that every serving metric carries first."""
+LEARNER = ("classifier", "training")
+"""The labels that every training metric carries first; `training` is the key of the training's checkpoints."""
 
 REQUEST_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 STAGE_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SHARES = tuple(tenth / 10 for tenth in range(1, 11))
 COUNTS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+CHECKPOINT_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
 @dataclass(frozen=True)
@@ -78,3 +81,71 @@ SERVING = (
 
 STAGES = ("queue", "decode", "predict")
 """The stages of a prediction that `vitruvian_stage_seconds` tells apart."""
+
+PREDICTING = "/predict.*|.*/infer"
+"""A regular expression of the routes that predict: probes and pages say nothing about how well a server serves."""
+
+PROCESS_MEMORY = Metric("process_resident_memory_bytes", "gauge", "Memory of the server's process.", ())
+PROCESS_CPU = Metric("process_cpu_seconds_total", "counter", "CPU time of the server's process.", ())
+PROCESS_START = Metric("process_start_time_seconds", "gauge", "When the server's process began, as Unix time.", ())
+PROCESS = (PROCESS_MEMORY, PROCESS_CPU, PROCESS_START)
+"""What prometheus_client measures of a server's process, as far as dashboards and alerts look at it."""
+
+TRAINING_RUNNING = Metric(
+    "vitruvian_training_running", "gauge", "1 while workers train or are awaited, else 0.", LEARNER
+)
+TRAINING_PROGRESS = Metric(
+    "vitruvian_training_progress_timestamp_seconds",
+    "gauge",
+    "When workers told of progress last (at first: when training began), as Unix time.",
+    LEARNER,
+)
+TRAINING_ATTEMPT = Metric(
+    "vitruvian_training_attempt", "gauge", "How often workers were started, the first time included.", LEARNER
+)
+TRAINING_WORKERS = Metric("vitruvian_training_workers", "gauge", "Workers of this attempt.", LEARNER)
+TRAINING_EPOCH = Metric("vitruvian_training_epoch", "gauge", "Finished epochs.", LEARNER)
+TRAINING_EPOCHS = Metric("vitruvian_training_epochs", "gauge", "The most epochs there will be.", LEARNER)
+TRAINING_STEP = Metric(
+    "vitruvian_training_step", "gauge", "Finished optimizer steps since the first epoch's begin.", LEARNER
+)
+TRAINING_IMAGES = Metric(
+    "vitruvian_training_images_total",
+    "counter",
+    "Examples that all workers trained on, those repeated after an interruption included.",
+    LEARNER,
+)
+TRAINING_LOSS = Metric(
+    "vitruvian_training_loss",
+    "gauge",
+    "Mean loss of an example: of this epoch so far (part train), of the latest finished epoch (part validation).",
+    (*LEARNER, "part"),
+)
+TRAINING_ACCURACY = Metric(
+    "vitruvian_training_accuracy",
+    "gauge",
+    "Share of right answers: of this epoch so far (part train), of the latest finished epoch (part validation).",
+    (*LEARNER, "part"),
+)
+TRAINING_CHECKPOINT_TIME = Metric(
+    "vitruvian_training_checkpoint_seconds",
+    "histogram",
+    "Time that workers waited for a checkpoint to be saved.",
+    LEARNER,
+    CHECKPOINT_SECONDS,
+)
+
+TRAINING = (
+    TRAINING_RUNNING,
+    TRAINING_PROGRESS,
+    TRAINING_ATTEMPT,
+    TRAINING_WORKERS,
+    TRAINING_EPOCH,
+    TRAINING_EPOCHS,
+    TRAINING_STEP,
+    TRAINING_IMAGES,
+    TRAINING_LOSS,
+    TRAINING_ACCURACY,
+    TRAINING_CHECKPOINT_TIME,
+)
+"""What a run measures while it trains."""

@@ -1,0 +1,181 @@
+"""What people are called for: one source of the chart's PrometheusRule and of the runbooks' names. Pure data.
+
+`python scripts/generate.py` writes the rules where the chart ships them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vitruvian.observability import metrics as names
+from vitruvian.observability.metrics import PREDICTING
+
+RUNBOOKS = "docs/runbooks"
+"""Where each alert has a page of its name; the chart's values put an address in front of it."""
+
+ERRORS = 0.05
+SHED = 0.01
+SECONDS_OF_A_REQUEST = 1.0
+RESTARTS = 3
+MINUTES_WITHOUT_PROGRESS = 15
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Alert:
+    """One rule: what must hold for how long, and what those who are called need to know."""
+
+    name: str
+    severity: Literal["critical", "warning"]
+    expression: str
+    lasts: str
+    summary: str
+    description: str
+
+    @property
+    def runbook(self) -> str:
+        """The page that says what it means, where to look and what to do."""
+        return f"{RUNBOOKS}/{self.name}.md"
+
+    def rule(self) -> dict[str, Any]:
+        """Return the rule as Prometheus reads it."""
+        return {
+            "alert": self.name,
+            "expr": self.expression,
+            "for": self.lasts,
+            "labels": {"severity": self.severity},
+            "annotations": {
+                "summary": self.summary,
+                "description": self.description,
+                "runbook_url": self.runbook,
+            },
+        }
+
+
+_TRACK = "by (namespace, classifier, track)"
+_VERSION = "by (namespace, classifier, version, track)"
+_POD = "by (namespace, pod, classifier, version, track)"
+_LEARNER = "by (namespace, classifier, training)"
+_PREDICTIONS = f'route=~"{PREDICTING}"'
+_FAILED, _REFUSED = ', code=~"5.."', ', code="429"'
+_IT = "{{ $labels.classifier }} in {{ $labels.namespace }}"
+_VERSION_OF_IT = "{{ $labels.classifier }} {{ $labels.version }} in {{ $labels.namespace }}"
+
+
+def _answers(more: str = "") -> str:
+    return f"sum {_VERSION} (rate({names.REQUESTS.name}{{{_PREDICTIONS}{more}}}[5m]))"
+
+
+def _ready(more: str = "") -> str:
+    return f"max {_TRACK} ({names.READY.name}{more})"
+
+
+SERVING = (
+    Alert(
+        "VitruvianNoReadyServer",
+        "critical",
+        # Servers that are there but not ready, or that were ready a moment ago and are gone without a trace.
+        f"{_ready()} == 0\nor\n(max {_TRACK} (max_over_time({names.READY.name}[15m])) == 1 unless {_ready()})",
+        "2m",
+        f"No server of {_IT} is ready",
+        f"Requests to {_IT} (track {{{{ $labels.track }}}}) get no predictions: no server is ready for 2 minutes.",
+    ),
+    Alert(
+        "VitruvianServerNotReady",
+        "warning",
+        f"max {_POD} ({names.READY.name}) == 0",
+        "10m",
+        "Server {{ $labels.pod }} doesn't become ready",
+        f"{{{{ $labels.pod }}}} of {_VERSION_OF_IT} runs but is not ready for 10 minutes: "
+        "its golden example isn't predicted as it should be, or it doesn't finish starting or draining.",
+    ),
+    Alert(
+        "VitruvianServerRestarts",
+        "warning",
+        # Only what its own metrics tell: a server that never got as far as showing them isn't seen here.
+        f"(max by (namespace, pod) (changes({names.PROCESS_START.name}[15m]))\n"
+        "* on (namespace, pod) group_left (classifier, version, track)\n"
+        f"max {_POD} (max_over_time({names.BUNDLE_INFO.name}[15m]))) >= {RESTARTS}",
+        "0m",
+        "Server {{ $labels.pod }} restarts again and again",
+        f"{{{{ $labels.pod }}}} of {_VERSION_OF_IT} began anew {{{{ $value }}}} times within 15 minutes.",
+    ),
+    Alert(
+        "VitruvianErrors",
+        "critical",
+        f"{_answers(_FAILED)}\n/ {_answers()} > {ERRORS}",
+        "5m",
+        f"{{{{ $value | humanizePercentage }}}} of the requests to {_IT} fail",
+        f"{_VERSION_OF_IT} (track {{{{ $labels.track }}}}) answers {{{{ $value | humanizePercentage }}}} of the "
+        f"requests to predict with 5xx; {ERRORS:.0%} are tolerated.",
+    ),
+    Alert(
+        "VitruvianSlow",
+        "warning",
+        "histogram_quantile(0.99, sum by (le, namespace, classifier, version, track) "
+        f"(rate({names.REQUEST_TIME.name}_bucket{{{_PREDICTIONS}}}[5m]))) > {SECONDS_OF_A_REQUEST:g}",
+        "10m",
+        f"Predictions of {_IT} are slow",
+        f"One of 100 requests to {_VERSION_OF_IT} takes {{{{ $value | humanizeDuration }}}} or longer; "
+        f"{SECONDS_OF_A_REQUEST:g} s are tolerated.",
+    ),
+    Alert(
+        "VitruvianShedding",
+        "warning",
+        f"{_answers(_REFUSED)}\n/ {_answers()} > {SHED}",
+        "5m",
+        f"Servers of {_IT} refuse requests",
+        f"{{{{ $value | humanizePercentage }}}} of the requests to {_VERSION_OF_IT} are answered with 429: "
+        "the servers' queues are full.",
+    ),
+    Alert(
+        "VitruvianQueueNeverEmpty",
+        "warning",
+        f"min {_VERSION} (min_over_time({names.QUEUE_LENGTH.name}[5m])) > 0",
+        "5m",
+        f"All servers of {_IT} are behind",
+        f"No server of {_VERSION_OF_IT} had an empty queue for 10 minutes: more is asked than they can answer.",
+    ),
+)
+
+_RUNS = f"max {_LEARNER} ({names.TRAINING_RUNNING.name}) == 1"
+
+TRAINING = (
+    Alert(
+        "VitruvianTrainingStalled",
+        "warning",
+        f"time() - max {_LEARNER} ({names.TRAINING_PROGRESS.name}) > {60 * MINUTES_WITHOUT_PROGRESS}\nand {_RUNS}",
+        "1m",
+        f"Training of {_IT} makes no progress",
+        f"Workers of training {{{{ $labels.training }}}} of {_IT} told nothing for "
+        "{{ $value | humanizeDuration }}, though the run goes on.",
+    ),
+    Alert(
+        "VitruvianTrainingAttempts",
+        "warning",
+        f"max {_LEARNER} (max_over_time({names.TRAINING_ATTEMPT.name}[1h]))\n"
+        f"- min {_LEARNER} (min_over_time({names.TRAINING_ATTEMPT.name}[1h])) >= {ATTEMPTS}\nand {_RUNS}",
+        "0m",
+        f"Training of {_IT} begins again and again",
+        f"Workers of training {{{{ $labels.training }}}} of {_IT} were lost {{{{ $value }}}} times within an hour.",
+    ),
+    Alert(
+        "VitruvianTrainingDiverged",
+        "warning",
+        # What isn't a number is the only value that isn't itself.
+        f'count {_LEARNER} ({names.TRAINING_LOSS.name}{{part="train"}} '
+        f'!= {names.TRAINING_LOSS.name}{{part="train"}})\nand {_RUNS}',
+        "1m",
+        f"Training of {_IT} diverged",
+        f"The loss of training {{{{ $labels.training }}}} of {_IT} is no number any more.",
+    ),
+)
+
+ALERTS = (*SERVING, *TRAINING)
+
+
+def rules() -> dict[str, Any]:
+    """Return all rules as Prometheus reads them from a file, and as a PrometheusRule's spec."""
+    groups = {"vitruvian-serving": SERVING, "vitruvian-training": TRAINING}
+    return {"groups": [{"name": name, "rules": [alert.rule() for alert in alerts]} for name, alerts in groups.items()]}
