@@ -50,6 +50,10 @@ class NotFound(StoreError):
     """A key that isn't in the store."""
 
 
+class NotAllowed(VitruvianError):
+    """Something on a cluster that this user may not see or do."""
+
+
 class ArtifactError(VitruvianError):
     """An artifact whose bytes don't match its manifest."""
 
