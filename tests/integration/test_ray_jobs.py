@@ -1,0 +1,96 @@
+"""The entry points in ray_jobs/ run on a Ray cluster as the README says."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.integration.test_docs import commands
+from tests.projects import declare, write_data
+from vitruvian.bundle import read_champion
+from vitruvian.store import open_store
+
+ROOT = Path(__file__).parents[2]
+PORT = 6390
+DASHBOARD = 8266
+# A cluster on a machine that many share answers only who knows its token.
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+
+def _run(*command: str | Path, cwd: Path, check: bool = True) -> str:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{DASHBOARD}", **TOKEN}
+    done = subprocess.run(
+        [str(word) for word in command], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's clone: the entry points, some data and a declaration."""
+    folder = tmp_path_factory.mktemp("clone")
+    (folder / "ray_jobs").symlink_to(ROOT / "ray_jobs")
+    data = write_data(tmp_path_factory.mktemp("data") / "poses")
+    out = tmp_path_factory.mktemp("shared")
+    declare(out, data, training={"strategy": "ddp", "workers": 2}).rename(folder / "classifier.yaml")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(project: Path) -> Iterator[None]:
+    # A folder of its own, or later programs of this machine would look for this cluster; short, for its sockets' names.
+    folder = tempfile.mkdtemp(prefix="ray-")
+    words = ("--port", str(PORT), "--dashboard-port", str(DASHBOARD), "--num-cpus", "3", "--temp-dir", folder)
+    head = subprocess.Popen(
+        [Path(sys.executable).parent / "ray", "start", "--head", "--block", *words],
+        cwd=project,
+        env={**os.environ, **TOKEN},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert head.stdout is not None
+    told = ""
+    for line in head.stdout:
+        told += line
+        if "--block" in line:
+            break
+    assert head.poll() is None, told
+    yield
+    head.terminate()
+    head.wait(60)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_job_submitted_as_the_readme_says_publishes_a_bundle(project: Path) -> None:
+    (line,) = [line for line in commands("README.md") if line.startswith("ray job submit")]
+    told = _run(*line.split(), cwd=project)
+    assert "succeeded" in told
+    artifacts = yaml.safe_load((project / "classifier.yaml").read_text())["spec"]["artifacts"]
+    assert read_champion(open_store(artifacts)) is not None
+    again = _run(*line.replace("pipeline.py", "evaluate.py").split(), cwd=project)
+    # Ray may lose the last lines of a job's log.
+    assert "✓ fresh" in again and "epoch" not in again
+
+
+def test_what_would_go_with_the_jobs_folder_is_refused(project: Path, tmp_path: Path) -> None:
+    declared = yaml.safe_load((project / "classifier.yaml").read_text())
+    declared["spec"]["artifacts"] = "artifacts"
+    (tmp_path / "classifier.yaml").write_text(yaml.safe_dump(declared))
+    told = _run(
+        sys.executable, project / "ray_jobs" / "train.py", "--spec", "classifier.yaml", cwd=tmp_path, check=False
+    )
+    assert told.startswith("spec.artifacts: artifacts lies in the job's working folder")
+    assert len(told.splitlines()) == 1
