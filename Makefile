@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-integration test-browser test-cluster images lint format bench-motion bench-demo clean
+.PHONY: help setup demo test test-unit test-integration test-browser test-cluster images image-sizes lint format bench-motion bench-demo clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 	  { echo "Vitruvian needs Python 3.11 or newer; name one with: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[train,serve,cluster,dev]'
+	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[train,serve,cluster,rayserve,dev]'
 	@touch $@
 
 demo: $(READY) ## Train, check, export, publish and serve a classifier of synthetic poses
@@ -39,9 +39,16 @@ test-browser: $(READY) ## Drive the page in Chromium
 test-cluster: $(READY) ## Run the tests on the cluster of KUBECONFIG; its nodes need the images that `make images` builds
 	$(BIN)/python -m pytest tests/cluster $(ARGS)
 
-images: ## Build the images of server and trainer with docker
+images: ## Build the images of servers and trainer with docker
 	DOCKER_BUILDKIT=$${DOCKER_BUILDKIT:-0} docker build -q -f images/server.Dockerfile -t vitruvian/server:dev .
+	DOCKER_BUILDKIT=$${DOCKER_BUILDKIT:-0} docker build -q -f images/server-ray.Dockerfile -t vitruvian/server-ray:dev .
 	DOCKER_BUILDKIT=$${DOCKER_BUILDKIT:-0} docker build -q -f images/trainer.Dockerfile -t vitruvian/trainer:dev .
+
+image-sizes: ## Say how large the images are: unpacked, and compressed as a registry keeps them (minutes)
+	@for role in server server-ray trainer; do \
+	  printf '%-22s %6d MB  ' vitruvian/$$role:dev $$(($$(docker image inspect -f '{{.Size}}' vitruvian/$$role:dev) / 1000000)); \
+	  echo "$$(($$(docker save vitruvian/$$role:dev | gzip | wc -c) / 1000000)) MB compressed"; \
+	done
 
 lint: $(READY) ## Check style and types
 	$(BIN)/ruff check .

@@ -1,20 +1,25 @@
-"""Write what follows from the code: pages of the docs, and the schema of the chart's values."""
+"""Write what follows from the code: pages of the docs, the schema of the chart's values, its dashboards and alerts."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from vitruvian import spec
-from vitruvian.cluster.settings import TrainerSettings
+from vitruvian.cluster.objects import manifest
+from vitruvian.cluster.settings import RayServeSettings, RaySettings, TrainerSettings
+from vitruvian.observability import alerts, metrics
+from vitruvian.observability.dashboards import DASHBOARDS, rendered
 
 ROOT = Path(__file__).parents[1]
-VALUES = ROOT / "charts" / "vitruvian" / "values.yaml"
+CHART_FOLDER = ROOT / "charts" / "vitruvian"
+VALUES = CHART_FOLDER / "values.yaml"
 
 CLASSIFIER = """\
 # The Classifier
@@ -36,21 +41,38 @@ Every value of `charts/vitruvian`. A name that isn't here is refused.
 |---|---|---|
 """
 
-SETTINGS = """
-## trainer.settings
+METRICS = """\
+# Metrics
 
-How `vitruvian submit` makes a run's pods. The chart keeps them in the ConfigMap `vitruvian-trainer`; `--settings FILE`
-takes them from a file instead.
+Everything that `/metrics` shows of Vitruvian's own; [monitoring.md](monitoring.md) says how to get at it. Counters end
+in `_total`; a histogram has `_bucket`, `_sum` and `_count`.
+"""
+
+SETTINGS = """
+## {path}
+
+{text} `--settings FILE` takes them from a file instead.
 
 | setting | default | meaning |
 |---|---|---|
 """
+SETTINGS_OF: dict[str, tuple[type[RaySettings], str]] = {
+    "trainer": (
+        TrainerSettings,
+        "How `vitruvian submit` makes a run's pods. The chart keeps them in the ConfigMap `vitruvian-trainer`;",
+    ),
+    "rayserve": (
+        RayServeSettings,
+        "How `vitruvian deploy` makes Ray Serve's pods. The chart keeps them in the ConfigMap `vitruvian-rayserve`;",
+    ),
+}
 
 # Maps and lists whose content is Kubernetes' own, or a user's: the API server checks them.
 _OPEN = {
     "images.pullSecrets": {"type": "array", "items": {"type": "string"}},
     "serviceAccount.annotations": {"type": "object", "additionalProperties": {"type": "string"}},
     "trainer.submitters": {"type": "array", "items": {"type": "object"}},
+    "deployers": {"type": "array", "items": {"type": "object"}},
     "server.resources": {"type": "object"},
     "server.nodeSelector": {"type": "object", "additionalProperties": {"type": "string"}},
     "server.tolerations": {"type": "array", "items": {"type": "object"}},
@@ -67,10 +89,14 @@ _OPEN = {
     "server.autoscaling.queueLength": {"type": ["number", "null"], "exclusiveMinimum": 0},
     "server.drainSeconds": {"type": "integer", "minimum": 1},
     "networkPolicy.serverFrom": {"type": "array", "items": {"type": "object"}},
+    "networkPolicy.metricsFrom": {"type": "array", "items": {"type": "object"}},
     "networkPolicy.kuberayNamespace": {"type": "object", "additionalProperties": {"type": "string"}},
     "networkPolicy.kuberayPods": {"type": "object", "additionalProperties": {"type": "string"}},
     "networkPolicy.egressTo": {"type": "array", "items": {"type": "object"}},
     "networkPolicy.egressPorts": {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 65535}},
+    "monitoring.labels": {"type": "object", "additionalProperties": {"type": "string"}},
+    "monitoring.dashboards.labels": {"type": "object", "additionalProperties": {"type": "string"}},
+    "monitoring.dashboards.annotations": {"type": "object", "additionalProperties": {"type": "string"}},
 }
 _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
@@ -96,12 +122,37 @@ def classifier_page() -> str:
 def chart_page() -> str:
     """Return docs/chart.md."""
     rows = [f"| `{value.path}` | `{json.dumps(value.default)}` | {value.text} |" for value in documented_values()]
-    settings = [
-        f"| `{field.alias}` | `{json.dumps(default, default=_plain)}` | {field.description} |"
-        for field in TrainerSettings.model_fields.values()
-        for default in [field.get_default(call_default_factory=True)]
-    ]
-    return CHART + "\n".join(rows) + "\n" + SETTINGS + "\n".join(settings) + "\n"
+    parts = [CHART + "\n".join(rows) + "\n"]
+    for key, (kind, text) in SETTINGS_OF.items():
+        settings = [
+            f"| `{field.alias}` | `{json.dumps(default, default=_plain)}` | {field.description} |"
+            for field in kind.model_fields.values()
+            for default in [field.get_default(call_default_factory=True)]
+        ]
+        parts.append(SETTINGS.format(path=f"{key}.settings", text=text) + "\n".join(settings) + "\n")
+    return "".join(parts)
+
+
+def metrics_page() -> str:
+    """Return docs/metrics.md."""
+    parts = []
+    for title, listed in (
+        ("Servers", metrics.SERVING),
+        ("Servers' processes", metrics.PROCESS),
+        ("Training", metrics.TRAINING),
+    ):
+        rows = [
+            f"| `{metric.name}` | {metric.kind} | {labels} | {metric.help} |"
+            for metric in listed
+            for labels in [", ".join(f"`{label}`" for label in metric.labels)]
+        ]
+        parts.append("\n".join([f"\n## {title}\n", "| metric | kind | labels | meaning |", "|---|---|---|---|", *rows]))
+    return METRICS + "\n".join(parts) + "\n"
+
+
+def rules_file() -> str:
+    """Return the alerts as a file of rules that Prometheus reads."""
+    return "# Written by scripts/generate.py from vitruvian/observability/alerts.py.\n" + manifest([alerts.rules()])
 
 
 def _plain(value: Any) -> Any:
@@ -132,9 +183,11 @@ def documented_values() -> Iterator[Value]:
 def values_schema() -> str:
     """Return the chart's values.schema.json: what isn't a value is refused."""
     schema = _schema("", yaml.safe_load(VALUES.read_text()))
-    settings = TrainerSettings.model_json_schema(by_alias=True)
-    definitions = settings.pop("$defs")
-    schema["properties"]["trainer"]["properties"]["settings"] = settings
+    definitions = {}
+    for key, (kind, _) in SETTINGS_OF.items():
+        settings = kind.model_json_schema(by_alias=True)
+        definitions |= settings.pop("$defs")
+        schema["properties"][key]["properties"]["settings"] = settings
     # Helm hands the values of a parent chart down under this name.
     schema["properties"]["global"] = {"type": "object"}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Values of the chart vitruvian"}
@@ -153,9 +206,13 @@ def _schema(path: str, default: Any) -> dict[str, Any]:
 PAGES = {
     ROOT / "docs" / "classifier.md": classifier_page,
     ROOT / "docs" / "chart.md": chart_page,
-    ROOT / "charts" / "vitruvian" / "values.schema.json": values_schema,
+    ROOT / "docs" / "metrics.md": metrics_page,
+    CHART_FOLDER / "values.schema.json": values_schema,
+    CHART_FOLDER / "alerts" / "vitruvian.yaml": rules_file,
+    **{CHART_FOLDER / "dashboards" / f"{name}.json": partial(rendered, made) for name, made in DASHBOARDS.items()},
 }
 
 if __name__ == "__main__":
     for path, make in PAGES.items():
+        path.parent.mkdir(exist_ok=True)
         path.write_text(make())

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
@@ -24,8 +24,11 @@ from vitruvian.errors import VitruvianError
 from vitruvian.store import explained
 
 if TYPE_CHECKING:
-    from vitruvian.cluster.settings import TrainerSettings
+    from vitruvian.cluster.api import Cluster
+    from vitruvian.cluster.settings import RaySettings
     from vitruvian.pipeline import Stage
+
+S = TypeVar("S", bound="RaySettings")
 
 INTERRUPTED = 130
 
@@ -138,9 +141,16 @@ def _plain(text: str) -> str:
 
 
 @app.command()
-def run(file: File) -> None:
+def run(
+    file: File,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Show training metrics to Prometheus on this port; 0: any free one."),
+    ] = None,
+    metrics_host: Annotated[str, typer.Option(help="The address that --metrics-port is on.")] = "127.0.0.1",
+) -> None:
     """Run all stages: prepare, train, evaluate, gate, export, publish. What is fresh is skipped."""
-    _until("publish", file)
+    _until("publish", file, None if metrics_port is None else (metrics_host, metrics_port))
 
 
 @app.command()
@@ -285,37 +295,43 @@ def submit(
     with _needs("cluster"):
         from vitruvian.cluster import console as shown
         from vitruvian.cluster import rayjob, runs
-        from vitruvian.cluster.api import Cluster
+        from vitruvian.cluster.api import namespace_of
         from vitruvian.cluster.objects import manifest
-        from vitruvian.cluster.settings import load
+        from vitruvian.cluster.settings import TrainerSettings, load
 
         rayjob.check(classifier)
-        if dry_run:
-            made = _settings_without_a_cluster(namespace, context) if settings is None else load(settings)
-            made = made.model_copy(update={"image": image}) if image else made
-            name = rayjob.name_of(classifier)
-            print(manifest(rayjob.build(classifier, declaration, name, namespace or "default", made)), end="")
-            return
-        cluster = Cluster(namespace, context)
-        made = runs.settings_of(cluster) if settings is None else load(settings)
+        cluster = _cluster(namespace, context, needed=not dry_run)
+        made = load(TrainerSettings, settings) if settings else _administered(TrainerSettings, cluster)
         made = made.model_copy(update={"image": image}) if image else made
+        if cluster is None or dry_run:
+            name = rayjob.name_of(classifier)
+            where = cluster.namespace if cluster else namespace or namespace_of(context)
+            print(manifest(rayjob.build(classifier, declaration, name, where, made)), end="")
+            return
         name = runs.submit(cluster, classifier, declaration, made)
         console.print(f"run [bold]{name}[/] in namespace {_plain(cluster.namespace)}", highlight=False)
         if follow:
             shown.follow(console, cluster, name)
 
 
-def _settings_without_a_cluster(namespace: str | None, context: str | None) -> TrainerSettings:
-    """Return what the namespace's administrator set, or, where no cluster can be asked, the defaults."""
+def _cluster(namespace: str | None, context: str | None, needed: bool) -> Cluster | None:
+    """Return the cluster, or None where it isn't needed and can't be asked."""
     from vitruvian.cluster.api import Cluster
-    from vitruvian.cluster.runs import settings_of
-    from vitruvian.cluster.settings import TrainerSettings
 
     try:
-        return settings_of(Cluster(namespace, context))
+        return Cluster(namespace, context)
     except VitruvianError as e:
+        if needed:
+            raise
         problems.print(f"[dim]with default settings: {_plain(str(e))}[/]", highlight=False, soft_wrap=True)
-        return TrainerSettings()
+        return None
+
+
+def _administered(kind: type[S], cluster: Cluster | None) -> S:
+    """Return what the namespace's administrator set, or, without a cluster, the defaults."""
+    from vitruvian.cluster.settings import administered
+
+    return administered(kind, cluster) if cluster else kind.model_validate({})
 
 
 @app.command()
@@ -361,27 +377,56 @@ def deploy(
     namespace: Namespace = None,
     context: Context = None,
     version: Annotated[str | None, typer.Option(help="The version to serve; none: the champion.")] = None,
+    settings: Annotated[
+        Path | None, typer.Option(help="How Ray Serve's pods are made; none: what the namespace's administrator set.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be applied, and apply nothing.")] = False,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until it answers; 0: don't wait.")] = 300,
 ) -> None:
-    """Serve a published version on a cluster with KServe; a later call replaces it without a gap."""
+    """Serve a published version on a cluster with KServe or Ray Serve; a later call replaces it without a gap."""
     from vitruvian import spec
 
     classifier = spec.load(file)
     with _needs("cluster"):
         from vitruvian.cluster import servers
-        from vitruvian.cluster.api import Cluster
+        from vitruvian.cluster.api import namespace_of
         from vitruvian.cluster.objects import manifest
+        from vitruvian.cluster.settings import RayServeSettings, load
 
-        if dry_run:
-            print(manifest(servers.objects(classifier, version, namespace or "default")), end="")
+        cluster = _cluster(namespace, context, needed=not dry_run)
+        pods = load(RayServeSettings, settings) if settings else _administered(RayServeSettings, cluster)
+        where = cluster.namespace if cluster else namespace or namespace_of(context)
+        made = servers.objects(classifier, version, where, pods)
+        if cluster is None or dry_run:
+            print(manifest(made), end="")
             return
-        cluster = Cluster(namespace, context)
-        served = servers.deploy(cluster, servers.objects(classifier, version, cluster.namespace))
+        served = servers.deploy(cluster, made)
         console.print(f"[bold]{classifier.name}[/] version {_plain(served)} is applied", highlight=False)
         if wait:
-            where = servers.wait(cluster, classifier.name, wait, lambda text: console.print(f"  {_plain(text)}"))
-            console.print(f"[green]✓[/] it answers at {_plain(where)}", highlight=False)
+            url = servers.wait(cluster, made[0], wait, lambda text: console.print(f"  {_plain(text)}"))
+            console.print(f"[green]✓[/] it answers at {_plain(url)}", highlight=False)
+
+
+@app.command()
+def doctor(
+    file: Annotated[Path | None, typer.Option("-f", "--file", help="A classifier: look at what it needs, too.")] = None,
+    namespace: Namespace = None,
+    context: Context = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings for programs.")] = False,
+) -> None:
+    """Tell what this machine and the cluster lack, and how to get it; exits with 1 where it is essential."""
+    from vitruvian import spec
+    from vitruvian.doctor import console as shown
+    from vitruvian.doctor.examine import examine
+
+    classifier = spec.load(file) if file else None
+    with problems.status("looking …"):
+        report = examine(classifier, namespace, context)
+    if as_json:
+        print(shown.machine_readable(report))
+    else:
+        shown.show(console, report)
+    raise typer.Exit(1 if report.missing else 0)
 
 
 @spec_app.command("explain")
@@ -448,7 +493,7 @@ def render(
     console.print(f"{sum(summary.counts.values()):,} {form.value} in {_plain(str(out))}", highlight=False)
 
 
-def _until(stage: Stage, file: Path) -> None:
+def _until(stage: Stage, file: Path, metrics_at: tuple[str, int] | None = None) -> None:
     from vitruvian import spec
     from vitruvian.console import Teller
 
@@ -456,7 +501,14 @@ def _until(stage: Stage, file: Path) -> None:
     with _needs("train"):
         from vitruvian.pipeline import Pipeline
 
-        pipeline = Pipeline(classifier, Teller(console))
+        metrics = None
+        if metrics_at is not None:
+            from vitruvian.training.metrics import TrainingMetrics
+
+            metrics = TrainingMetrics(classifier.name)
+            host, port = metrics_at[0], metrics.serve(*metrics_at)
+            console.print(f"[dim]metrics: http://{_plain(host)}:{port}/metrics[/]", highlight=False)
+        pipeline = Pipeline(classifier, Teller(console), metrics)
         made = pipeline.run(stage)
     address = _plain(pipeline.store.address(made.prefix))
     console.print(f"[green]✓[/] {stage}: {address}", highlight=False, soft_wrap=True)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from vitruvian.evaluation.gates import Decision
     from vitruvian.evaluation.metrics import Metrics
+    from vitruvian.training.metrics import TrainingMetrics
 
 Stage = Literal["prepare", "train", "evaluate", "gate", "export", "publish"]
 STAGES: tuple[Stage, ...] = ("prepare", "train", "evaluate", "gate", "export", "publish")
@@ -64,10 +65,11 @@ class Made:
 class Pipeline:
     """The stages of one classifier; each property makes its stage's artifact unless it is fresh."""
 
-    def __init__(self, classifier: Classifier, teller: Teller) -> None:
+    def __init__(self, classifier: Classifier, teller: Teller, metrics: TrainingMetrics | None = None) -> None:
         self.classifier = classifier
         self.spec = classifier.spec
         self.teller = teller
+        self.training_metrics = metrics
         self.store = open_store(classifier.artifacts)
 
     def run(self, until: Stage = "publish") -> Made:
@@ -125,9 +127,15 @@ class Pipeline:
         job = Job(self.spec.model, settings, self.store.at(self.prepared.prefix).url, store.url)
         patience = settings.early_stopping.patience if settings.early_stopping else None
         self.teller.note(f"[dim]starting {workers_of(settings)}; Ray's log: {escape(str(log))}[/]")
-        with _deletable(store.url, "to train from the start"), EpochTable(self.teller.console, patience) as table:
+        with (
+            _deletable(store.url, "to train from the start"),
+            EpochTable(self.teller.console, patience) as table,
+            self.training_metrics.training(key) if self.training_metrics else contextlib.nullcontext() as measure,
+        ):
             for event in run(job, log):
                 table.show(event)
+                if measure:
+                    measure(event)
         weights = read_state(store).weights
         if weights is None or not table.history:
             raise TrainingError("training ended without a finished epoch", where=log, hint="look at this log")

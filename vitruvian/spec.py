@@ -225,9 +225,10 @@ class Replicas(Part):
     max: Positive = 1
     """The most servers."""
     cpu_percent: Annotated[int, Field(ge=1, le=1000)] = 70
-    """The share of the reserved CPU, in percent, above which servers are added."""
+    """The share of the reserved CPU, in percent, above which servers are added; Ray Serve doesn't look at it."""
     queue_length: Annotated[float, Field(gt=0)] | None = None
-    """Waiting predictions for each server above which servers are added; needs a Prometheus adapter; none: CPU only."""
+    """Waiting predictions for each server above which servers are added; kserve needs a Prometheus adapter. None:
+    kserve looks at CPU only, rayserve adds servers above one waiting prediction each."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Replicas:
@@ -248,8 +249,8 @@ class Rollout(Part):
 class Serving(Part):
     """How the bundle is served on a cluster."""
 
-    backend: Annotated[Literal["kserve", "rayserve"], planned("rayserve")] = "kserve"
-    """What runs the server."""
+    backend: Literal["kserve", "rayserve"] = "kserve"
+    """What runs the servers: kserve: an InferenceService; rayserve: a RayService of KubeRay."""
     replicas: Replicas = Replicas()
     """How many servers."""
     rollout: Annotated[Rollout, planned()] = Rollout()

@@ -33,6 +33,8 @@ spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # What the dashboards show comes from the pods of all other tests.
+    items.sort(key=lambda item: item.path.name == "test_dashboards.py")
     lacking = [tool for tool in _TOOLS if shutil.which(tool) is None]
     reason = None
     if not os.environ.get("KUBECONFIG"):
@@ -91,9 +93,9 @@ def s3() -> Iterator[S3]:
     keys["AWS_REGION"] = "us-east-1"
     address = get("s3", "service", "s3")["spec"]["clusterIP"]
     forward = None
-    if not _answers(address, 9000):
+    if not answers(address, 9000):
         forward = subprocess.Popen(["kubectl", "-n", "s3", "port-forward", "service/s3", "19000:9000"])
-        soon("the port is forwarded", lambda: _answers("127.0.0.1", 19000))
+        soon("the port is forwarded", lambda: answers("127.0.0.1", 19000))
     outside = keys | {"AWS_ENDPOINT_URL": "http://127.0.0.1:19000" if forward else f"http://{address}:9000"}
     bucket = f"vitruvian-{secrets.token_hex(3)}"
     client = boto3.resource(
@@ -111,7 +113,8 @@ def s3() -> Iterator[S3]:
         forward.terminate()
 
 
-def _answers(host: str, port: int) -> bool:
+def answers(host: str, port: int) -> bool:
+    """Return whether anything takes connections there."""
     try:
         with socket.create_connection((host, port), timeout=1):
             return True

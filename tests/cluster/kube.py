@@ -18,6 +18,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "vitruvian"
 SERVER = os.environ.get("VITRUVIAN_SERVER_IMAGE", "vitruvian/server:dev")
+SERVER_RAY = os.environ.get("VITRUVIAN_SERVER_RAY_IMAGE", "vitruvian/server-ray:dev")
 TRAINER = os.environ.get("VITRUVIAN_TRAINER_IMAGE", "vitruvian/trainer:dev")
 Environment = dict[str, str]
 
@@ -65,13 +66,25 @@ def soon(what: str, holds: Callable[[], Any], seconds: float = 120) -> Any:
         time.sleep(0.5)
 
 
+def ingress_address() -> str:
+    """Return the address of the ingress controller as the Ingresses' status tells it; empty while none does."""
+    found = [
+        place.get("ip") or place.get("hostname")
+        for ingress in json.loads(kubectl("get", "ingress", "-A", "-o", "json"))["items"]
+        for place in ingress.get("status", {}).get("loadBalancer", {}).get("ingress", [])
+    ]
+    return f"http://{found[0]}" if found else ""
+
+
 def settings(**server: Any) -> dict[str, Any]:
     """Return the chart's values for a small cluster with these images."""
     images = {
         role: dict(zip(("repository", "tag"), name.rsplit(":", 1), strict=True))
-        for role, name in (("server", SERVER), ("trainer", TRAINER))
+        for role, name in (("server", SERVER), ("serverRay", SERVER_RAY), ("trainer", TRAINER))
     }
-    return {"images": images, "server": server}
+    # The Prometheus of the cluster's standard set-up has no label of its own.
+    prometheus = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    return {"images": images, "server": server, "networkPolicy": {"metricsFrom": [prometheus]}}
 
 
 class Load:
@@ -108,7 +121,8 @@ class Load:
         while not self._stop.is_set():
             try:
                 with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=20) as response:
-                    answer = f"200 {json.loads(response.read())['model_version']}"
+                    told = json.loads(response.read())
+                answer = f"200 {told.get('model_version') or told['version']}"
             except urllib.error.HTTPError as e:
                 answer = f"{e.code} {e.read(200)!r}"
             except Exception as e:

@@ -14,6 +14,7 @@ EVERYTHING = (
     "server.enabled=true,server.bundle=s3://models/poses,server.replicas=2,server.autoscaling.enabled=true,"
     "server.autoscaling.queueLength=4,server.ingress.enabled=true,server.ingress.host=poses.example.com,"
     "server.httpRoute.enabled=true,server.httpRoute.parentRefs[0].name=gateway,monitoring.annotations=true,"
+    "monitoring.dashboards.enabled=true,"
     "s3.create=true,s3.accessKeyId=key,s3.secretAccessKey=secret,s3.endpoint=http://s3.example.com:9000"
 )
 

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 from functools import partial
+from pathlib import Path
+
+import numpy as np
+import yaml
+from PIL import Image
 
 from tests.cluster.conftest import S3, Published, Release
-from tests.cluster.kube import Load, get, kubectl, run, soon
+from tests.cluster.kube import Load, get, ingress_address, kubectl, run, soon
 
 REQUESTS = 2000
 
 
-def _ingress() -> str:
-    """Return the address of the ingress controller as the Ingresses' status tells it."""
-    found = [
-        place.get("ip") or place.get("hostname")
-        for ingress in json.loads(kubectl("get", "ingress", "-A", "-o", "json"))["items"]
-        for place in ingress.get("status", {}).get("loadBalancer", {}).get("ingress", [])
-    ]
-    return f"http://{found[0]}" if found else ""
-
-
 def _load(published: Published, namespace: str, threads: int = 4) -> Load:
     host = get(namespace, "inferenceservice", "poses")["status"]["url"].removeprefix("http://")
-    address = soon("the ingress has an address", _ingress)
+    address = soon("the ingress has an address", ingress_address)
     url = f"{address}/v2/models/poses/infer"
     headers = {"Host": host, "Content-Type": "application/json"}
     return Load(url, published.request, threads, 0.005, **headers)
@@ -50,6 +46,52 @@ def test_a_new_version_and_another_number_of_servers_fail_no_request(
     print(dict(load.answers))
     assert load.failed == {}
     assert load.total >= REQUESTS
+
+
+def test_servers_are_added_while_predictions_wait_and_go_afterwards(
+    release: Release, published: Published, s3: S3, tmp_path: Path
+) -> None:
+    namespace = release.namespace
+    release.install()
+    declaration = yaml.safe_load(published.declared.read_text())
+    # So much CPU that the queue decides.
+    declaration["spec"]["serving"] = {"replicas": {"min": 1, "max": 3, "cpuPercent": 1000, "queueLength": 1}}
+    (tmp_path / "scaled.yaml").write_text(yaml.safe_dump(declaration))
+    run("vitruvian", "deploy", "-f", tmp_path / "scaled.yaml", "-n", namespace, env=s3.outside)
+    at_once = {"spec": {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}}}}
+    kubectl("-n", namespace, "patch", "hpa", "poses-predictor", "--type=merge", "-p", json.dumps(at_once))
+    host = get(namespace, "inferenceservice", "poses")["status"]["url"].removeprefix("http://")
+    # A large picture keeps the predicting threads busy, a small tensor only the loop that moves bytes.
+    url = f"{soon('the ingress has an address', ingress_address)}/predict/image"
+    body, content_type = _multipart(_large_picture())
+    with Load(url, body, 24, 0.0, **{"Host": host, "Content-Type": content_type}) as load:
+        soon("predictions wait", lambda: _queue(namespace) > 1)
+        soon("servers were added", lambda: _servers(namespace) > 1)
+    print(dict(load.answers))
+    assert set(load.failed) <= {answer for answer in load.answers if answer.startswith("429")}
+    soon("one server is left", partial(_has, namespace, 1), 240)
+
+
+def _queue(namespace: str) -> float:
+    """Return what the autoscaler knows of the queue, in predictions for each server."""
+    status = get(namespace, "hpa", "poses-predictor").get("status", {})
+    for metric in status.get("currentMetrics") or []:
+        if metric["type"] == "Pods" and metric["pods"]["metric"]["name"] == "vitruvian_queue_length":
+            value = str(metric["pods"]["current"]["averageValue"])
+            return float(value.removesuffix("m")) / (1000 if value.endswith("m") else 1)
+    return 0.0
+
+
+def _large_picture() -> bytes:
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((2400, 1800)).save(file, "JPEG", quality=80)
+    return file.getvalue()
+
+
+def _multipart(content: bytes) -> tuple[bytes, str]:
+    head = b'--mark\r\nContent-Disposition: form-data; name="file"; filename="large.jpg"\r\n\r\n'
+    return head + content + b"\r\n--mark--\r\n", "multipart/form-data; boundary=mark"
 
 
 def _has(namespace: str, count: int) -> bool:

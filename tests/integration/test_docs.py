@@ -170,10 +170,16 @@ def test_every_command_in_the_docs_is_one_that_a_test_runs() -> None:
     pages = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
     known = ("make ", "vitruvian run -f", "vitruvian serve", "vitruvian predict", "vitruvian data render-keypoints")
     setup = (". .venv/bin/activate", "export AWS_", "curl -s http://127.0.0.1:8080/")
+    jobs = ("ray job submit",)  # tests/integration/test_ray_jobs.py
+    # They need images from a registry: tests/unit/test_compose.py and test_kind.py check what can be without.
+    images = ("docker compose up", "scripts/kind-up")
+    elsewhere = {
+        "docs/kubernetes.md": "tests/cluster/test_docs.py runs it",
+        "docs/eks.md": "it needs an AWS account; tests/unit/test_eks.py checks its files and syntax",
+    }
     for page in pages:
-        # tests/cluster runs these.
-        for line in [] if page == "docs/kubernetes.md" else commands(page):
-            assert line.startswith((*known, *setup)), f"{page}: no test runs: {line}"
+        for line in [] if page in elsewhere else commands(page):
+            assert line.startswith((*known, *setup, *jobs, *images)), f"{page}: no test runs: {line}"
 
 
 def test_python_in_the_docs_runs(trained: Path) -> None:

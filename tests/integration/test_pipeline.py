@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -313,3 +314,29 @@ def test_what_was_decided_is_recorded(finished: Path) -> None:
     assert len(info["lineage"]["data"]["digest"]) == 64
     champion = json.loads((finished / "artifacts" / "champion.json").read_text())
     assert champion["version"] == info["version"]
+
+
+def test_prometheus_can_watch_a_run_learn(pictures: Path, tmp_path: Path) -> None:
+    file = declare(tmp_path, pictures, training={"strategy": "none", "epochs": 40})
+    command = [str(VITRUVIAN), "run", "-f", str(file), "--metrics-port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            address = next(line.split()[1] for line in process.stdout if line.startswith("metrics: "))
+            deadline = time.monotonic() + 120
+            while (epoch := _sample(address, "vitruvian_training_epoch")) < 2:
+                assert time.monotonic() < deadline and process.poll() is None
+                time.sleep(0.1)
+            assert _sample(address, "vitruvian_training_running") == 1
+            assert _sample(address, "vitruvian_training_step") >= epoch
+        finally:
+            process.kill()
+
+
+def _sample(address: str, name: str) -> float:
+    """Return a metric's first value as Prometheus would read it; 0 where it isn't there."""
+    with urllib.request.urlopen(address, timeout=10) as answer:
+        for line in answer.read().decode().splitlines():
+            if line.startswith(name + "{"):
+                return float(line.split()[-1])
+    return 0.0

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from vitruvian import spec
-from vitruvian.cluster import rayjob, serving
+from vitruvian.cluster import rayjob, raypods, rayservice, serving
 from vitruvian.cluster.objects import manifest
 from vitruvian.cluster.runs import run_of
-from vitruvian.cluster.settings import TrainerSettings, parse
+from vitruvian.cluster.settings import Ingress, RayServeSettings, TrainerSettings, parse
 from vitruvian.errors import SpecError, TrainingError
 from vitruvian.training.launch import _refuse_to_run_in_place
 from vitruvian.training.progress import Bar, bar_of
@@ -51,7 +51,7 @@ def pods(job: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_ray_is_the_version_that_the_image_installs() -> None:
     pinned = re.search(r"^ray==(.*)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    assert pinned and pinned[1] == rayjob.RAY_VERSION
+    assert pinned and pinned[1] == raypods.RAY_VERSION
 
 
 def test_the_head_does_no_work_and_each_worker_is_a_pod() -> None:
@@ -62,6 +62,24 @@ def test_the_head_does_no_work_and_each_worker_is_a_pod() -> None:
     assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (2, 2, 2)
     assert "enableInTreeAutoscaling" not in cluster
     assert spec.parse(config["data"]["classifier.yaml"]).name == "yoga"
+
+
+def test_prometheus_finds_a_runs_metrics_where_the_run_shows_them() -> None:
+    job, _ = built()
+    head = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]
+    annotations = head["metadata"]["annotations"]
+    named = {port["name"]: port for port in head["spec"]["containers"][0]["ports"]}
+    assert {"dashboard", "gcs-server"} < set(named), "KubeRay looks for these, and adds none where there is one"
+    port = named["run-metrics"]
+    assert annotations["prometheus.io/scrape"] == "true"
+    assert annotations["prometheus.io/port"] == str(port["containerPort"])
+    assert f"--metrics-host 0.0.0.0 --metrics-port {port['containerPort']}" in job["spec"]["entrypoint"]
+    monitors = (ROOT / "charts" / "vitruvian" / "templates" / "podmonitor.yaml").read_text()
+    assert f"port: {port['name']}," in monitors
+    policies = (ROOT / "charts" / "vitruvian" / "templates" / "networkpolicies.yaml").read_text()
+    assert f"port: {port['containerPort']}, protocol: TCP" in policies
+    (worker,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert "annotations" not in worker["template"]["metadata"]
 
 
 def test_one_process_trains_on_the_head() -> None:
@@ -82,6 +100,7 @@ def test_every_pod_holds_to_the_level_restricted() -> None:
 
 def test_settings_reach_the_pods_they_are_for() -> None:
     settings = parse(
+        TrainerSettings,
         """
         image: registry.example/trainer:7
         serviceAccount: trainer
@@ -120,7 +139,7 @@ def test_settings_reach_the_pods_they_are_for() -> None:
 )
 def test_settings_that_are_wrong_are_named(text: str, named: str) -> None:
     with pytest.raises(SpecError) as refused:
-        parse(text, "settings.yaml")
+        parse(TrainerSettings, text, "settings.yaml")
     assert named in str(refused.value)
     assert str(refused.value).startswith("settings.yaml: ")
 
@@ -205,3 +224,50 @@ def test_machines_may_be_lost_for_ever_but_not_in_place() -> None:
     _refuse_to_run_in_place([(1, 5)] * 4)
     with pytest.raises(TrainingError, match="begun 5 times at epoch 2, step 5"):
         _refuse_to_run_in_place([(0, 0), *[(1, 5)] * 5])
+
+
+BUNDLE = "s3://models/yoga/bundles/7"
+
+
+def test_ray_serve_says_how_many_servers_there_are_and_each_has_a_pod() -> None:
+    classifier, _ = declared(serving={"backend": "rayserve", "replicas": {"min": 2, "max": 5, "queueLength": 3}})
+    (service,) = rayservice.ray_service(classifier, BUNDLE, "7", "studio", RayServeSettings())
+    config = yaml.safe_load(service["spec"]["serveConfigV2"])
+    (application,) = config["applications"]
+    assert application["args"] == {"bundle": BUNDLE, "name": "yoga"}
+    (deployment,) = application["deployments"]
+    assert deployment["autoscaling_config"] == {"min_replicas": 2, "max_replicas": 5, "target_ongoing_requests": 4}
+    (group,) = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    assert (group["replicas"], group["rayStartParams"]) == (2, {"num-cpus": "1"})
+    assert group["minReplicas"] == 0 and group["maxReplicas"] > 5
+    assert service["spec"]["excludeHeadPodFromServeSvc"]
+
+
+def test_a_new_version_and_other_bounds_begin_no_new_cluster() -> None:
+    few, _ = declared(serving={"backend": "rayserve"})
+    many, _ = declared(serving={"backend": "rayserve", "replicas": {"max": 9}})
+    old, new = (
+        rayservice.ray_service(classifier, BUNDLE[:-1] + version, version, "studio", RayServeSettings())[0]["spec"]
+        for classifier, version in ((few, "7"), (many, "8"))
+    )
+    assert old["rayClusterConfig"] == new["rayClusterConfig"]
+    assert old["serveConfigV2"] != new["serveConfigV2"]
+
+
+def test_a_ray_service_is_reached_from_outside_where_a_domain_is_set() -> None:
+    classifier, _ = declared(serving={"backend": "rayserve"})
+    settings = RayServeSettings(ingress=Ingress(domain="example.com", class_name="alb"))
+    _, ingress = rayservice.ray_service(classifier, BUNDLE, "7", "studio", settings)
+    (rule,) = ingress["spec"]["rules"]
+    assert rule["host"] == "yoga-studio.example.com"
+    assert rule["http"]["paths"][0]["backend"]["service"] == {"name": "yoga-serve-svc", "port": {"number": 8000}}
+
+
+def test_every_pod_of_a_ray_service_holds_to_the_level_restricted() -> None:
+    classifier, _ = declared(serving={"backend": "rayserve"})
+    (service,) = rayservice.ray_service(classifier, BUNDLE, "7", "studio", RayServeSettings())
+    cluster = service["spec"]["rayClusterConfig"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert all(container["securityContext"]["readOnlyRootFilesystem"] for container in pod["containers"])

@@ -19,18 +19,19 @@ FLOORS = [
     {"data"},
     {"bundle", "models"},
     {"inference", "card"},
-    {"training", "evaluation", "export"},
+    {"training", "evaluation", "export", "serving"},
     {"pipeline", "cluster"},
-    {"demo"},
+    {"demo", "doctor"},
     {"cli"},
 ]
 MAY_IMPORT = {
     "torch": {"models", "training", "evaluation", "export"},
     "transformers": {"models"},
-    "ray": {"training"},
+    "ray": {"training", "serving"},
     "kserve": set[str](),
     "kopf": set[str](),
     "kubernetes": {"cluster"},
+    "grafana_foundation_sdk": {"observability"},
 }
 
 
@@ -78,6 +79,7 @@ HEAVY = (
     "scipy",
     "pandas",
     "kubernetes",
+    "grafana_foundation_sdk",
 )
 
 
@@ -98,3 +100,9 @@ def test_a_server_loads_neither_torch_nor_ray() -> None:
     loaded = _loaded_by("import vitruvian.inference.server, vitruvian.inference.predictor, vitruvian.bundle")
     assert "onnxruntime" in loaded
     assert loaded.isdisjoint({"torch", "ray", "transformers", "sklearn", "matplotlib"})
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nothing_that_runs_needs_the_dashboards(path: Path) -> None:
+    # grafana_foundation_sdk isn't installed in any image.
+    assert "vitruvian.observability.dashboards" not in _imports(path)

@@ -91,12 +91,6 @@ REFUSED = [
     ("a huge picture", "pretrained: google/vit-base-patch16-224", "dimensions: {imageSize: 80000}", "imageSize"),
     ("two ways to choose", "epochs: 15", "epochs: 15\n    select: last", "set earlyStopping: null"),
     ("elastic workers", "workers: 4", "workers: {min: 2, max: 8}", "spec.training.workers: a range of workers is not"),
-    (
-        "a future server",
-        "  artifacts:",
-        "  serving: {backend: rayserve}\n  artifacts:",
-        "spec.serving.backend: 'rayserve' is not",
-    ),
     ("a future trigger", "  artifacts:", "  retraining: {onDrift: true}\n  artifacts:", "spec.retraining: is not impl"),
 ]
 

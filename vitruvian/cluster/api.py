@@ -17,6 +17,7 @@ from vitruvian.cluster.objects import Object
 from vitruvian.errors import Conflict, NotFound, VitruvianError
 
 MANAGER: Final = "vitruvian"
+DEFAULT_NAMESPACE: Final = "default"
 _COMES_WITH: Final = {"ray.io": "KubeRay", "serving.kserve.io": "KServe"}
 
 
@@ -29,11 +30,10 @@ class Cluster:
     def __init__(self, namespace: str | None = None, context: str | None = None) -> None:
         try:
             config.load_kube_config(context=context)
-            active = config.list_kube_config_contexts()[1]
-            found = active.get("context", {}).get("namespace")
+            found: str | None = namespace_of(context)
         except ConfigException as e:
-            found = _in_a_pod(e)
-        self.namespace = namespace or found or "default"
+            found = in_a_pod(e)
+        self.namespace = namespace or found or DEFAULT_NAMESPACE
         self._core = client.CoreV1Api()
         self._host: str = self._core.api_client.configuration.host
         with self._explained("the API server"):
@@ -99,7 +99,16 @@ class Cluster:
             raise VitruvianError("the API server can't be reached", where=self._host, hint=hint) from e
 
 
-def _in_a_pod(error: ConfigException) -> str | None:
+def namespace_of(context: str | None) -> str:
+    """Return the namespace that a context of the kubeconfig names, without asking the cluster."""
+    with contextlib.suppress(ConfigException):
+        contexts, active = config.list_kube_config_contexts()
+        chosen = [each for each in contexts if each["name"] == context] if context else [active]
+        return chosen[0]["context"].get("namespace") or DEFAULT_NAMESPACE if chosen else DEFAULT_NAMESPACE
+    return DEFAULT_NAMESPACE
+
+
+def in_a_pod(error: ConfigException) -> str | None:
     try:
         config.load_incluster_config()
         with open("/var/run/secrets/kubernetes.io/serviceaccount/namespace") as file:

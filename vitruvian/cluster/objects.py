@@ -6,6 +6,8 @@ from typing import Any, Final
 
 import yaml
 
+from vitruvian.errors import SpecError
+
 Object = dict[str, Any]
 
 CLASSIFIER: Final = "vitruvian.dev/classifier"
@@ -49,6 +51,14 @@ def owned(made: Object, owner: Object) -> Object:
         "uid": metadata["uid"],
     }
     return {**made, "metadata": {**made["metadata"], "ownerReferences": [reference]}}
+
+
+def bundle_in_reach(bundle: str) -> str:
+    """Return a bundle's address, s3://BUCKET/PREFIX/bundles/VERSION; raises `SpecError` where pods can't reach it."""
+    if not bundle.startswith("s3://"):
+        hint = "publish to s3://BUCKET/PREFIX: set spec.artifacts"
+        raise SpecError("the cluster's pods can't reach this bundle", where=bundle, hint=hint)
+    return bundle
 
 
 def manifest(objects: list[Object]) -> str:

@@ -8,21 +8,29 @@ from __future__ import annotations
 import secrets
 from typing import Final
 
-from vitruvian.cluster.objects import CONTAINER_SECURITY, HOME, POD_SECURITY, Object, labels
+from vitruvian.cluster.objects import Object, labels
+from vitruvian.cluster.raypods import (
+    RAY_VERSION,
+    SCRATCH_MOUNTS,
+    SCRATCH_VOLUMES,
+    autoscaled,
+    config_mount,
+    container,
+    head_pod,
+    pod_spec,
+    worker_pod,
+)
 from vitruvian.cluster.settings import Resources, TrainerSettings
 from vitruvian.errors import SpecError
 from vitruvian.spec import Classifier, Training, Workers
 
-RAY_VERSION: Final = "2.60.0"
 KIND: Final = ("ray.io/v1", "RayJob")
 # KubeRay derives other names from a RayJob's and refuses longer ones.
 _LONGEST_NAME: Final = 47
-# Two minutes or so without its store cost a run no attempt.
-_PATIENCE: Final = {"AWS_RETRY_MODE": "standard", "AWS_MAX_ATTEMPTS": "24"}
-# What a pod may write where its root file system can't be written.
-_SCRATCH_MOUNTS: Final = ({"name": "tmp", "mountPath": "/tmp"}, {"name": "home", "mountPath": HOME})
-_SCRATCH_VOLUMES: Final = ({"name": "tmp", "emptyDir": {}}, {"name": "home", "emptyDir": {}})
 _FOLDER: Final = "/etc/vitruvian"
+_METRICS_PORT: Final = 8081
+# KubeRay names none of Ray's own ports where a container names any, but `metrics`, which are Ray's.
+_PORTS: Final = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "run-metrics": _METRICS_PORT}
 
 
 def name_of(classifier: Classifier) -> str:
@@ -51,7 +59,9 @@ def check(classifier: Classifier) -> None:
 
 def _rayjob(classifier: Classifier, metadata: Object, settings: TrainerSettings) -> Object:
     spec: Object = {
-        "entrypoint": f"vitruvian run -f {_FOLDER}/classifier.yaml",
+        "entrypoint": (
+            f"vitruvian run -f {_FOLDER}/classifier.yaml --metrics-host 0.0.0.0 --metrics-port {_METRICS_PORT}"
+        ),
         "submissionMode": "K8sJobMode",
         "backoffLimit": settings.attempts - 1,
         "shutdownAfterJobFinishes": True,
@@ -73,11 +83,12 @@ def _cluster(classifier: Classifier, metadata: Object, settings: TrainerSettings
     training = classifier.spec.training
     fewest, most = _workers(training)
     gpus = training.gpus_per_worker
+    marks, declared = metadata["labels"], (config_mount(metadata["name"], _FOLDER),)
     cluster: Object = {
         "rayVersion": RAY_VERSION,
         "headGroupSpec": {
             "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},
-            "template": _pod(metadata, settings, settings.head, settings.head_node_selector, ()),
+            "template": _measured(head_pod(marks, settings, declared)),
         },
     }
     if most:
@@ -88,17 +99,25 @@ def _cluster(classifier: Classifier, metadata: Object, settings: TrainerSettings
                 "minReplicas": fewest,
                 "maxReplicas": most,
                 "rayStartParams": {"num-cpus": "1"} | ({"num-gpus": str(gpus)} if gpus else {}),
-                "template": _pod(
-                    metadata, settings, settings.worker, settings.node_selector, settings.tolerations, gpus
-                ),
+                "template": worker_pod(marks, settings, gpus, declared),
             }
         ]
-    if fewest != most:
-        cluster["enableInTreeAutoscaling"] = True
-        cluster["autoscalerOptions"] = {"securityContext": CONTAINER_SECURITY}
-        # The autoscaler asks the API server for pods.
-        cluster["headGroupSpec"]["template"]["spec"]["automountServiceAccountToken"] = True
-    return cluster
+    return cluster if fewest == most else autoscaled(cluster)
+
+
+def _measured(head: Object) -> Object:
+    """Return the leading pod, where the run itself is, with what Prometheus needs to find the run's metrics."""
+    (ray,) = head["spec"]["containers"]
+    ports = [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in _PORTS.items()]
+    annotations = {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": str(_METRICS_PORT),
+        "prometheus.io/path": "/metrics",
+    }
+    return {
+        "metadata": {**head["metadata"], "annotations": annotations},
+        "spec": {**head["spec"], "containers": [{**ray, "ports": ports}]},
+    }
 
 
 def _workers(training: Training) -> tuple[int, int]:
@@ -110,72 +129,13 @@ def _workers(training: Training) -> tuple[int, int]:
     return training.workers, training.workers
 
 
-def _pod(
-    metadata: Object,
-    settings: TrainerSettings,
-    resources: Resources,
-    node_selector: dict[str, str],
-    tolerations: tuple[Object, ...],
-    gpus: int = 0,
-) -> Object:
-    container = {
-        **_container(settings, resources, gpus),
-        "volumeMounts": [{"name": "classifier", "mountPath": _FOLDER, "readOnly": True}, *_SCRATCH_MOUNTS],
-    }
-    volumes = [{"name": "classifier", "configMap": {"name": metadata["name"]}}, *_SCRATCH_VOLUMES]
-    spec = {**_pod_spec(settings), "containers": [container], "volumes": volumes}
-    if node_selector:
-        spec["nodeSelector"] = node_selector
-    if tolerations:
-        spec["tolerations"] = list(tolerations)
-    return {"metadata": {"labels": metadata["labels"]}, "spec": spec}
-
-
-def _pod_spec(settings: TrainerSettings) -> Object:
-    spec: Object = {
-        "securityContext": POD_SECURITY,
-        "automountServiceAccountToken": False,
-        "terminationGracePeriodSeconds": 60,
-    }
-    if settings.service_account:
-        spec["serviceAccountName"] = settings.service_account
-    if settings.image_pull_secrets:
-        spec["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
-    if settings.priority_class:
-        spec["priorityClassName"] = settings.priority_class
-    return spec
-
-
-def _container(settings: TrainerSettings, resources: Resources, gpus: int) -> Object:
-    requests = {"cpu": resources.cpu, "memory": resources.memory}
-    limits = {"memory": resources.memory}
-    if resources.cpu_limit:
-        limits["cpu"] = resources.cpu_limit
-    if resources.ephemeral_storage:
-        requests["ephemeral-storage"] = resources.ephemeral_storage
-    if gpus:
-        limits["nvidia.com/gpu"] = str(gpus)
-    return {
-        "name": "ray",
-        "image": settings.image,
-        "imagePullPolicy": settings.image_pull_policy,
-        "env": [
-            {"name": name, "value": value}
-            for name, value in {"HOME": HOME, **_PATIENCE, **dict(sorted(settings.env.items()))}.items()
-        ],
-        "envFrom": [{"secretRef": {"name": name, "optional": True}} for name in settings.secrets],
-        "resources": {"requests": requests, "limits": limits},
-        "securityContext": CONTAINER_SECURITY,
-    }
-
-
 def _submitter(marks: dict[str, str], settings: TrainerSettings) -> Object:
     small = Resources(cpu="50m", memory="512Mi")
-    container = {
-        **_container(settings, small, 0),
+    submitter = {
+        **container(settings, small),
         "name": "ray-job-submitter",
-        "volumeMounts": list(_SCRATCH_MOUNTS),
+        "volumeMounts": list(SCRATCH_MOUNTS),
     }
-    pod = {"restartPolicy": "Never", "containers": [container], "volumes": list(_SCRATCH_VOLUMES)}
-    spec = {**_pod_spec(settings), **pod}
+    pod = {"restartPolicy": "Never", "containers": [submitter], "volumes": list(SCRATCH_VOLUMES)}
+    spec = {**pod_spec(settings), **pod}
     return {"metadata": {"labels": marks}, "spec": spec}

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from vitruvian.cluster.api import Cluster
 from vitruvian.cluster.objects import CLASSIFIER, Object, owned
 from vitruvian.cluster.rayjob import KIND, build, name_of
-from vitruvian.cluster.settings import TrainerSettings, parse
+from vitruvian.cluster.settings import TrainerSettings
 from vitruvian.errors import Conflict, NotFound, VitruvianError
 from vitruvian.spec import Classifier
 
-SETTINGS = ("vitruvian-trainer", "settings.yaml")
 _SECONDS_BETWEEN_LOOKS = 1.0
 _ENDED = frozenset({"Complete", "Failed", "ValidationFailed"})
 
@@ -57,15 +56,6 @@ def run_of(rayjob: Object) -> Run:
         ended=status.get("endTime"),
         message=" ".join(str(status.get("message") or status.get("reason") or "").split()),
     )
-
-
-def settings_of(cluster: Cluster) -> TrainerSettings:
-    """Return what the namespace's administrator set; the defaults where nobody did."""
-    try:
-        text = cluster.get("v1", "ConfigMap", SETTINGS[0])["data"][SETTINGS[1]]
-    except (NotFound, KeyError):
-        text = ""
-    return parse(text, f"ConfigMap {SETTINGS[0]} in namespace {cluster.namespace}")
 
 
 def submit(cluster: Cluster, classifier: Classifier, declaration: str, settings: TrainerSettings) -> str:

@@ -6,30 +6,39 @@ import time
 from collections.abc import Callable
 
 from vitruvian.bundle import BUNDLES, read_champion
+from vitruvian.cluster import rayservice
 from vitruvian.cluster.api import Cluster
-from vitruvian.cluster.objects import VERSION, Object, owned
-from vitruvian.cluster.serving import KIND, autoscaler, inference_service
-from vitruvian.errors import BundleError, VitruvianError
+from vitruvian.cluster.objects import CLASSIFIER, VERSION, Object, owned
+from vitruvian.cluster.rayservice import ray_service
+from vitruvian.cluster.serving import autoscaler, inference_service
+from vitruvian.cluster.settings import RayServeSettings
+from vitruvian.errors import BundleError, NotFound, VitruvianError
 from vitruvian.spec import Classifier
 from vitruvian.store import open_store
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 
 
-def objects(classifier: Classifier, version: str | None, namespace: str) -> list[Object]:
-    """Return what serves a version, the champion where None; raises `BundleError` where there is none."""
+def objects(classifier: Classifier, version: str | None, namespace: str, settings: RayServeSettings) -> list[Object]:
+    """Return what serves a version, the champion where None: first what owns the others.
+
+    Raises `BundleError` where there is no champion. `settings` are for Ray Serve only.
+    """
     store = open_store(classifier.artifacts)
     version = version or read_champion(store)
     if version is None:
         hint = "train one with 'vitruvian submit' or 'vitruvian run'"
         raise BundleError("there is no champion yet", where=store.url, hint=hint)
-    made = inference_service(classifier, store.address(f"{BUNDLES}/{version}"), version, namespace)
+    bundle = store.address(f"{BUNDLES}/{version}")
+    if classifier.spec.serving.backend == "rayserve":
+        return ray_service(classifier, bundle, version, namespace, settings)
+    made = inference_service(classifier, bundle, version, namespace)
     scaler = autoscaler(classifier, namespace)
     return [made] if scaler is None else [made, scaler]
 
 
 def deploy(cluster: Cluster, made: list[Object]) -> str:
-    """Apply what serves a version and return the version; what an InferenceService needs goes with it."""
+    """Apply what serves a version and return the version; what the first object needs goes with it."""
     service, *others = made
     kept = cluster.apply(service)
     for other in others:
@@ -37,25 +46,55 @@ def deploy(cluster: Cluster, made: list[Object]) -> str:
     return str(service["metadata"]["annotations"][VERSION])
 
 
-def wait(cluster: Cluster, name: str, seconds: float, tell: Callable[[str], None]) -> str:
-    """Return the address of a server once the version applied last is ready; `tell` hears what it waits for.
+def wait(cluster: Cluster, service: Object, seconds: float, tell: Callable[[str], None]) -> str:
+    """Return the address of what `deploy` applied once it is ready; `tell` hears what it waits for.
 
     Raises `VitruvianError` where that takes too long.
     """
+    name, rayserve = service["metadata"]["name"], service["kind"] == rayservice.KIND[1]
     deadline = time.monotonic() + seconds
     told = ""
     while True:
-        service = cluster.get(*KIND, name)
-        lacking = _lacks(cluster, service)
+        found = cluster.get(service["apiVersion"], service["kind"], name)
+        lacking = _lacks_ray(found) if rayserve else _lacks(cluster, found)
         if not lacking:
-            return str(service["status"].get("url", ""))
+            return _ray_address(cluster, found) if rayserve else str(found["status"].get("url", ""))
         if lacking != told:
             told = lacking
             tell(lacking)
         if time.monotonic() > deadline:
-            hint = f"see 'kubectl -n {cluster.namespace} describe pods -l {_pods_of(name)}'"
+            pods = f"{CLASSIFIER}={name}" if rayserve else _pods_of(name)
+            hint = f"see 'kubectl -n {cluster.namespace} describe pods -l {pods}'"
             raise VitruvianError(f"isn't ready after {seconds:.0f} s: {lacking}", where=name, hint=hint)
         time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _lacks_ray(service: Object) -> str:
+    """Return what a RayService still lacks; empty where Serve runs what was applied last."""
+    status = service.get("status") or {}
+    if status.get("observedGeneration", 0) < service["metadata"]["generation"]:
+        return "KubeRay hasn't seen it yet"
+    name = service["metadata"]["name"]
+    application = (status.get("activeServiceStatus") or {}).get("applicationStatuses", {}).get(name)
+    if application is None:
+        return "its Ray cluster starts"
+    if application["status"] != "RUNNING":
+        return f"Serve: {application['status']} {' '.join(application.get('message', '').split())[:300]}".strip()
+    for condition in status.get("conditions", ()):
+        if condition["type"] == "Ready" and condition["status"] != "True":
+            return f"Ready: {condition.get('reason', '')} {condition.get('message', '')}".strip()
+        if condition["type"] == "UpgradeInProgress" and condition["status"] == "True":
+            return "a new Ray cluster takes over"
+    return ""
+
+
+def _ray_address(cluster: Cluster, service: Object) -> str:
+    name = service["metadata"]["name"]
+    try:
+        ingress = cluster.get("networking.k8s.io/v1", "Ingress", name)
+        return f"http://{ingress['spec']['rules'][0]['host']}"
+    except NotFound:
+        return f"http://{name}-serve-svc.{cluster.namespace}:{rayservice.PORT}"
 
 
 def _lacks(cluster: Cluster, service: Object) -> str:

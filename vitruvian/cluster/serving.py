@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from vitruvian.cluster.objects import VERSION, Object, labels
-from vitruvian.errors import SpecError
+from vitruvian.cluster.objects import VERSION, Object, bundle_in_reach, labels
 from vitruvian.spec import Classifier, Replicas
 
 KIND: Final = ("serving.kserve.io/v1beta1", "InferenceService")
@@ -17,13 +16,10 @@ _SERVICE_ACCOUNT: Final = "vitruvian"
 
 
 def inference_service(classifier: Classifier, bundle: str, version: str, namespace: str) -> Object:
-    """Return the InferenceService that serves one version from its address, s3://BUCKET/PREFIX/bundles/VERSION.
+    """Return the InferenceService that serves one version from its address.
 
     Raises `SpecError` for a bundle that pods can't reach.
     """
-    if not bundle.startswith("s3://"):
-        hint = "publish to s3://BUCKET/PREFIX: set spec.artifacts"
-        raise SpecError("the cluster's pods can't reach this bundle", where=bundle, hint=hint)
     replicas = classifier.spec.serving.replicas
     annotations = {"serving.kserve.io/deploymentMode": "Standard", VERSION: version}
     predictor: Object = {
@@ -34,7 +30,7 @@ def inference_service(classifier: Classifier, bundle: str, version: str, namespa
             "modelFormat": {"name": "vitruvian"},
             "protocolVersion": "v2",
             "runtime": "vitruvian",
-            "storageUri": bundle,
+            "storageUri": bundle_in_reach(bundle),
         },
     }
     if replicas.queue_length is None:

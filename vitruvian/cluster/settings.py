@@ -1,16 +1,20 @@
-"""What an administrator says once about training on a cluster, and a user may say otherwise for one run."""
+"""What an administrator says once about Ray's pods on a cluster, and a user may say otherwise for one run."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from vitruvian.errors import SpecError
+from vitruvian.errors import NotFound, SpecError
 
+if TYPE_CHECKING:
+    from vitruvian.cluster.api import Cluster
+
+_KEY = "settings.yaml"
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -33,11 +37,14 @@ class Resources(_Part):
     """Disk that is reserved for copies of data and checkpoints; none: not stated."""
 
 
-class TrainerSettings(_Part):
-    """How a run's pods are made; the chart keeps it in the ConfigMap `vitruvian-trainer`, key `settings.yaml`."""
+class RaySettings(_Part):
+    """How the pods of a Ray cluster are made."""
 
-    image: str = "vitruvian/trainer:0.1.0"
-    """The trainer's image."""
+    config_map: ClassVar[str]
+    """Where the chart keeps them, under the key `settings.yaml`."""
+
+    image: str
+    """The image."""
     image_pull_policy: str = "IfNotPresent"
     """When the node asks the registry for the image."""
     image_pull_secrets: tuple[str, ...] = ()
@@ -49,7 +56,7 @@ class TrainerSettings(_Part):
     env: dict[str, str] = Field(default_factory=dict)
     """More environment variables."""
     head: Resources = Resources(memory="4Gi")
-    """The pod that leads: it prepares, evaluates and exports, but trains nothing."""
+    """The pod that leads: it gets no work of the workers' kind."""
     worker: Resources = Resources(memory="6Gi")
     """The pod of one worker."""
     node_selector: dict[str, str] = Field(default_factory=dict)
@@ -60,6 +67,14 @@ class TrainerSettings(_Part):
     """Labels of the nodes that the leading pod runs on; best not spot nodes."""
     priority_class: str | None = None
     """The pods' priority class."""
+
+
+class TrainerSettings(RaySettings):
+    """How a run's pods are made; the chart keeps it in the ConfigMap `vitruvian-trainer`, key `settings.yaml`."""
+
+    config_map: ClassVar = "vitruvian-trainer"
+    image: str = "vitruvian/trainer:0.1.0"
+    """The trainer's image."""
     queue: str | None = None
     """Kueue's LocalQueue; the run begins suspended, and Kueue lets it start."""
     attempts: Annotated[int, Field(ge=1)] = 3
@@ -70,10 +85,38 @@ class TrainerSettings(_Part):
     """How long all attempts of a run together may take; none: for ever."""
 
 
-def parse(text: str, where: str) -> TrainerSettings:
+class Ingress(_Part):
+    """How a server is reached from outside the cluster."""
+
+    domain: str
+    """Hosts are NAME-NAMESPACE.DOMAIN."""
+    class_name: str | None = None
+    """The ingress class; none: the cluster's default."""
+    annotations: dict[str, str] = Field(default_factory=dict)
+    """Annotations: for the ALB health checks and the like."""
+
+
+class RayServeSettings(RaySettings):
+    """How Ray Serve's pods are made; the chart keeps it in the ConfigMap `vitruvian-rayserve`, key `settings.yaml`."""
+
+    config_map: ClassVar = "vitruvian-rayserve"
+    image: str = "vitruvian/server-ray:0.1.0"
+    """The image: the server's, and Ray."""
+    head: Resources = Resources(memory="2Gi")
+    """The pod that leads: Serve's controller, no server."""
+    worker: Resources = Resources(memory="2Gi")
+    """The pod of one server."""
+    ingress: Ingress | None = None
+    """How servers are reached from outside; none: by their Service only."""
+
+
+S = TypeVar("S", bound=RaySettings)
+
+
+def parse(kind: type[S], text: str, where: str) -> S:
     """Read settings from YAML; raises `SpecError` naming what is wrong."""
     try:
-        return TrainerSettings.model_validate(yaml.safe_load(text) or {})
+        return kind.model_validate(yaml.safe_load(text) or {})
     except yaml.YAMLError as e:
         raise SpecError(f"is not valid YAML ({e})", where=where, hint="mend it") from e
     except ValidationError as e:
@@ -82,9 +125,18 @@ def parse(text: str, where: str) -> TrainerSettings:
         raise SpecError(f"{place}: {problem['msg']}", where=where, hint="see docs/kubernetes.md") from e
 
 
-def load(path: Path) -> TrainerSettings:
+def administered(kind: type[S], cluster: Cluster) -> S:
+    """Return what the namespace's administrator set; the defaults where nobody did."""
+    try:
+        text = cluster.get("v1", "ConfigMap", kind.config_map)["data"][_KEY]
+    except (NotFound, KeyError):
+        text = ""
+    return parse(kind, text, f"ConfigMap {kind.config_map} in namespace {cluster.namespace}")
+
+
+def load(kind: type[S], path: Path) -> S:
     """Read settings from a file; raises `SpecError`."""
     try:
-        return parse(path.read_text(encoding="utf-8"), str(path))
+        return parse(kind, path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as e:
         raise SpecError(f"can't be read ({e})", where=path, hint="give a YAML file") from e

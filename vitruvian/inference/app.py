@@ -59,11 +59,14 @@ def create_app(
     *,
     startup: Startup | None = None,
     settled: Callable[[], None] = lambda: None,
+    ready_first: bool = False,
 ) -> Starlette:
     """Return the application that answers for one predictor.
 
     The golden example is predicted when the application starts; `settled` is called afterwards in a thread of its own,
-    whatever came of it. The `Service` behind the application is its `state.service`.
+    whatever came of it. With `ready_first` the application's start ends only then, and fails with the `BundleError` of
+    a wrong answer: for those who hold an application that has started for ready. The `Service` behind the application
+    is its `state.service`.
     """
     service = Service(predictor, settings or Settings(), startup or Startup())
     handlers = _Handlers(service)
@@ -75,6 +78,10 @@ def create_app(
             await asyncio.to_thread(settled)
 
         starting = asyncio.create_task(start())
+        if ready_first:
+            await starting
+            if service.failure is not None:
+                raise service.failure
         yield
         service.drain()
         service.close()

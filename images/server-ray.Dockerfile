@@ -1,0 +1,32 @@
+# What serves a bundle on Ray Serve: the server, and Ray. Build from the project's root:
+#   docker build -f images/server-ray.Dockerfile -t vitruvian/server-ray .
+ARG BASE_IMAGE=python:3.11-slim
+
+FROM ${BASE_IMAGE} AS build
+RUN python3 -m venv /opt/vitruvian
+ENV PATH=/opt/vitruvian/bin:$PATH
+WORKDIR /src
+# First the libraries, by an empty package: a change of the code leaves this layer as it is.
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+RUN mkdir vitruvian && touch vitruvian/__init__.py && \
+    pip install --no-cache-dir --constraint constraints.txt '.[serve,rayserve]' && \
+    pip uninstall --yes --quiet vitruvian
+COPY vitruvian vitruvian
+RUN pip install --no-cache-dir --no-deps . && pip uninstall --yes --quiet pip setuptools
+
+FROM ${BASE_IMAGE}
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="Vitruvian server on Ray" \
+      org.opencontainers.image.description="Serves a Vitruvian bundle on Ray Serve." \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+# KubeRay's probes call wget.
+RUN apt-get update && apt-get install --yes --no-install-recommends wget && rm -rf /var/lib/apt/lists/* && \
+    groupadd --gid 10001 vitruvian && useradd --uid 10001 --gid 10001 --create-home vitruvian
+COPY --from=build /opt/vitruvian /opt/vitruvian
+ENV PATH=/opt/vitruvian/bin:$PATH PYTHONUNBUFFERED=1 RAY_USAGE_STATS_ENABLED=0
+USER 10001:10001
+WORKDIR /home/vitruvian
+CMD ["vitruvian", "--help"]

@@ -1,0 +1,103 @@
+"""The pods of a Ray cluster, whatever runs on it. Pure: from settings to plain objects."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from vitruvian.cluster.objects import CONTAINER_SECURITY, HOME, POD_SECURITY, Object
+from vitruvian.cluster.settings import RaySettings, Resources
+
+RAY_VERSION: Final = "2.60.0"
+# Two minutes or so without its store cost neither a run nor a server an attempt.
+_PATIENCE: Final = {"AWS_RETRY_MODE": "standard", "AWS_MAX_ATTEMPTS": "24"}
+# What a pod may write where its root file system can't be written.
+SCRATCH_MOUNTS: Final = ({"name": "tmp", "mountPath": "/tmp"}, {"name": "home", "mountPath": HOME})
+SCRATCH_VOLUMES: Final = ({"name": "tmp", "emptyDir": {}}, {"name": "home", "emptyDir": {}})
+
+
+def head_pod(labels: dict[str, str], settings: RaySettings, mounts: tuple[Object, ...] = ()) -> Object:
+    """Return the template of the pod that leads."""
+    return _pod(labels, settings, settings.head, settings.head_node_selector, (), 0, mounts)
+
+
+def worker_pod(labels: dict[str, str], settings: RaySettings, gpus: int = 0, mounts: tuple[Object, ...] = ()) -> Object:
+    """Return the template of a pod that works."""
+    return _pod(labels, settings, settings.worker, settings.node_selector, settings.tolerations, gpus, mounts)
+
+
+def autoscaled(cluster: Object) -> Object:
+    """Return a RayCluster's spec whose number of workers Ray's autoscaler sets."""
+    head = cluster["headGroupSpec"]
+    template = head["template"]
+    # The autoscaler asks the API server for pods.
+    spec = {**template["spec"], "automountServiceAccountToken": True}
+    return {
+        **cluster,
+        "enableInTreeAutoscaling": True,
+        "autoscalerOptions": {"securityContext": CONTAINER_SECURITY},
+        "headGroupSpec": {**head, "template": {**template, "spec": spec}},
+    }
+
+
+def pod_spec(settings: RaySettings) -> Object:
+    """Return what all pods of a Ray cluster, and those that talk to it, have in common."""
+    spec: Object = {
+        "securityContext": POD_SECURITY,
+        "automountServiceAccountToken": False,
+        "terminationGracePeriodSeconds": 60,
+    }
+    if settings.service_account:
+        spec["serviceAccountName"] = settings.service_account
+    if settings.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
+    if settings.priority_class:
+        spec["priorityClassName"] = settings.priority_class
+    return spec
+
+
+def container(settings: RaySettings, resources: Resources, gpus: int = 0) -> Object:
+    """Return a container with Ray, without what it mounts."""
+    requests = {"cpu": resources.cpu, "memory": resources.memory}
+    limits = {"memory": resources.memory}
+    if resources.cpu_limit:
+        limits["cpu"] = resources.cpu_limit
+    if resources.ephemeral_storage:
+        requests["ephemeral-storage"] = resources.ephemeral_storage
+    if gpus:
+        limits["nvidia.com/gpu"] = str(gpus)
+    return {
+        "name": "ray",
+        "image": settings.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "env": [
+            {"name": name, "value": value}
+            for name, value in {"HOME": HOME, **_PATIENCE, **dict(sorted(settings.env.items()))}.items()
+        ],
+        "envFrom": [{"secretRef": {"name": name, "optional": True}} for name in settings.secrets],
+        "resources": {"requests": requests, "limits": limits},
+        "securityContext": CONTAINER_SECURITY,
+    }
+
+
+def config_mount(name: str, folder: str) -> Object:
+    """Return a read-only mount of a ConfigMap, for `head_pod` and `worker_pod`."""
+    return {"name": name, "mountPath": folder, "readOnly": True}
+
+
+def _pod(
+    labels: dict[str, str],
+    settings: RaySettings,
+    resources: Resources,
+    node_selector: dict[str, str],
+    tolerations: tuple[Object, ...],
+    gpus: int,
+    mounts: tuple[Object, ...],
+) -> Object:
+    made = {**container(settings, resources, gpus), "volumeMounts": [*mounts, *SCRATCH_MOUNTS]}
+    volumes = [{"name": mount["name"], "configMap": {"name": mount["name"]}} for mount in mounts]
+    spec = {**pod_spec(settings), "containers": [made], "volumes": [*volumes, *SCRATCH_VOLUMES]}
+    if node_selector:
+        spec["nodeSelector"] = node_selector
+    if tolerations:
+        spec["tolerations"] = list(tolerations)
+    return {"metadata": {"labels": labels}, "spec": spec}

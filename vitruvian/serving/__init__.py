@@ -1,0 +1,1 @@
+"""What KServe and Ray Serve run: thin entry points over `inference`."""
