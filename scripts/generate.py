@@ -12,14 +12,21 @@ from typing import Any, NamedTuple
 import yaml
 
 from vitruvian import spec
+from vitruvian.cluster import rayjob, servers
 from vitruvian.cluster.objects import manifest
-from vitruvian.cluster.settings import RayServeSettings, RaySettings, TrainerSettings
+from vitruvian.cluster.settings import Ingress, RayServeSettings, RaySettings, TrainerSettings
 from vitruvian.observability import alerts, metrics
 from vitruvian.observability.dashboards import DASHBOARDS, rendered
 
 ROOT = Path(__file__).parents[1]
 CHART_FOLDER = ROOT / "charts" / "vitruvian"
 VALUES = CHART_FOLDER / "values.yaml"
+
+SAMPLES = ROOT / "k8s" / "samples"
+SAMPLE = SAMPLES / "classifier.yaml"
+SAMPLE_HEAD = """\
+# What `vitruvian {command} -f classifier.yaml -n studio` makes with the chart's defaults; --dry-run prints yours.
+"""
 
 CLASSIFIER = """\
 # The Classifier
@@ -203,7 +210,27 @@ def _schema(path: str, default: Any) -> dict[str, Any]:
     return {"type": _TYPES[type(default)]}
 
 
+def rayjob_sample() -> str:
+    """Return k8s/samples/rayjob.yaml."""
+    declaration = SAMPLE.read_text()
+    made = rayjob.build(spec.parse(declaration), declaration, "yoga-1", "studio", TrainerSettings())
+    return SAMPLE_HEAD.format(command="submit") + manifest(made)
+
+
+def server_sample(backend: str) -> str:
+    """Return k8s/samples/inferenceservice.yaml or rayservice.yaml."""
+    declared = yaml.safe_load(SAMPLE.read_text())
+    declared["spec"]["serving"]["backend"] = backend
+    classifier = spec.parse(yaml.safe_dump(declared))
+    settings = RayServeSettings(ingress=Ingress(domain="models.example.com"))
+    made = servers.serving_objects(classifier, "s3://models/yoga/bundles/VERSION", "VERSION", "studio", settings)
+    return SAMPLE_HEAD.format(command="deploy") + manifest(made)
+
+
 PAGES = {
+    SAMPLES / "rayjob.yaml": rayjob_sample,
+    SAMPLES / "inferenceservice.yaml": partial(server_sample, "kserve"),
+    SAMPLES / "rayservice.yaml": partial(server_sample, "rayserve"),
     ROOT / "docs" / "classifier.md": classifier_page,
     ROOT / "docs" / "chart.md": chart_page,
     ROOT / "docs" / "metrics.md": metrics_page,

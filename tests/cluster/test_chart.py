@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.conftest import Published, Release
-from tests.cluster.kube import CHART, get, kubectl, run, soon
+from tests.cluster.kube import CHART, ROOT, get, kubectl, run, soon
 
 PROFILES = ["values.yaml", "values-kind.yaml", "values-eks.yaml"]
 EVERYTHING = (
@@ -25,6 +25,12 @@ def test_the_api_server_takes_every_profile(profile: str, namespace: str, tmp_pa
     run("helm", "lint", "--strict", CHART, "-f", values)
     rendered = run("helm", "template", "v", CHART, "-n", namespace, "-f", values, "--set", EVERYTHING)
     kubectl("-n", namespace, "apply", "--dry-run=server", "--validate=strict", "-f", "-", text=rendered)
+
+
+@pytest.mark.parametrize("sample", ["rayjob.yaml", "inferenceservice.yaml", "rayservice.yaml"])
+def test_the_api_server_takes_every_sample(sample: str, namespace: str) -> None:
+    text = (ROOT / "k8s" / "samples" / sample).read_text().replace("namespace: studio", f"namespace: {namespace}")
+    kubectl("-n", namespace, "apply", "--dry-run=server", "--validate=strict", "-f", "-", text=text)
 
 
 @pytest.mark.parametrize(

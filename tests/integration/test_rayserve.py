@@ -29,9 +29,9 @@ METRICS = 8095
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a bundle on Ray Serve, as `serve run` starts it."""
     root = tmp_path_factory.mktemp("bundle")
-    make_bundle(root)
+    folder = make_bundle(root).folder
     log = root / "serve.log"
-    words = ("run", rayservice.IMPORT_PATH, f"bundle={root}", "name=poses")
+    words = ("run", rayservice.IMPORT_PATH, f"bundle={folder}", "name=poses")
     with open(log, "w") as out:
         process = subprocess.Popen(
             [Path(sys.executable).parent / "serve", *words],

@@ -17,6 +17,7 @@ from vitruvian.cluster.raypods import (
     config_mount,
     container,
     head_pod,
+    measured,
     pod_spec,
     worker_pod,
 )
@@ -88,7 +89,7 @@ def _cluster(classifier: Classifier, metadata: Object, settings: TrainerSettings
         "rayVersion": RAY_VERSION,
         "headGroupSpec": {
             "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},
-            "template": _measured(head_pod(marks, settings, declared)),
+            "template": measured(head_pod(marks, settings, declared), _METRICS_PORT, _PORTS),
         },
     }
     if most:
@@ -103,21 +104,6 @@ def _cluster(classifier: Classifier, metadata: Object, settings: TrainerSettings
             }
         ]
     return cluster if fewest == most else autoscaled(cluster)
-
-
-def _measured(head: Object) -> Object:
-    """Return the leading pod, where the run itself is, with what Prometheus needs to find the run's metrics."""
-    (ray,) = head["spec"]["containers"]
-    ports = [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in _PORTS.items()]
-    annotations = {
-        "prometheus.io/scrape": "true",
-        "prometheus.io/port": str(_METRICS_PORT),
-        "prometheus.io/path": "/metrics",
-    }
-    return {
-        "metadata": {**head["metadata"], "annotations": annotations},
-        "spec": {**head["spec"], "containers": [{**ray, "ports": ports}]},
-    }
 
 
 def _workers(training: Training) -> tuple[int, int]:

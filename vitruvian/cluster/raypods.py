@@ -25,6 +25,21 @@ def worker_pod(labels: dict[str, str], settings: RaySettings, gpus: int = 0, mou
     return _pod(labels, settings, settings.worker, settings.node_selector, settings.tolerations, gpus, mounts)
 
 
+def measured(pod: Object, metrics: int, ports: dict[str, int]) -> Object:
+    """Return a pod with its ports, by name, and with what Prometheus needs to find its metrics on one of them."""
+    (ray,) = pod["spec"]["containers"]
+    declared = [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()]
+    annotations = {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": str(metrics),
+        "prometheus.io/path": "/metrics",
+    }
+    return {
+        "metadata": {**pod["metadata"], "annotations": annotations},
+        "spec": {**pod["spec"], "containers": [{**ray, "ports": declared}]},
+    }
+
+
 def autoscaled(cluster: Object) -> Object:
     """Return a RayCluster's spec whose number of workers Ray's autoscaler sets."""
     head = cluster["headGroupSpec"]

@@ -12,7 +12,7 @@ from typing import Final
 import yaml
 
 from vitruvian.cluster.objects import VERSION, Object, bundle_in_reach, labels
-from vitruvian.cluster.raypods import RAY_VERSION, autoscaled, head_pod, worker_pod
+from vitruvian.cluster.raypods import RAY_VERSION, autoscaled, head_pod, measured, worker_pod
 from vitruvian.cluster.settings import RayServeSettings
 from vitruvian.spec import Classifier, Replicas
 
@@ -77,18 +77,9 @@ def _serve_config(classifier: Classifier, bundle: str) -> str:
 
 
 def _cluster(replicas: Replicas, marks: dict[str, str], settings: RayServeSettings) -> Object:
-    worker = worker_pod(marks, settings)
-    worker["metadata"]["annotations"] = {
-        "prometheus.io/scrape": "true",
-        "prometheus.io/port": str(_METRICS_PORT),
-        "prometheus.io/path": "/metrics",
-    }
+    worker = measured(worker_pod(marks, settings), _METRICS_PORT, {"serve": PORT, "server-metrics": _METRICS_PORT})
     container = worker["spec"]["containers"][0]
     container["env"] = [*container["env"], {"name": METRICS_VARIABLE, "value": str(_METRICS_PORT)}]
-    container["ports"] = [
-        {"name": "serve", "containerPort": PORT},
-        {"name": "metrics", "containerPort": _METRICS_PORT},
-    ]
     return autoscaled(
         {
             "rayVersion": RAY_VERSION,

@@ -29,7 +29,13 @@ def objects(classifier: Classifier, version: str | None, namespace: str, setting
     if version is None:
         hint = "train one with 'vitruvian submit' or 'vitruvian run'"
         raise BundleError("there is no champion yet", where=store.url, hint=hint)
-    bundle = store.address(f"{BUNDLES}/{version}")
+    return serving_objects(classifier, store.address(f"{BUNDLES}/{version}"), version, namespace, settings)
+
+
+def serving_objects(
+    classifier: Classifier, bundle: str, version: str, namespace: str, settings: RayServeSettings
+) -> list[Object]:
+    """Return what serves one version from its address: first what owns the others."""
     if classifier.spec.serving.backend == "rayserve":
         return ray_service(classifier, bundle, version, namespace, settings)
     made = inference_service(classifier, bundle, version, namespace)
