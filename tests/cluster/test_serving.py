@@ -59,7 +59,7 @@ def test_servers_are_added_while_predictions_wait_and_go_afterwards(
     (tmp_path / "scaled.yaml").write_text(yaml.safe_dump(declaration))
     run("vitruvian", "deploy", "-f", tmp_path / "scaled.yaml", "-n", namespace, env=s3.outside)
     at_once = {"spec": {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}}}}
-    kubectl("-n", namespace, "patch", "hpa", "poses-predictor", "--type=merge", "-p", json.dumps(at_once))
+    kubectl("-n", namespace, "patch", "hpa", "poses-servers", "--type=merge", "-p", json.dumps(at_once))
     host = get(namespace, "inferenceservice", "poses")["status"]["url"].removeprefix("http://")
     # A large picture keeps the predicting threads busy, a small tensor only the loop that moves bytes.
     url = f"{soon('the ingress has an address', ingress_address)}/predict/image"
@@ -74,7 +74,7 @@ def test_servers_are_added_while_predictions_wait_and_go_afterwards(
 
 def _queue(namespace: str) -> float:
     """Return what the autoscaler knows of the queue, in predictions for each server."""
-    status = get(namespace, "hpa", "poses-predictor").get("status", {})
+    status = get(namespace, "hpa", "poses-servers").get("status", {})
     for metric in status.get("currentMetrics") or []:
         if metric["type"] == "Pods" and metric["pods"]["metric"]["name"] == "vitruvian_queue_length":
             value = str(metric["pods"]["current"]["averageValue"])

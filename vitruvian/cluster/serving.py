@@ -59,7 +59,8 @@ def autoscaler(classifier: Classifier, namespace: str) -> Object | None:
     replicas: Replicas = classifier.spec.serving.replicas
     if replicas.queue_length is None:
         return None
-    name = f"{classifier.name}-predictor"
+    # KServe takes an autoscaler of the Deployment's name for its own, and deletes it.
+    name, deployment = f"{classifier.name}-servers", f"{classifier.name}-predictor"
     cpu = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": replicas.cpu_percent}}
     queue = {
         "metric": {"name": "vitruvian_queue_length"},
@@ -70,7 +71,7 @@ def autoscaler(classifier: Classifier, namespace: str) -> Object | None:
         "kind": "HorizontalPodAutoscaler",
         "metadata": {"name": name, "namespace": namespace, "labels": labels(classifier.name, "server")},
         "spec": {
-            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": deployment},
             "minReplicas": replicas.min,
             "maxReplicas": replicas.max,
             "metrics": [{"type": "Resource", "resource": cpu}, {"type": "Pods", "pods": queue}],
