@@ -24,8 +24,10 @@ VALUES = CHART_FOLDER / "values.yaml"
 
 SAMPLES = ROOT / "k8s" / "samples"
 SAMPLE = SAMPLES / "classifier.yaml"
+# As the chart sets it.
+_CHARTS: dict[str, Any] = {"service_account": "vitruvian"}
 SAMPLE_HEAD = """\
-# What `vitruvian {command} -f classifier.yaml -n studio` makes with the chart's defaults; --dry-run prints yours.
+# What `vitruvian {command} -f classifier.yaml -n studio` makes with settings like the chart's; --dry-run prints yours.
 """
 
 CLASSIFIER = """\
@@ -94,7 +96,7 @@ _OPEN = {
     "server.autoscaling.maxReplicas": {"type": "integer", "minimum": 1},
     "server.autoscaling.cpuPercent": {"type": ["integer", "null"], "minimum": 1},
     "server.autoscaling.queueLength": {"type": ["number", "null"], "exclusiveMinimum": 0},
-    "server.drainSeconds": {"type": "integer", "minimum": 1},
+    "server.drainSeconds": {"type": "integer", "minimum": 1, "maximum": 120},
     "networkPolicy.serverFrom": {"type": "array", "items": {"type": "object"}},
     "networkPolicy.metricsFrom": {"type": "array", "items": {"type": "object"}},
     "networkPolicy.kuberayNamespace": {"type": "object", "additionalProperties": {"type": "string"}},
@@ -121,8 +123,8 @@ def classifier_page() -> str:
     rows = []
     for line in spec.fields():
         later = f" *Not implemented yet: {line.planned}.*" if line.planned else ""
-        kind = line.kind.replace("|", "\\|")
-        rows.append(f"| `{line.path}` | {kind} | {line.default} | {line.text}{later} |")
+        kind, text = line.kind.replace("|", "\\|"), " ".join(line.text.split())
+        rows.append(f"| `{line.path}` | {kind} | {line.default} | {text}{later} |")
     return CLASSIFIER + "\n".join(rows) + "\n"
 
 
@@ -213,7 +215,7 @@ def _schema(path: str, default: Any) -> dict[str, Any]:
 def rayjob_sample() -> str:
     """Return k8s/samples/rayjob.yaml."""
     declaration = SAMPLE.read_text()
-    made = rayjob.build(spec.parse(declaration), declaration, "yoga-1", "studio", TrainerSettings())
+    made = rayjob.build(spec.parse(declaration), declaration, "yoga-1", "studio", TrainerSettings(**_CHARTS))
     return SAMPLE_HEAD.format(command="submit") + manifest(made)
 
 
@@ -222,7 +224,7 @@ def server_sample(backend: str) -> str:
     declared = yaml.safe_load(SAMPLE.read_text())
     declared["spec"]["serving"]["backend"] = backend
     classifier = spec.parse(yaml.safe_dump(declared))
-    settings = RayServeSettings(ingress=Ingress(domain="models.example.com"))
+    settings = RayServeSettings(ingress=Ingress(domain="models.example.com"), **_CHARTS)
     made = servers.serving_objects(classifier, "s3://models/yoga/bundles/VERSION", "VERSION", "studio", settings)
     return SAMPLE_HEAD.format(command="deploy") + manifest(made)
 

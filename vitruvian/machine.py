@@ -9,9 +9,14 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def usable_cpus(cgroups: Path = _CGROUPS) -> int:
-    """Return how many threads can really run at once: the affinity, cut to the cgroup's quota (version 1 or 2)."""
+    """Return how many threads can really run at once: the affinity, cut to the cgroup's quota (version 1 or 2).
+
+    VITRUVIAN_CPUS, where it is set, cuts it further: a container may have less reserved than its node has.
+    """
     quotas = [_quota_v2(cgroups / "cpu.max"), _quota_v1(cgroups / "cpu"), _quota_v1(cgroups / "cpu,cpuacct")]
-    return max(1, int(min(len(os.sched_getaffinity(0)), *(quota for quota in quotas if quota is not None), 1 << 16)))
+    reserved = os.environ.get("VITRUVIAN_CPUS", "")
+    limits = [quota for quota in quotas if quota is not None] + ([int(reserved)] if reserved.isdecimal() else [])
+    return max(1, int(min(len(os.sched_getaffinity(0)), *limits, 1 << 16)))
 
 
 def _quota_v2(path: Path) -> float | None:

@@ -46,4 +46,3 @@ def test_the_page_does_what_it_says(release: Release, published: Published, tmp_
     assert "is ended" in told["vitruvian cancel yoga -n studio"]
     assert "it answers at http" in told["vitruvian deploy -f classifier.yaml -n studio"]
     assert "Succeeded" in told["helm test vitruvian -n studio"]
-    kubectl("-n", namespace, "delete", "inferenceservice", "yoga", "--wait=false")

@@ -13,6 +13,8 @@ from vitruvian.spec import Classifier, Replicas
 
 KIND: Final = ("serving.kserve.io/v1beta1", "InferenceService")
 _SERVICE_ACCOUNT: Final = "vitruvian"
+# The chart's longest server.drainSeconds, and what a server then takes for the answers it still owes.
+_GRACE_SECONDS: Final = 155
 
 
 def inference_service(classifier: Classifier, bundle: str, version: str, namespace: str) -> Object:
@@ -24,6 +26,7 @@ def inference_service(classifier: Classifier, bundle: str, version: str, namespa
     annotations = {"serving.kserve.io/deploymentMode": "Standard", VERSION: version}
     predictor: Object = {
         "serviceAccountName": _SERVICE_ACCOUNT,
+        "terminationGracePeriodSeconds": _GRACE_SECONDS,
         "minReplicas": replicas.min,
         "maxReplicas": replicas.max,
         "model": {

@@ -53,6 +53,9 @@ env:
 - {name: HOME, value: /home/vitruvian}
 # Two minutes or so without its store make no server begin anew.
 - {name: AWS_MAX_ATTEMPTS, value: "24"}
+# Threads for the CPUs that are reserved, not for all of a large node.
+- name: VITRUVIAN_CPUS
+  valueFrom: {resourceFieldRef: {resource: requests.cpu, divisor: "1"}}
 {{- range $name, $value := .Values.server.env }}
 - {name: {{ $name }}, value: {{ $value | quote }}}
 {{- end }}
@@ -65,7 +68,8 @@ startupProbe:
 readinessProbe:
   httpGet: {path: /v2/health/ready, port: 8080}
   periodSeconds: 2
-  failureThreshold: 2
+  timeoutSeconds: 3
+  failureThreshold: 3
 livenessProbe:
   httpGet: {path: /v2/health/live, port: 8080}
   periodSeconds: 10
