@@ -76,9 +76,14 @@ SETTINGS_OF: dict[str, tuple[type[RaySettings], str]] = {
     ),
 }
 
+_IMAGES = ("server", "serverRay", "trainer")
+_NAME = "[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
 # Maps and lists whose content is Kubernetes' own, or a user's: the API server checks them.
 _OPEN = {
-    "images.pullSecrets": {"type": "array", "items": {"type": "string"}},
+    **{f"images.{role}.pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]} for role in _IMAGES},
+    "fullnameOverride": {"type": "string", "pattern": f"^({_NAME})?$"},
+    "images.pullSecrets": {"type": "array", "items": {"type": "string", "pattern": f"^{_NAME}$"}},
+    "s3.secret": {"type": "string", "pattern": f"^{_NAME}$"},
     "serviceAccount.annotations": {"type": "object", "additionalProperties": {"type": "string"}},
     "trainer.submitters": {"type": "array", "items": {"type": "object"}},
     "deployers": {"type": "array", "items": {"type": "object"}},
@@ -86,7 +91,14 @@ _OPEN = {
     "server.nodeSelector": {"type": "object", "additionalProperties": {"type": "string"}},
     "server.tolerations": {"type": "array", "items": {"type": "object"}},
     "server.affinity": {"type": "object"},
-    "server.env": {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}},
+    "server.env": {
+        "type": "object",
+        "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
+        "additionalProperties": {"type": ["string", "number", "boolean"]},
+    },
+    "server.service.port": {"type": "integer", "minimum": 1, "maximum": 65535},
+    "server.startupSeconds": {"type": "integer", "minimum": 1},
+    "server.autoscaling.scaleDownSeconds": {"type": "integer", "minimum": 0, "maximum": 3600},
     "server.service.annotations": {"type": "object", "additionalProperties": {"type": "string"}},
     "server.service.type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
     "server.ingress.annotations": {"type": "object", "additionalProperties": {"type": "string"}},
@@ -102,7 +114,12 @@ _OPEN = {
     "networkPolicy.kuberayNamespace": {"type": "object", "additionalProperties": {"type": "string"}},
     "networkPolicy.kuberayPods": {"type": "object", "additionalProperties": {"type": "string"}},
     "networkPolicy.egressTo": {"type": "array", "items": {"type": "object"}},
-    "networkPolicy.egressPorts": {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 65535}},
+    "networkPolicy.egressPorts": {
+        "type": "array",
+        # A rule without a port would mean every port.
+        "minItems": 1,
+        "items": {"type": "integer", "minimum": 1, "maximum": 65535},
+    },
     "monitoring.labels": {"type": "object", "additionalProperties": {"type": "string"}},
     "monitoring.dashboards.labels": {"type": "object", "additionalProperties": {"type": "string"}},
     "monitoring.dashboards.annotations": {"type": "object", "additionalProperties": {"type": "string"}},
@@ -209,7 +226,9 @@ def _schema(path: str, default: Any) -> dict[str, Any]:
     if isinstance(default, dict):
         below = {key: _schema(f"{path}.{key}".lstrip("."), value) for key, value in default.items()}
         return {"type": "object", "additionalProperties": False, "properties": below}
-    return {"type": _TYPES[type(default)]}
+    kind = _TYPES[type(default)]
+    # No value has a space or a line break in it, which templates would make other YAML of.
+    return {"type": kind, "pattern": r"^\S*$"} if kind == "string" else {"type": kind}
 
 
 def rayjob_sample() -> str:

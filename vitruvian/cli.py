@@ -295,7 +295,7 @@ def submit(
     with _needs("cluster"):
         from vitruvian.cluster import console as shown
         from vitruvian.cluster import rayjob, runs
-        from vitruvian.cluster.api import namespace_of
+        from vitruvian.cluster.kubeconfig import namespace_of
         from vitruvian.cluster.objects import manifest
         from vitruvian.cluster.settings import TrainerSettings, load
 
@@ -317,11 +317,13 @@ def submit(
 def _cluster(namespace: str | None, context: str | None, needed: bool) -> Cluster | None:
     """Return the cluster, or None where it isn't needed and can't be asked."""
     from vitruvian.cluster.api import Cluster
+    from vitruvian.cluster.objects import is_name
 
     try:
         return Cluster(namespace, context)
     except VitruvianError as e:
-        if needed:
+        # What was named by hand must be right, even where the cluster isn't needed.
+        if needed or context is not None or not is_name(namespace or "default"):
             raise
         problems.print(f"[dim]with default settings: {_plain(str(e))}[/]", highlight=False, soft_wrap=True)
         return None
@@ -389,7 +391,7 @@ def deploy(
     classifier = spec.load(file)
     with _needs("cluster"):
         from vitruvian.cluster import servers
-        from vitruvian.cluster.api import namespace_of
+        from vitruvian.cluster.kubeconfig import namespace_of
         from vitruvian.cluster.objects import manifest
         from vitruvian.cluster.settings import RayServeSettings, load
 

@@ -226,7 +226,7 @@ class Replicas(Part):
     """The most servers."""
     cpu_percent: Annotated[int, Field(ge=1, le=1000)] = 70
     """The share of the reserved CPU, in percent, above which servers are added; Ray Serve doesn't look at it."""
-    queue_length: Annotated[float, Field(gt=0)] | None = None
+    queue_length: Annotated[float, Field(ge=0.01, le=10_000)] | None = None
     """Waiting predictions for each server above which servers are added; kserve needs a Prometheus adapter. None:
     kserve looks at CPU only, rayserve adds servers above one waiting prediction each."""
 

@@ -41,6 +41,11 @@ def test_the_api_server_takes_every_sample(sample: str, namespace: str) -> None:
         ("server.replicas=none", "server/replicas"),
         ("server.service.type=Loadbalancer", "server/service/type"),
         ("server.enabled=true", "server.bundle is needed"),
+        ("images.server.tag=a #b", "images/server/tag"),
+        ("s3.secret=", "s3/secret"),
+        ("networkPolicy.egressPorts[0]=0", "networkPolicy/egressPorts"),
+        ("server.env.a-b=1", "a-b"),
+        ("server.service.port=99999", "server/service/port"),
     ],
 )
 def test_a_value_that_is_wrong_is_refused_by_name(value: str, named: str) -> None:

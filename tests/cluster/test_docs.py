@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from tests.cluster.conftest import Published, Release
-from tests.cluster.kube import ROOT, kubectl, run, settings
+from tests.cluster.kube import ROOT, run, settings
 from tests.integration.test_docs import blocks, commands
 
 PAGE = "docs/kubernetes.md"

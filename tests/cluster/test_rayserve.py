@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from tests.cluster.conftest import S3, Published, Release
-from tests.cluster.kube import CHART, Load, get, ingress_address, kubectl, run, settings, soon
+from tests.cluster.kube import CHART, Load, get, ingress_address, knows, kubectl, run, settings, soon
 
 REQUESTS = 2000
 _SMALL = {"cpu": "50m", "memory": "2Gi"}
@@ -58,10 +58,10 @@ def test_a_new_version_and_another_number_of_ray_servers_fail_no_request(
     told = run(*deploy, one, "--version", old, env=s3.outside, seconds=450)
     host = f"poses-{namespace}.ray.example.com"
     assert f"it answers at http://{host}" in told
-    url = f"{soon('the ingress has an address', ingress_address)}/v2/models/poses/infer"
+    address = soon("the ingress has an address", ingress_address)
+    url = f"{address}/v2/models/poses/infer"
     headers = {"Host": host, "Content-Type": "application/json"}
-    with Load(url, published.request, 1, 0.2, **headers) as first:
-        soon("the ingress controller has read the Ingress", lambda: first.answers[f"200 {old}"] > 0)
+    soon("the ingress controller has read the Ingress", lambda: knows(address, Host=host))
     with Load(url, published.request, 4, 0.02, **headers) as load:
         soon("the old version answers", lambda: load.answers[f"200 {old}"] > 100)
         run(*deploy, one, env=s3.outside, seconds=450)

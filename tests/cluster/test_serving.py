@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from tests.cluster.conftest import S3, Published, Release
-from tests.cluster.kube import Load, get, ingress_address, kubectl, run, soon
+from tests.cluster.kube import Load, get, ingress_address, knows, kubectl, run, soon
 
 REQUESTS = 2000
 
@@ -20,6 +20,7 @@ REQUESTS = 2000
 def _load(published: Published, namespace: str, threads: int = 4) -> Load:
     host = get(namespace, "inferenceservice", "poses")["status"]["url"].removeprefix("http://")
     address = soon("the ingress has an address", ingress_address)
+    soon("the ingress controller has read the Ingress", lambda: knows(address, Host=host))
     url = f"{address}/v2/models/poses/infer"
     headers = {"Host": host, "Content-Type": "application/json"}
     return Load(url, published.request, threads, 0.005, **headers)
@@ -62,7 +63,9 @@ def test_servers_are_added_while_predictions_wait_and_go_afterwards(
     kubectl("-n", namespace, "patch", "hpa", "poses-servers", "--type=merge", "-p", json.dumps(at_once))
     host = get(namespace, "inferenceservice", "poses")["status"]["url"].removeprefix("http://")
     # A large picture keeps the predicting threads busy, a small tensor only the loop that moves bytes.
-    url = f"{soon('the ingress has an address', ingress_address)}/predict/image"
+    address = soon("the ingress has an address", ingress_address)
+    soon("the ingress controller has read the Ingress", lambda: knows(address, Host=host))
+    url = f"{address}/predict/image"
     body, content_type = _multipart(_large_picture())
     with Load(url, body, 24, 0.0, **{"Host": host, "Content-Type": content_type}) as load:
         soon("predictions wait", lambda: _queue(namespace) > 1)

@@ -13,6 +13,7 @@ import yaml
 
 from tests.cluster.conftest import S3, Published, Release
 from tests.cluster.kube import get, kubectl, run, soon
+from tests.projects import declare
 from vitruvian.store import open_store
 
 MOTION = Path(__file__).parents[3] / "shared" / "data" / "mocap-17kp"
@@ -135,3 +136,14 @@ def _step(store: Any) -> int:
 
 def _attempts(namespace: str, name: str) -> int:
     return int(get(namespace, "rayjob", name)["status"].get("failed") or 0) + 1
+
+
+def test_a_run_whose_declaration_is_refused_leaves_nothing(namespace: str, tmp_path: Path) -> None:
+    full = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "full"}}
+    quota = {**full, "spec": {"hard": {"count/configmaps": "0"}}}
+    kubectl("-n", namespace, "apply", "-f", "-", text=json.dumps(quota))
+    soon("the quota holds", lambda: get(namespace, "resourcequota", "full").get("status", {}).get("hard"))
+    file = declare(tmp_path, "synthetic://poses", artifacts="s3://models/poses")
+    told = run("vitruvian", "submit", "-f", file, "-n", namespace, check=False)
+    assert "exceeded quota" in told
+    soon("no run is left", lambda: not get(namespace, "rayjobs")["items"])

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Iterator
 from typing import Any, Final
 
-from kubernetes import client, config, dynamic, watch
+from kubernetes import client, dynamic, watch
 from kubernetes.client.exceptions import ApiException
-from kubernetes.config.config_exception import ConfigException
 from kubernetes.dynamic.exceptions import ResourceNotFoundError
 from urllib3.exceptions import HTTPError
 
-from vitruvian.cluster.objects import Object
+from vitruvian.cluster.kubeconfig import choose
+from vitruvian.cluster.objects import Object, is_name
 from vitruvian.errors import Conflict, NotFound, VitruvianError
 
+# What it would tell of each try again, the error tells at the end.
+logging.getLogger("urllib3").setLevel(logging.ERROR)
 MANAGER: Final = "vitruvian"
-DEFAULT_NAMESPACE: Final = "default"
+_SECONDS: Final = (5, 10)
+"""To connect, and between two parts of an answer; each request is tried twice."""
 _COMES_WITH: Final = {"ray.io": "KubeRay", "serving.kserve.io": "KServe"}
 
 
@@ -28,16 +32,13 @@ class Cluster:
     """
 
     def __init__(self, namespace: str | None = None, context: str | None = None) -> None:
-        try:
-            config.load_kube_config(context=context)
-            found: str | None = namespace_of(context)
-        except ConfigException as e:
-            found = in_a_pod(e)
-        self.namespace = namespace or found or DEFAULT_NAMESPACE
+        self.namespace = choose(namespace, context).namespace
         self._core = client.CoreV1Api()
         self._host: str = self._core.api_client.configuration.host
+        configuration = client.Configuration.get_default_copy()
+        configuration.retries = 1
         with self._explained("the API server"):
-            self._client = dynamic.DynamicClient(client.ApiClient())
+            self._client = dynamic.DynamicClient(_Impatient(configuration))
 
     def create(self, made: Object) -> Object:
         """Create an object and return it as the cluster keeps it; raises `Conflict` where it exists."""
@@ -56,6 +57,9 @@ class Cluster:
 
     def get(self, api_version: str, kind: str, name: str) -> Object:
         """Return an object; raises `NotFound`."""
+        if not is_name(name):
+            # An empty name, or a dot, would ask for something else.
+            raise NotFound("can't be a name", where=f"{kind} '{name[:70]}'", hint="'vitruvian status' lists what is")
         with self._explained(f"{kind} {name}"):
             found = self._to(api_version, kind).get(name=name, namespace=self.namespace)
         return dict(found.to_dict())
@@ -97,25 +101,17 @@ class Cluster:
         except (HTTPError, OSError) as e:
             hint = "check the cluster and the kubeconfig's current context"
             raise VitruvianError("the API server can't be reached", where=self._host, hint=hint) from e
+        except (AttributeError, KeyError, TypeError, ValueError) as e:
+            # So the client's discovery ends where a web server, or nothing that speaks HTTP, answers.
+            hint = "check the kubeconfig's current context"
+            raise VitruvianError("what answers is no API server", where=self._host, hint=hint) from e
 
 
-def namespace_of(context: str | None) -> str:
-    """Return the namespace that a context of the kubeconfig names, without asking the cluster."""
-    with contextlib.suppress(ConfigException):
-        contexts, active = config.list_kube_config_contexts()
-        chosen = [each for each in contexts if each["name"] == context] if context else [active]
-        return chosen[0]["context"].get("namespace") or DEFAULT_NAMESPACE if chosen else DEFAULT_NAMESPACE
-    return DEFAULT_NAMESPACE
+class _Impatient(client.ApiClient):  # type: ignore[misc]
+    """Waits for no answer for ever."""
 
-
-def in_a_pod(error: ConfigException) -> str | None:
-    try:
-        config.load_incluster_config()
-        with open("/var/run/secrets/kubernetes.io/serviceaccount/namespace") as file:
-            return file.read().strip()
-    except (ConfigException, OSError):
-        hint = "set KUBECONFIG, or see 'kubectl config get-contexts'"
-        raise VitruvianError(f"no cluster is configured ({error})", hint=hint) from error
+    def call_api(self, *words: Any, _request_timeout: Any = None, **more: Any) -> Any:
+        return super().call_api(*words, _request_timeout=_request_timeout or _SECONDS, **more)
 
 
 def _refused(error: ApiException, where: str) -> VitruvianError:
@@ -124,13 +120,15 @@ def _refused(error: ApiException, where: str) -> VitruvianError:
         return NotFound("is not there", where=where, hint="'vitruvian status' lists what is")
     if error.status == 409:
         return Conflict(message, where=where, hint="choose another name")
-    if error.status in (401, 403):
+    if error.status == 401:
+        return VitruvianError("the API server doesn't know this user (401)", where=where, hint="log in again")
+    if error.status == 403:
         return VitruvianError(message, where=where, hint="ask the cluster's administrator for this right")
     return VitruvianError(message, where=where, hint="mend what it names, and run the same command again")
 
 
 def _message(error: ApiException) -> str:
     try:
-        return str(json.loads(error.body)["message"])
+        return " ".join(str(json.loads(error.body)["message"]).split())
     except (TypeError, ValueError, KeyError):
         return str(error.body or error.reason).strip()

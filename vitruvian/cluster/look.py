@@ -7,13 +7,11 @@ import json
 from typing import Final
 from urllib.parse import urlencode
 
-import yaml
-from kubernetes import client, config, dynamic
+from kubernetes import client, dynamic
 from kubernetes.client.exceptions import ApiException
-from kubernetes.config.config_exception import ConfigException
 from urllib3.exceptions import HTTPError, SSLError
 
-from vitruvian.cluster.api import in_a_pod
+from vitruvian.cluster.kubeconfig import choose
 from vitruvian.cluster.objects import Object
 from vitruvian.errors import NotAllowed, NotFound, VitruvianError
 
@@ -26,18 +24,8 @@ class Look:
     """A cluster, and one namespace of it, to look at; raises `VitruvianError` where none is configured."""
 
     def __init__(self, namespace: str | None = None, context: str | None = None) -> None:
-        try:
-            config.load_kube_config(context=context)
-            self.context, found = _chosen(context)
-        except ConfigException as e:
-            if context is not None:
-                hint = "see 'kubectl config get-contexts'"
-                raise VitruvianError(f"the kubeconfig has no context '{context}'", hint=hint) from e
-            self.context, found = "of this pod", in_a_pod(e)
-        except (yaml.YAMLError, AttributeError, KeyError, TypeError) as e:
-            what = " ".join(str(e).split())
-            raise VitruvianError(f"the kubeconfig can't be read ({what})", hint="mend it, or set KUBECONFIG") from e
-        self.namespace = namespace or found or "default"
+        chosen = choose(namespace, context)
+        self.context, self.namespace = chosen.context, chosen.namespace
         configuration = client.Configuration.get_default_copy()
         configuration.retries = False
         configuration.connection_pool_maxsize = _AT_ONCE
@@ -85,7 +73,7 @@ class Look:
             raise _refused(e, path) if e.status else _untrusted(self.host) from e
         except SSLError as e:
             raise _untrusted(self.host) from e
-        except (HTTPError, OSError) as e:
+        except (HTTPError, OSError, ValueError) as e:
             hint = "check the cluster and the kubeconfig's current context"
             raise VitruvianError("the API server can't be reached", where=self.host, hint=hint) from e
         try:
@@ -93,13 +81,6 @@ class Look:
         except (TypeError, ValueError) as e:
             hint = "check the kubeconfig's current context"
             raise VitruvianError("what answers is no API server", where=self.host, hint=hint) from e
-
-
-def _chosen(context: str | None) -> tuple[str, str | None]:
-    """Return the name of the context in use, and its namespace."""
-    contexts, active = config.list_kube_config_contexts()
-    chosen = next((each for each in contexts if each["name"] == context), active)
-    return str(chosen["name"]), (chosen.get("context") or {}).get("namespace")
 
 
 def _called(path: str) -> str:

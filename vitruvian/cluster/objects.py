@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import yaml
@@ -9,6 +10,10 @@ import yaml
 from vitruvian.errors import SpecError
 
 Object = dict[str, Any]
+
+_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+# What YAML 1.1 and kubectl's reader don't both take for a text.
+_AMBIGUOUS: Final = re.compile(r"[-+.\d].*|y|n|yes|no|on|off|true|false|null|~|", re.IGNORECASE | re.DOTALL)
 
 CLASSIFIER: Final = "vitruvian.dev/classifier"
 VERSION: Final = "vitruvian.dev/version"
@@ -61,9 +66,14 @@ def bundle_in_reach(bundle: str) -> str:
     return bundle
 
 
+def is_name(text: str) -> bool:
+    """Tell whether Kubernetes takes a text for the name of an object."""
+    return _NAME.fullmatch(text) is not None
+
+
 def manifest(objects: list[Object]) -> str:
     """Return objects as YAML for `kubectl apply`."""
-    return yaml.dump_all(objects, Dumper=_Plain, sort_keys=False, width=120)
+    return yaml.dump_all(objects, Dumper=_Plain, sort_keys=False, width=120, explicit_start=len(objects) > 1)
 
 
 class _Plain(yaml.SafeDumper):
@@ -74,7 +84,8 @@ class _Plain(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+    style = "|" if "\n" in text else '"' if _AMBIGUOUS.fullmatch(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Plain.add_representer(str, _text)

@@ -29,6 +29,8 @@ KIND: Final = ("ray.io/v1", "RayJob")
 # KubeRay derives other names from a RayJob's and refuses longer ones.
 _LONGEST_NAME: Final = 47
 _FOLDER: Final = "/etc/vitruvian"
+# Of the mebibyte that a ConfigMap may hold.
+_LARGEST_DECLARATION: Final = 1_000_000
 _METRICS_PORT: Final = 8081
 # KubeRay names none of Ray's own ports where a container names any, but `metrics`, which are Ray's.
 _PORTS: Final = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "run-metrics": _METRICS_PORT}
@@ -45,6 +47,9 @@ def build(
 ) -> list[Object]:
     """Return the objects of a run: the RayJob first, which owns the others. Raises as `check` does."""
     check(classifier)
+    if len(declaration.encode()) > _LARGEST_DECLARATION:
+        what = f"is {len(declaration.encode()):,} bytes; a cluster takes {_LARGEST_DECLARATION:,}"
+        raise SpecError(what, where="the declaration", hint="shorten it")
     metadata = {"name": name, "namespace": namespace, "labels": labels(classifier.name, "trainer")}
     declared = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"classifier.yaml": declaration}}
     return [_rayjob(classifier, metadata, settings), declared]

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-import yaml
-
-from vitruvian.cluster.objects import VERSION, Object, bundle_in_reach, labels
+from vitruvian.cluster.objects import VERSION, Object, bundle_in_reach, labels, manifest
 from vitruvian.cluster.raypods import RAY_VERSION, autoscaled, head_pod, measured, worker_pod
 from vitruvian.cluster.settings import RayServeSettings
 from vitruvian.spec import Classifier, Replicas
@@ -73,7 +71,7 @@ def _serve_config(classifier: Classifier, bundle: str) -> str:
         "deployments": [deployment],
     }
     http = {"host": "0.0.0.0", "port": PORT, "keep_alive_timeout_s": 75}
-    return yaml.safe_dump({"http_options": http, "applications": [application]}, sort_keys=False)
+    return manifest([{"http_options": http, "applications": [application]}])
 
 
 def _cluster(replicas: Replicas, marks: dict[str, str], settings: RayServeSettings) -> Object:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vitruvian.cluster.api import Cluster
-from vitruvian.cluster.objects import CLASSIFIER, Object, owned
+from vitruvian.cluster.objects import CLASSIFIER, Object, is_name, owned
 from vitruvian.cluster.rayjob import KIND, build, name_of
 from vitruvian.cluster.settings import TrainerSettings
 from vitruvian.errors import Conflict, NotFound, VitruvianError
@@ -67,13 +67,20 @@ def submit(cluster: Cluster, classifier: Classifier, declaration: str, settings:
     name = name_of(classifier)
     rayjob, *others = build(classifier, declaration, name, cluster.namespace, settings)
     kept = cluster.create(rayjob)
-    for other in others:
-        cluster.create(owned(other, kept))
+    try:
+        for other in others:
+            cluster.create(owned(other, kept))
+    except VitruvianError:
+        # Its pods would wait for ever, and the next run would wait for it.
+        cluster.delete(*KIND, name)
+        raise
     return name
 
 
 def runs(cluster: Cluster, classifier: str | None = None) -> list[Run]:
     """Return the runs of one classifier or of all, the oldest first."""
+    if classifier is not None and not is_name(classifier):
+        return []
     selector = f"app.kubernetes.io/component=trainer,{CLASSIFIER}" + (f"={classifier}" if classifier else "")
     return [run_of(job) for job in cluster.list(*KIND, selector)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 
@@ -17,6 +18,7 @@ from vitruvian.spec import Classifier
 from vitruvian.store import open_store
 
 _SECONDS_BETWEEN_LOOKS = 1.0
+_VERSION = re.compile(r"[0-9a-f]{12}")
 
 
 def objects(classifier: Classifier, version: str | None, namespace: str, settings: RayServeSettings) -> list[Object]:
@@ -25,10 +27,13 @@ def objects(classifier: Classifier, version: str | None, namespace: str, setting
     Raises `BundleError` where there is no champion. `settings` are for Ray Serve only.
     """
     store = open_store(classifier.artifacts)
-    version = version or read_champion(store)
+    version = read_champion(store) if version is None else version
     if version is None:
         hint = "train one with 'vitruvian submit' or 'vitruvian run'"
         raise BundleError("there is no champion yet", where=store.url, hint=hint)
+    if not _VERSION.fullmatch(version):
+        hint = "a version is 12 hexadecimal digits, as 'vitruvian run' prints it"
+        raise BundleError(f"'{version[:40]}' is no version", where=store.url, hint=hint)
     return serving_objects(classifier, store.address(f"{BUNDLES}/{version}"), version, namespace, settings)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from vitruvian.cluster.api import Cluster
 
 _KEY = "settings.yaml"
-Count = Annotated[int, Field(ge=0)]
+# Ten years are for ever, and fit into what Kubernetes keeps seconds in.
+Seconds = Annotated[int, Field(ge=0, le=10 * 365 * 86_400)]
+Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
+Word = Annotated[str, Field(pattern=r"^\S+$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class _Part(BaseModel):
@@ -27,13 +32,13 @@ class _Part(BaseModel):
 class Resources(_Part):
     """What one pod gets."""
 
-    cpu: str = "1"
+    cpu: Quantity = "1"
     """CPUs that are reserved."""
-    memory: str = "4Gi"
+    memory: Quantity = "4Gi"
     """Memory that is reserved, and the limit."""
-    cpu_limit: str | None = None
+    cpu_limit: Quantity | None = None
     """The most CPUs; none: what the node has free."""
-    ephemeral_storage: str | None = None
+    ephemeral_storage: Quantity | None = None
     """Disk that is reserved for copies of data and checkpoints; none: not stated."""
 
 
@@ -43,17 +48,17 @@ class RaySettings(_Part):
     config_map: ClassVar[str]
     """Where the chart keeps them, under the key `settings.yaml`."""
 
-    image: str
+    image: Word
     """The image."""
-    image_pull_policy: str = "IfNotPresent"
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """When the node asks the registry for the image."""
-    image_pull_secrets: tuple[str, ...] = ()
+    image_pull_secrets: tuple[Name, ...] = ()
     """Secrets with the registry's credentials."""
-    service_account: str | None = None
+    service_account: Name | None = None
     """The pods' service account: on EKS the one that may use the bucket."""
-    secrets: tuple[str, ...] = ("vitruvian-s3",)
+    secrets: tuple[Name, ...] = ("vitruvian-s3",)
     """Secrets whose keys become environment variables, AWS_ENDPOINT_URL and the like; an absent one is left out."""
-    env: dict[str, str] = Field(default_factory=dict)
+    env: dict[Variable, str] = Field(default_factory=dict)
     """More environment variables."""
     head: Resources = Resources(memory="4Gi")
     """The pod that leads: it gets no work of the workers' kind."""
@@ -65,7 +70,7 @@ class RaySettings(_Part):
     """Taints that workers tolerate: those of GPU or spot nodes."""
     head_node_selector: dict[str, str] = Field(default_factory=dict)
     """Labels of the nodes that the leading pod runs on; best not spot nodes."""
-    priority_class: str | None = None
+    priority_class: Name | None = None
     """The pods' priority class."""
 
 
@@ -73,24 +78,24 @@ class TrainerSettings(RaySettings):
     """How a run's pods are made; the chart keeps it in the ConfigMap `vitruvian-trainer`, key `settings.yaml`."""
 
     config_map: ClassVar = "vitruvian-trainer"
-    image: str = "vitruvian/trainer:0.1.0"
+    image: Word = "vitruvian/trainer:0.1.0"
     """The trainer's image."""
-    queue: str | None = None
+    queue: Name | None = None
     """Kueue's LocalQueue; the run begins suspended, and Kueue lets it start."""
-    attempts: Annotated[int, Field(ge=1)] = 3
+    attempts: Annotated[int, Field(ge=1, le=1000)] = 3
     """How often a run is begun, each time from the last checkpoint."""
-    ttl_seconds: Count = 600
+    ttl_seconds: Seconds = 600
     """How long the Ray cluster of a finished run stays."""
-    deadline_seconds: Annotated[int, Field(ge=1)] | None = None
+    deadline_seconds: Annotated[Seconds, Field(ge=1)] | None = None
     """How long all attempts of a run together may take; none: for ever."""
 
 
 class Ingress(_Part):
     """How a server is reached from outside the cluster."""
 
-    domain: str
+    domain: Name
     """Hosts are NAME-NAMESPACE.DOMAIN."""
-    class_name: str | None = None
+    class_name: Name | None = None
     """The ingress class; none: the cluster's default."""
     annotations: dict[str, str] = Field(default_factory=dict)
     """Annotations: for the ALB health checks and the like."""
@@ -100,7 +105,7 @@ class RayServeSettings(RaySettings):
     """How Ray Serve's pods are made; the chart keeps it in the ConfigMap `vitruvian-rayserve`, key `settings.yaml`."""
 
     config_map: ClassVar = "vitruvian-rayserve"
-    image: str = "vitruvian/server-ray:0.1.0"
+    image: Word = "vitruvian/server-ray:0.1.0"
     """The image: the server's, and Ray."""
     head: Resources = Resources(memory="2Gi")
     """The pod that leads: Serve's controller, no server."""
@@ -117,12 +122,12 @@ def parse(kind: type[S], text: str, where: str) -> S:
     """Read settings from YAML; raises `SpecError` naming what is wrong."""
     try:
         return kind.model_validate(yaml.safe_load(text) or {})
-    except yaml.YAMLError as e:
-        raise SpecError(f"is not valid YAML ({e})", where=where, hint="mend it") from e
     except ValidationError as e:
         problem = e.errors()[0]
         place = ".".join(map(str, problem["loc"])) or "the file"
-        raise SpecError(f"{place}: {problem['msg']}", where=where, hint="see docs/kubernetes.md") from e
+        raise SpecError(f"{place}: {problem['msg']}", where=where, hint="see docs/chart.md") from e
+    except (yaml.YAMLError, ValueError, RecursionError) as e:
+        raise SpecError(f"is not valid YAML ({' '.join(str(e).split())})", where=where, hint="mend it") from e
 
 
 def administered(kind: type[S], cluster: Cluster) -> S:

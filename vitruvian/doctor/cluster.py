@@ -17,6 +17,7 @@ from vitruvian.cluster.settings import RayServeSettings, RaySettings, TrainerSet
 from vitruvian.doctor.finding import (
     Check,
     Finding,
+    Level,
     Version,
     at_once,
     error,
@@ -111,7 +112,9 @@ def _connect(namespace: str | None, context: str | None) -> tuple[Look | None, l
         return None, [error("kubeconfig", e.what, e.hint or "")]
     chosen = ok("kubeconfig", f"context {look.context}, namespace {look.namespace}")
     try:
-        found = api_server(str(look.get("/version")["gitVersion"]), look.host)
+        found = api_server(str(look.get("/version").get("gitVersion", "")), look.host)
+        if found.level is Level.error:
+            return None, [chosen, found]
         # Anybody may ask for the version; only a known user is told its rights.
         look.may("get", "", "pods")
     except VitruvianError as e:
@@ -147,7 +150,9 @@ def _looks(look: Look, classifier: Classifier | None) -> list[Check]:
 
 
 def api_server(version: str, host: str) -> Finding:
-    """Judge the API server's version."""
+    """Judge the API server's version; empty where what answers has none."""
+    if not version:
+        return error("API server", f"what answers at {host} is no API server", "check the kubeconfig's current context")
     found = version_of(version)
     if found and found[:2] < OLDEST_KUBERNETES:
         what = f"Kubernetes {written(found)} is too old"

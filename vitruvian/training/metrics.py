@@ -34,9 +34,11 @@ class TrainingMetrics:
         """Answer Prometheus on a port until the process ends, and return the port; 0: any free one."""
         try:
             server, _ = start_http_server(port, host, self.registry)
-        except OSError as e:
-            hint = "choose another --metrics-port"
-            raise VitruvianError(f"can't show metrics ({e.strerror})", where=f"{host}:{port}", hint=hint) from e
+        except (OSError, UnicodeError) as e:
+            hint = "choose another --metrics-port or --metrics-host"
+            raise VitruvianError(
+                f"can't show metrics ({getattr(e, 'strerror', e)})", where=f"{host}:{port}", hint=hint
+            ) from e
         return int(server.server_port)
 
     @contextmanager

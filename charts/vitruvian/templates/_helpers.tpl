@@ -47,8 +47,8 @@ seccompProfile: {type: RuntimeDefault}
 
 {{- /* What a server's container has in common under KServe and without it. */ -}}
 {{- define "vitruvian.serverContainer" -}}
-image: {{ include "vitruvian.image" (dict "root" . "role" "server") }}
-imagePullPolicy: {{ .Values.images.server.pullPolicy }}
+image: {{ include "vitruvian.image" (dict "root" . "role" "server") | quote }}
+imagePullPolicy: {{ .Values.images.server.pullPolicy | quote }}
 env:
 - {name: HOME, value: /home/vitruvian}
 # Two minutes or so without its store make no server begin anew.
@@ -57,7 +57,7 @@ env:
 - name: VITRUVIAN_CPUS
   valueFrom: {resourceFieldRef: {resource: requests.cpu, divisor: "1"}}
 {{- range $name, $value := .Values.server.env }}
-- {name: {{ $name }}, value: {{ $value | quote }}}
+- {name: {{ $name | quote }}, value: {{ $value | quote }}}
 {{- end }}
 ports:
 - {name: http, containerPort: 8080, protocol: TCP}
@@ -107,7 +107,7 @@ affinity:
 {{- with .Values.images.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
-- name: {{ . }}
+- name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- end -}}
