@@ -139,11 +139,13 @@ CASES: dict[str, tuple[Series, Series]] = {
         [
             (f'vitruvian_request_seconds_bucket{{{SERVER}, route="/predict", le="{le}"}}', f"0+{count}x30")
             for le, count in (("1.0", 50), ("2.5", 100), ("+Inf", 100))
-        ],
+        ]
+        + [(f'{ASKED}"200"}}', "0+100x30")],
         [
             (f'vitruvian_request_seconds_bucket{{{SERVER}, route="/predict", le="{le}"}}', f"0+{count}x30")
             for le, count in (("0.5", 99), ("1.0", 100), ("+Inf", 100))
-        ],
+        ]
+        + [(f'{ASKED}"200"}}', "0+100x30")],
     ),
     "VitruvianShedding": (
         [(f'{ASKED}"200"}}', "0+90x30"), (f'{ASKED}"429"}}', "0+10x30")],
@@ -201,6 +203,16 @@ def fired(alert: Alert, series: Series, times: int) -> dict[str, Any]:
         "input_series": [{"series": name, "values": values} for name, values in series],
         "promql_expr_test": [{"expr": query, "eval_time": "30m", "exp_samples": count}],
     }
+
+
+@needs_promtool
+def test_a_quiet_nights_few_failures_call_nobody(tmp_path: Path) -> None:
+    (errors,) = [alert for alert in ALERTS if alert.name == "VitruvianErrors"]
+    few = [(f'{ASKED}"500"}}', "0+3x30"), (f'{ASKED}"200"}}', "0+2x30")]
+    file = tmp_path / "tests.yaml"
+    tests = [fired(errors, few, 0)]
+    file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}))
+    promtool("test", "rules", file)
 
 
 @needs_promtool

@@ -16,6 +16,8 @@ RUNBOOKS = "docs/runbooks"
 
 ERRORS = 0.05
 SHED = 0.01
+REQUESTS_A_SECOND = 0.1
+"""Fewer requests than this call nobody: shares of them say little."""
 SECONDS_OF_A_REQUEST = 1.0
 RESTARTS = 3
 MINUTES_WITHOUT_PROGRESS = 15
@@ -67,6 +69,10 @@ def _answers(more: str = "") -> str:
     return f"sum {_VERSION} (rate({names.REQUESTS.name}{{{_PREDICTIONS}{more}}}[5m]))"
 
 
+# On a quiet night one failure is a large share.
+_ASKED_OFTEN = f"and {_answers()} > {REQUESTS_A_SECOND}"
+
+
 def _ready(more: str = "") -> str:
     return f"max {_TRACK} ({names.READY.name}{more})"
 
@@ -104,7 +110,7 @@ SERVING = (
     Alert(
         "VitruvianErrors",
         "critical",
-        f"{_answers(_FAILED)}\n/ {_answers()} > {ERRORS}",
+        f"{_answers(_FAILED)}\n/ {_answers()} > {ERRORS}\n{_ASKED_OFTEN}",
         "5m",
         f"{{{{ $value | humanizePercentage }}}} of the requests to {_IT} fail",
         f"{_VERSION_OF_IT} (track {{{{ $labels.track }}}}) answers {{{{ $value | humanizePercentage }}}} of the "
@@ -114,7 +120,7 @@ SERVING = (
         "VitruvianSlow",
         "warning",
         "histogram_quantile(0.99, sum by (le, namespace, classifier, version, track) "
-        f"(rate({names.REQUEST_TIME.name}_bucket{{{_PREDICTIONS}}}[5m]))) > {SECONDS_OF_A_REQUEST:g}",
+        f"(rate({names.REQUEST_TIME.name}_bucket{{{_PREDICTIONS}}}[5m]))) > {SECONDS_OF_A_REQUEST:g}\n{_ASKED_OFTEN}",
         "10m",
         f"Predictions of {_IT} are slow",
         f"One of 100 requests to {_VERSION_OF_IT} takes {{{{ $value | humanizeDuration }}}} or longer; "
@@ -123,7 +129,7 @@ SERVING = (
     Alert(
         "VitruvianShedding",
         "warning",
-        f"{_answers(_REFUSED)}\n/ {_answers()} > {SHED}",
+        f"{_answers(_REFUSED)}\n/ {_answers()} > {SHED}\n{_ASKED_OFTEN}",
         "5m",
         f"Servers of {_IT} refuse requests",
         f"{{{{ $value | humanizePercentage }}}} of the requests to {_VERSION_OF_IT} are answered with 429: "

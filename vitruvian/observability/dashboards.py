@@ -453,6 +453,7 @@ def _panel(panel: Panel, width: int) -> Stat | TimeSeries:
     if panel.stat:
         last = parts.ReduceDataOptions().calcs(["lastNotNull"])
         made = Stat().height(_STAT_HEIGHT).reduce_options(last).graph_mode(common.BigValueGraphMode.NONE)
+        made = made.no_value("none")
     else:
         legend = parts.VizLegendOptions().display_mode(common.LegendDisplayMode.LIST).show_legend(True)
         made = (
@@ -462,7 +463,7 @@ def _panel(panel: Panel, width: int) -> Stat | TimeSeries:
     if panel.highest is not None:
         made = made.max(panel.highest)
     for number, query in enumerate(panel.queries):
-        made = made.with_target(
-            Dataquery().expr(query.expression).legend_format(query.legend).ref_id(chr(ord("A") + number)).range()
-        )
+        target = Dataquery().expr(query.expression).legend_format(query.legend).ref_id(chr(ord("A") + number))
+        # Over a range, a stat would go on showing the last value of what is gone.
+        made = made.with_target(target.instant() if panel.stat else target.range())
     return made
