@@ -34,13 +34,13 @@ def _install(release: Release) -> None:
 
 
 def _servers(namespace: str) -> list[str]:
-    """Return the pods that Kubernetes sends requests to."""
+    """Return the pods with a server that Kubernetes sends requests to; the head pod only passes them on."""
     slices = get(namespace, "endpointslices", "-l", "kubernetes.io/service-name=poses-serve-svc")["items"]
     return [
         endpoint["targetRef"]["name"]
         for each in slices
         for endpoint in each.get("endpoints") or []
-        if endpoint["conditions"].get("ready")
+        if endpoint["conditions"].get("ready") and "-head-" not in endpoint["targetRef"]["name"]
     ]
 
 

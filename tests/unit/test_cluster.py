@@ -240,7 +240,7 @@ def test_ray_serve_says_how_many_servers_there_are_and_each_has_a_pod() -> None:
     (group,) = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
     assert (group["replicas"], group["rayStartParams"]) == (2, {"num-cpus": "1"})
     assert group["minReplicas"] == 0 and group["maxReplicas"] > 5
-    assert service["spec"]["excludeHeadPodFromServeSvc"]
+    assert not service["spec"]["excludeHeadPodFromServeSvc"]
 
 
 def test_a_new_version_and_other_bounds_begin_no_new_cluster() -> None:

@@ -36,8 +36,8 @@ def ray_service(
         "kind": KIND[1],
         "metadata": {**metadata, "annotations": {VERSION: version}},
         "spec": {
-            # The leading pod runs Serve's controller; it has no server and gets no requests.
-            "excludeHeadPodFromServeSvc": True,
+            # The head pod has no server, but always a proxy: while servers move from pod to pod it may be the only one.
+            "excludeHeadPodFromServeSvc": False,
             "serveConfigV2": _serve_config(classifier, bundle_in_reach(bundle)),
             "rayClusterConfig": _cluster(classifier.spec.serving.replicas, marks, settings),
         },
