@@ -13,7 +13,7 @@ import yaml
 
 from vitruvian import spec
 from vitruvian.cluster import rayjob, servers
-from vitruvian.cluster.objects import manifest
+from vitruvian.cluster.objects import NAME, manifest
 from vitruvian.cluster.settings import Ingress, RayServeSettings, RaySettings, TrainerSettings
 from vitruvian.observability import alerts, metrics
 from vitruvian.observability.dashboards import DASHBOARDS, rendered
@@ -77,13 +77,12 @@ SETTINGS_OF: dict[str, tuple[type[RaySettings], str]] = {
 }
 
 _IMAGES = ("server", "serverRay", "trainer")
-_NAME = "[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
 # Maps and lists whose content is Kubernetes' own, or a user's: the API server checks them.
 _OPEN = {
     **{f"images.{role}.pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]} for role in _IMAGES},
-    "fullnameOverride": {"type": "string", "pattern": f"^({_NAME})?$"},
-    "images.pullSecrets": {"type": "array", "items": {"type": "string", "pattern": f"^{_NAME}$"}},
-    "s3.secret": {"type": "string", "pattern": f"^{_NAME}$"},
+    "fullnameOverride": {"type": "string", "pattern": f"^({NAME})?$"},
+    "images.pullSecrets": {"type": "array", "items": {"type": "string", "pattern": f"^{NAME}$"}},
+    "s3.secret": {"type": "string", "pattern": f"^{NAME}$"},
     "serviceAccount.annotations": {"type": "object", "additionalProperties": {"type": "string"}},
     "trainer.submitters": {"type": "array", "items": {"type": "object"}},
     "deployers": {"type": "array", "items": {"type": "object"}},

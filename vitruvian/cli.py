@@ -295,7 +295,6 @@ def submit(
     with _needs("cluster"):
         from vitruvian.cluster import console as shown
         from vitruvian.cluster import rayjob, runs
-        from vitruvian.cluster.kubeconfig import namespace_of
         from vitruvian.cluster.objects import manifest
         from vitruvian.cluster.settings import TrainerSettings, load
 
@@ -304,8 +303,8 @@ def submit(
         made = load(TrainerSettings, settings) if settings else _administered(TrainerSettings, cluster)
         made = made.model_copy(update={"image": image}) if image else made
         if cluster is None or dry_run:
+            where = _namespace(cluster, namespace)
             name = rayjob.name_of(classifier)
-            where = cluster.namespace if cluster else namespace or namespace_of(context)
             print(manifest(rayjob.build(classifier, declaration, name, where, made)), end="")
             return
         name = runs.submit(cluster, classifier, declaration, made)
@@ -327,6 +326,13 @@ def _cluster(namespace: str | None, context: str | None, needed: bool) -> Cluste
             raise
         problems.print(f"[dim]with default settings: {_plain(str(e))}[/]", highlight=False, soft_wrap=True)
         return None
+
+
+def _namespace(cluster: Cluster | None, namespace: str | None) -> str:
+    """Return the namespace that manifests name: without a cluster the one asked for, or the current context's."""
+    from vitruvian.cluster.kubeconfig import namespace_of
+
+    return cluster.namespace if cluster else namespace or namespace_of()
 
 
 def _administered(kind: type[S], cluster: Cluster | None) -> S:
@@ -391,14 +397,12 @@ def deploy(
     classifier = spec.load(file)
     with _needs("cluster"):
         from vitruvian.cluster import servers
-        from vitruvian.cluster.kubeconfig import namespace_of
         from vitruvian.cluster.objects import manifest
         from vitruvian.cluster.settings import RayServeSettings, load
 
         cluster = _cluster(namespace, context, needed=not dry_run)
         pods = load(RayServeSettings, settings) if settings else _administered(RayServeSettings, cluster)
-        where = cluster.namespace if cluster else namespace or namespace_of(context)
-        made = servers.objects(classifier, version, where, pods)
+        made = servers.objects(classifier, version, _namespace(cluster, namespace), pods)
         if cluster is None or dry_run:
             print(manifest(made), end="")
             return

@@ -58,7 +58,7 @@ def test_a_kubeconfig_that_is_broken_is_one_line(
     with pytest.raises(VitruvianError) as refused:
         kubeconfig.choose(None, None)
     assert len(str(refused.value).splitlines()) == 1
-    assert kubeconfig.namespace_of(None) == "default"
+    assert kubeconfig.namespace_of() == "default"
 
 
 @pytest.mark.parametrize("namespace", ["", "..", "?x", "a b", "UPPER", "ü", "a\nb", "x" * 300, "a/b"])

@@ -46,10 +46,10 @@ def choose(namespace: str | None, context: str | None) -> Chosen:
     return Chosen(name, namespace or found or _DEFAULT)
 
 
-def namespace_of(context: str | None) -> str:
-    """Return the namespace that a context names; `default` where there is no kubeconfig."""
+def namespace_of() -> str:
+    """Return the namespace that the current context names; `default` where there is no kubeconfig."""
     with contextlib.suppress(VitruvianError):
-        return choose(None, context).namespace
+        return choose(None, None).namespace
     return _DEFAULT
 
 

@@ -11,7 +11,8 @@ from vitruvian.errors import SpecError
 
 Object = dict[str, Any]
 
-_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+NAME: Final = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
+"""A regular expression of what Kubernetes takes for the name of an object."""
 # What YAML 1.1 and kubectl's reader don't both take for a text.
 _AMBIGUOUS: Final = re.compile(r"[-+.\d].*|y|n|yes|no|on|off|true|false|null|~|", re.IGNORECASE | re.DOTALL)
 
@@ -68,7 +69,7 @@ def bundle_in_reach(bundle: str) -> str:
 
 def is_name(text: str) -> bool:
     """Tell whether Kubernetes takes a text for the name of an object."""
-    return _NAME.fullmatch(text) is not None
+    return re.fullmatch(NAME, text) is not None
 
 
 def manifest(objects: list[Object]) -> str:

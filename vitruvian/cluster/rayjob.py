@@ -10,7 +10,7 @@ from typing import Final
 
 from vitruvian.cluster.objects import Object, labels
 from vitruvian.cluster.raypods import (
-    RAY_VERSION,
+    METRICS_PORT,
     SCRATCH_MOUNTS,
     SCRATCH_VOLUMES,
     autoscaled,
@@ -19,6 +19,7 @@ from vitruvian.cluster.raypods import (
     head_pod,
     measured,
     pod_spec,
+    ray_cluster,
     worker_pod,
 )
 from vitruvian.cluster.settings import Resources, TrainerSettings
@@ -31,9 +32,8 @@ _LONGEST_NAME: Final = 47
 _FOLDER: Final = "/etc/vitruvian"
 # Of the mebibyte that a ConfigMap may hold.
 _LARGEST_DECLARATION: Final = 1_000_000
-_METRICS_PORT: Final = 8081
 # KubeRay names none of Ray's own ports where a container names any, but `metrics`, which are Ray's.
-_PORTS: Final = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "run-metrics": _METRICS_PORT}
+_PORTS: Final = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "run-metrics": METRICS_PORT}
 
 
 def name_of(classifier: Classifier) -> str:
@@ -66,7 +66,7 @@ def check(classifier: Classifier) -> None:
 def _rayjob(classifier: Classifier, metadata: Object, settings: TrainerSettings) -> Object:
     spec: Object = {
         "entrypoint": (
-            f"vitruvian run -f {_FOLDER}/classifier.yaml --metrics-host 0.0.0.0 --metrics-port {_METRICS_PORT}"
+            f"vitruvian run -f {_FOLDER}/classifier.yaml --metrics-host 0.0.0.0 --metrics-port {METRICS_PORT}"
         ),
         "submissionMode": "K8sJobMode",
         "backoffLimit": settings.attempts - 1,
@@ -90,24 +90,15 @@ def _cluster(classifier: Classifier, metadata: Object, settings: TrainerSettings
     fewest, most = _workers(training)
     gpus = training.gpus_per_worker
     marks, declared = metadata["labels"], (config_mount(metadata["name"], _FOLDER),)
-    cluster: Object = {
-        "rayVersion": RAY_VERSION,
-        "headGroupSpec": {
-            "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},
-            "template": measured(head_pod(marks, settings, declared), _METRICS_PORT, _PORTS),
-        },
+    group = {
+        "groupName": "workers",
+        "replicas": fewest,
+        "minReplicas": fewest,
+        "maxReplicas": most,
+        "rayStartParams": {"num-cpus": "1"} | ({"num-gpus": str(gpus)} if gpus else {}),
+        "template": worker_pod(marks, settings, gpus, declared),
     }
-    if most:
-        cluster["workerGroupSpecs"] = [
-            {
-                "groupName": "workers",
-                "replicas": fewest,
-                "minReplicas": fewest,
-                "maxReplicas": most,
-                "rayStartParams": {"num-cpus": "1"} | ({"num-gpus": str(gpus)} if gpus else {}),
-                "template": worker_pod(marks, settings, gpus, declared),
-            }
-        ]
+    cluster = ray_cluster(measured(head_pod(marks, settings, declared), _PORTS), [group] if most else [])
     return cluster if fewest == most else autoscaled(cluster)
 
 

@@ -8,6 +8,8 @@ from vitruvian.cluster.objects import CONTAINER_SECURITY, HOME, POD_SECURITY, Ob
 from vitruvian.cluster.settings import RaySettings, Resources
 
 RAY_VERSION: Final = "2.60.0"
+METRICS_PORT: Final = 8081
+"""Where our own metrics are; Ray's are on 8080."""
 # Two minutes or so without its store cost neither a run nor a server an attempt.
 _PATIENCE: Final = {"AWS_RETRY_MODE": "standard", "AWS_MAX_ATTEMPTS": "24"}
 # What a pod may write where its root file system can't be written.
@@ -25,13 +27,22 @@ def worker_pod(labels: dict[str, str], settings: RaySettings, gpus: int = 0, mou
     return _pod(labels, settings, settings.worker, settings.node_selector, settings.tolerations, gpus, mounts)
 
 
-def measured(pod: Object, metrics: int, ports: dict[str, int]) -> Object:
-    """Return a pod with its ports, by name, and with what Prometheus needs to find its metrics on one of them."""
+def ray_cluster(head: Object, groups: list[Object]) -> Object:
+    """Return a RayCluster's spec from the head pod's template and the groups of workers; the head gets no work."""
+    cluster: Object = {
+        "rayVersion": RAY_VERSION,
+        "headGroupSpec": {"rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"}, "template": head},
+    }
+    return {**cluster, "workerGroupSpecs": groups} if groups else cluster
+
+
+def measured(pod: Object, ports: dict[str, int]) -> Object:
+    """Return a pod with its ports, by name, and with what Prometheus needs to find its metrics on METRICS_PORT."""
     (ray,) = pod["spec"]["containers"]
     declared = [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()]
     annotations = {
         "prometheus.io/scrape": "true",
-        "prometheus.io/port": str(metrics),
+        "prometheus.io/port": str(METRICS_PORT),
         "prometheus.io/path": "/metrics",
     }
     return {
@@ -72,12 +83,9 @@ def pod_spec(settings: RaySettings) -> Object:
 
 def container(settings: RaySettings, resources: Resources, gpus: int = 0) -> Object:
     """Return a container with Ray, without what it mounts."""
-    requests = {"cpu": resources.cpu, "memory": resources.memory}
     limits = {"memory": resources.memory}
     if resources.cpu_limit:
         limits["cpu"] = resources.cpu_limit
-    if resources.ephemeral_storage:
-        requests["ephemeral-storage"] = resources.ephemeral_storage
     if gpus:
         limits["nvidia.com/gpu"] = str(gpus)
     return {
@@ -89,7 +97,7 @@ def container(settings: RaySettings, resources: Resources, gpus: int = 0) -> Obj
             for name, value in {"HOME": HOME, **_PATIENCE, **dict(sorted(settings.env.items()))}.items()
         ],
         "envFrom": [{"secretRef": {"name": name, "optional": True}} for name in settings.secrets],
-        "resources": {"requests": requests, "limits": limits},
+        "resources": {"requests": resources.requests(), "limits": limits},
         "securityContext": CONTAINER_SECURITY,
     }
 

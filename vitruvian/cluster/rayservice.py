@@ -10,14 +10,13 @@ from __future__ import annotations
 from typing import Final
 
 from vitruvian.cluster.objects import VERSION, Object, bundle_in_reach, labels, manifest
-from vitruvian.cluster.raypods import RAY_VERSION, autoscaled, head_pod, measured, worker_pod
+from vitruvian.cluster.raypods import METRICS_PORT, autoscaled, head_pod, measured, ray_cluster, worker_pod
 from vitruvian.cluster.settings import RayServeSettings
 from vitruvian.spec import Classifier, Replicas
 
 KIND: Final = ("ray.io/v1", "RayService")
 PORT: Final = 8000
 _MOST_PODS: Final = 1000
-_METRICS_PORT: Final = 8081
 METRICS_VARIABLE: Final = "VITRUVIAN_METRICS_PORT"
 IMPORT_PATH: Final = "vitruvian.serving.rayserve:app"
 
@@ -75,30 +74,20 @@ def _serve_config(classifier: Classifier, bundle: str) -> str:
 
 
 def _cluster(replicas: Replicas, marks: dict[str, str], settings: RayServeSettings) -> Object:
-    worker = measured(worker_pod(marks, settings), _METRICS_PORT, {"serve": PORT, "server-metrics": _METRICS_PORT})
+    worker = measured(worker_pod(marks, settings), {"serve": PORT, "server-metrics": METRICS_PORT})
     container = worker["spec"]["containers"][0]
-    container["env"] = [*container["env"], {"name": METRICS_VARIABLE, "value": str(_METRICS_PORT)}]
-    return autoscaled(
-        {
-            "rayVersion": RAY_VERSION,
-            "headGroupSpec": {
-                "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},
-                "template": head_pod(marks, settings),
-            },
-            "workerGroupSpecs": [
-                {
-                    "groupName": "servers",
-                    "replicas": replicas.min,
-                    # KubeRay never changes a service's bounds: how many servers there are is Serve's to say.
-                    "minReplicas": 0,
-                    "maxReplicas": _MOST_PODS,
-                    # One server a pod.
-                    "rayStartParams": {"num-cpus": "1"},
-                    "template": worker,
-                }
-            ],
-        }
-    )
+    container["env"] = [*container["env"], {"name": METRICS_VARIABLE, "value": str(METRICS_PORT)}]
+    group = {
+        "groupName": "servers",
+        "replicas": replicas.min,
+        # KubeRay never changes a service's bounds: how many servers there are is Serve's to say.
+        "minReplicas": 0,
+        "maxReplicas": _MOST_PODS,
+        # One server a pod.
+        "rayStartParams": {"num-cpus": "1"},
+        "template": worker,
+    }
+    return autoscaled(ray_cluster(head_pod(marks, settings), [group]))
 
 
 def _ingress(metadata: Object, settings: RayServeSettings) -> Object:

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from vitruvian.cluster.objects import NAME, Object
 from vitruvian.errors import NotFound, SpecError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _KEY = "settings.yaml"
 Seconds = Annotated[int, Field(ge=0, le=10 * 365 * 86_400)]
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
 Word = Annotated[str, Field(pattern=r"^\S+$")]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
+Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -40,6 +41,11 @@ class Resources(_Part):
     """The most CPUs; none: what the node has free."""
     ephemeral_storage: Quantity | None = None
     """Disk that is reserved for copies of data and checkpoints; none: not stated."""
+
+    def requests(self) -> dict[str, str]:
+        """Return what a pod asks Kubernetes for; GPUs are not among it."""
+        asked = {"cpu": self.cpu, "memory": self.memory}
+        return asked | ({"ephemeral-storage": self.ephemeral_storage} if self.ephemeral_storage else {})
 
 
 class RaySettings(_Part):
@@ -133,10 +139,16 @@ def parse(kind: type[S], text: str, where: str) -> S:
 def administered(kind: type[S], cluster: Cluster) -> S:
     """Return what the namespace's administrator set; the defaults where nobody did."""
     try:
-        text = cluster.get("v1", "ConfigMap", kind.config_map)["data"][_KEY]
-    except (NotFound, KeyError):
-        text = ""
-    return parse(kind, text, f"ConfigMap {kind.config_map} in namespace {cluster.namespace}")
+        found = cluster.get("v1", "ConfigMap", kind.config_map)
+    except NotFound:
+        found = {}
+    return kept(kind, found, cluster.namespace)
+
+
+def kept(kind: type[S], config_map: Object, namespace: str) -> S:
+    """Return what a namespace's ConfigMap holds; raises `SpecError` naming what is wrong."""
+    text = (config_map.get("data") or {}).get(_KEY, "")
+    return parse(kind, text, f"ConfigMap {kind.config_map} in namespace {namespace}")
 
 
 def load(kind: type[S], path: Path) -> S:

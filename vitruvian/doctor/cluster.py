@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from vitruvian.cluster.objects import Object
-from vitruvian.cluster.settings import RayServeSettings, RaySettings, TrainerSettings, parse
+from vitruvian.cluster.settings import RayServeSettings, RaySettings, TrainerSettings, kept
 from vitruvian.doctor.finding import (
     Check,
     Finding,
@@ -167,8 +167,7 @@ def _settings(look: Look, kind: type[S], name: str) -> tuple[S, Finding]:
         found = look.named(look.here("v1", "configmaps", kind.config_map))
         if found is None:
             return defaults, no_settings(name, kind.config_map, look.namespace)
-        text = (found.get("data") or {}).get("settings.yaml", "")
-        read = parse(kind, text, f"ConfigMap {kind.config_map}")
+        read = kept(kind, found, look.namespace)
     except NotAllowed as e:
         return defaults, unseen(name, e.what)
     except SpecError as e:

@@ -64,12 +64,7 @@ def pods_of(settings: RaySettings, workers: bool, gpus: int = 0) -> list[Pod]:
 
 
 def _requests(resources: Resources, gpus: int) -> dict[str, str]:
-    asked = {"cpu": resources.cpu, "memory": resources.memory}
-    if resources.ephemeral_storage:
-        asked["ephemeral-storage"] = resources.ephemeral_storage
-    if gpus:
-        asked[GPU] = str(gpus)
-    return asked
+    return resources.requests() | ({GPU: str(gpus)} if gpus else {})
 
 
 def may_run(pod: Pod, node: Object) -> bool:

@@ -23,7 +23,7 @@ from vitruvian.spec import Training
 from vitruvian.store import open_store
 from vitruvian.training.batches import augment, load, order, share
 from vitruvian.training.checkpoints import Checkpoints, Position
-from vitruvian.training.job import Emit, Job, chosen_epoch, waited
+from vitruvian.training.job import Emit, Job, waited
 
 _BATCH_OF_VALIDATION = 256
 _SECONDS_BETWEEN_EVENTS = 0.2
@@ -129,7 +129,9 @@ def train(job: Job, rank: int, world: int, emit: Emit) -> None:
             "imagesPerSecond": (steps - position.step) * settings.batch_size / max(1e-9, trained - began),
         }
         position = Position(epoch + 1, history=(*position.history, record))
-        if chosen_epoch(position.history, settings.select) == epoch and rank == 0:
+        # Which epoch is the last is known before; which is the best so far is not.
+        taken = position.epoch == settings.epochs if settings.select == "last" else waited(position.history) == 0
+        if taken and rank == 0:
             _keep(checkpoints, module, job, epoch + 1)
         _save(checkpoints, learner, optimizer, position, position.epoch * steps, rank, world, emit)
         emit({"kind": "epoch", **record})
