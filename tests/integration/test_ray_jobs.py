@@ -22,15 +22,19 @@ from vitruvian.store import open_store
 ROOT = Path(__file__).parents[2]
 PORT = 6390
 DASHBOARD = 8266
-# A cluster on a machine that many share answers only who knows its token.
-TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+# A cluster on a machine that many share answers only who knows its token; its jobs' python is the one with the package.
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{DASHBOARD}",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+}
 
 
 def _run(*command: str | Path, cwd: Path, check: bool = True) -> str:
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{DASHBOARD}", **TOKEN}
     done = subprocess.run(
-        [str(word) for word in command], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+        [str(word) for word in command], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False
     )
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -55,7 +59,7 @@ def ray_cluster(project: Path) -> Iterator[None]:
     head = subprocess.Popen(
         [Path(sys.executable).parent / "ray", "start", "--head", "--block", *words],
         cwd=project,
-        env={**os.environ, **TOKEN},
+        env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
