@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from vitruvian import interrupt
 from vitruvian.errors import VitruvianError
 from vitruvian.store import explained
 
@@ -92,36 +93,43 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that lacks a character shows a question mark instead of ending the command.
             stream.reconfigure(errors="replace")
+    interrupt.install()
     try:
         code = app(standalone_mode=False)
         if code == INTERRUPTED:
             raise KeyboardInterrupt
         sys.exit(code)
-    except VitruvianError as e:
-        _complain(str(e))
-        sys.exit(e.exit_code)
     except KeyboardInterrupt:
-        _complain("interrupted; run the same command again to go on")
-        # Training may still be inside torch in a thread, which does not survive the interpreter's end.
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError):
-                stream.flush()
-        os._exit(INTERRUPTED)
-    except OSError as e:
-        if e.filename is not None:
-            _complain(str(explained(e, e.filename)))
-            sys.exit(1)
-        if e.errno not in (errno.EPIPE, errno.ENOSPC):
-            raise
-        # Nobody reads on, or the disk that the output goes to is full: the lines in the buffer can't be written either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        _complain(f"the output can't be written: {e.strerror}")
-        sys.exit(1)
+        _end_interrupted()
     except Exception as e:
+        if interrupt.came():
+            _end_interrupted()
         _exit_for(e)
 
 
-def _exit_for(error: Exception) -> None:
+def _end_interrupted() -> NoReturn:
+    _complain("interrupted; run the same command again to go on")
+    # Training may still be inside torch in a thread, which does not survive the interpreter's end.
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(INTERRUPTED)
+
+
+def _exit_for(error: Exception) -> NoReturn:
+    if isinstance(error, VitruvianError):
+        _complain(str(error))
+        sys.exit(error.exit_code)
+    if isinstance(error, OSError):
+        if error.filename is not None:
+            _complain(str(explained(error, error.filename)))
+            sys.exit(1)
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise error
+        # Nobody reads on, or the disk that the output goes to is full: the lines in the buffer can't be written either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _complain(f"the output can't be written: {error.strerror}")
+        sys.exit(1)
     show = getattr(error, "show", None)
     if show is None:
         raise error
@@ -249,11 +257,12 @@ def fetch(
 def probe(
     url: Annotated[str, typer.Argument(help="A server's address, such as http://127.0.0.1:8080.")],
     host: Annotated[str | None, typer.Option(help="The Host header, for a server behind an ingress.")] = None,
+    wait: Annotated[float, typer.Option(min=0, help="Ask again for so many seconds while nobody answers.")] = 0.0,
 ) -> None:
     """Ask a server that runs for one prediction, of an input of zeros."""
     from vitruvian.inference.probe import probe as ask
 
-    answer = ask(url, host)
+    answer = ask(url, host, wait)
     what = f"[bold]{_plain(answer.classifier)}[/] version {_plain(answer.version)} answers"
     console.print(f"{what}: {_plain(answer.label)}, {answer.confidence:.1%}", highlight=False)
 

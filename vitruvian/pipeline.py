@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.markup import escape
 
-from vitruvian import artifact
+from vitruvian import artifact, interrupt
 from vitruvian.bundle import BUNDLES, CHECKSUMS, BundleInfo, ExportRecord, Golden, open_bundle, promote, publish
 from vitruvian.bundle import read_champion as champion_of
 from vitruvian.console import Teller
@@ -133,6 +133,7 @@ class Pipeline:
             self.training_metrics.training(key) if self.training_metrics else contextlib.nullcontext() as measure,
         ):
             for event in run(job, log):
+                interrupt.look()
                 table.show(event)
                 if measure:
                     measure(event)
@@ -237,7 +238,8 @@ class Pipeline:
         for format in self.spec.export.formats:
             (folder / format).mkdir()
             with self.teller.bar(f"exporting {format}", len(part)) as advance:
-                path = onnx.export(module, shape, folder / format)
+                with interrupt.held():
+                    path = onnx.export(module, shape, folder / format)
                 engine = ENGINES[format](path, shape, usable_cpus())
                 record, answers[format] = parity.measure(
                     format, path.relative_to(folder).as_posix(), engine, prepared, part, trained, advance
@@ -263,6 +265,7 @@ class Pipeline:
     @cached_property
     def published(self) -> Made:
         exported = self.exported
+        interrupt.look()
         prefix = f"{BUNDLES}/{self.version}"
         present = artifact.read_manifest(self.store, prefix, CHECKSUMS)
         number, of = len(STAGES), len(STAGES)
@@ -396,6 +399,7 @@ class Pipeline:
         return artifact.digest_of([stage, _REVISIONS[stage], decides])[:16]
 
     def _made(self, stage: Stage, about: str, decides: object, make: Callable[[Path], None]) -> Made:
+        interrupt.look()
         key = self._key(stage, decides)
         prefix = f"stages/{stage}/{key}"
         number, of = STAGES.index(stage) + 1, len(STAGES)
@@ -406,6 +410,7 @@ class Pipeline:
             return Made(stage, key, prefix, present.digest)
         with self.teller.stage(number, of, stage, about), self._scratch() as folder:
             make(folder)
+            interrupt.look()
             total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
             with self.teller.bar("writing", total, size=True) as advance:
                 manifest = artifact.commit(self.store, prefix, folder, {"stage": stage, "key": key}, advance=advance)

@@ -248,6 +248,16 @@ def test_a_probe_gets_one_prediction_or_says_what_is_wrong(address: str) -> None
         probe(f"{address}/elsewhere")
 
 
+def test_a_probe_waits_for_a_server_that_starts_later(store: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(probe, f"http://127.0.0.1:{port}", wait=60)
+        time.sleep(0.5)
+        with process(store, port):
+            assert asked.result().label in LABELS
+
+
 def test_a_server_tells_how_long_its_start_took(address: str) -> None:
     stages = {
         line.partition('stage="')[2].partition('"')[0]: float(line.rpartition(" ")[2])

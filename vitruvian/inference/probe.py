@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import math
+import time
 import urllib.error
 import urllib.request
 from typing import Any, NamedTuple
@@ -11,6 +13,13 @@ from typing import Any, NamedTuple
 from vitruvian.errors import VitruvianError
 
 _HINT = "check the address, and the server's log"
+# What proxies answer while they know of no server.
+_NOT_YET = (502, 503, 504)
+_SECONDS_BETWEEN = 0.5
+
+
+class NoAnswer(VitruvianError):
+    """Nobody answers at this address, or not yet."""
 
 
 class Answer(NamedTuple):
@@ -22,12 +31,24 @@ class Answer(NamedTuple):
     confidence: float
 
 
-def probe(url: str, host: str | None = None, seconds: float = 10.0) -> Answer:
+def probe(url: str, host: str | None = None, wait: float = 0.0, seconds: float = 10.0) -> Answer:
     """Ask for the class of an input of zeros over the Open Inference Protocol.
 
-    `host` goes into the Host header: ingress controllers tell servers apart by it. Raises `VitruvianError` where there
-    is no answer, or a wrong one.
+    `host` goes into the Host header: ingress controllers tell servers apart by it. A server that doesn't answer is
+    asked again for `wait` seconds; a request may take `seconds`. Raises `VitruvianError` where there is no answer, or
+    a wrong one.
     """
+    until = time.monotonic() + wait
+    while True:
+        try:
+            return _probe(url, host, seconds)
+        except NoAnswer:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(_SECONDS_BETWEEN)
+
+
+def _probe(url: str, host: str | None, seconds: float) -> Answer:
     base = (url if "://" in url else f"http://{url}").rstrip("/")
     headers = {"Accept": "application/json"} | ({"Host": host} if host else {})
     about = _ask(f"{base}/", headers, None, seconds)
@@ -55,9 +76,12 @@ def _ask(url: str, headers: dict[str, str], body: bytes | None, seconds: float) 
         with urllib.request.urlopen(request, timeout=seconds) as response:
             answer = json.loads(response.read())
     except urllib.error.HTTPError as e:
-        raise VitruvianError(f"answered {e.code}: {e.read(500).decode(errors='replace')}", where=url, hint=_HINT) from e
-    except (OSError, ValueError) as e:
-        raise VitruvianError(f"doesn't answer ({getattr(e, 'reason', e)})", where=url, hint=_HINT) from e
+        kind = NoAnswer if e.code in _NOT_YET else VitruvianError
+        raise kind(f"answered {e.code}: {e.read(500).decode(errors='replace')}", where=url, hint=_HINT) from e
+    except OSError as e:
+        raise NoAnswer(f"doesn't answer ({getattr(e, 'reason', e)})", where=url, hint=_HINT) from e
+    except (ValueError, http.client.HTTPException) as e:
+        raise VitruvianError(f"is no Vitruvian server ({e})", where=url, hint=_HINT) from e
     if not isinstance(answer, dict):
         raise VitruvianError("is no Vitruvian server", where=url, hint=_HINT)
     return answer
