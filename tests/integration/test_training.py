@@ -66,7 +66,7 @@ def test_two_workers_learn_what_one_learns(root: Path) -> None:
 def test_a_run_goes_on_with_another_number_of_workers(root: Path) -> None:
     one, changed = make_job(root, run="one-again"), make_job(root, run="changed")
     train_until(one)
-    train_until(changed, lambda event: event["kind"] == "checkpoint" and event["step"] == 9)
+    train_until(changed, lambda event: event["kind"] == "checkpoint" and event["step"] == 10)
     train_ranks(changed, 2)
     for first, second in zip(_history(one), _history(changed), strict=True):
         assert first["trainLoss"] == pytest.approx(second["trainLoss"], abs=1e-5)
