@@ -6,11 +6,12 @@ FROM ${BASE_IMAGE} AS build
 RUN python3 -m venv /opt/vitruvian
 ENV PATH=/opt/vitruvian/bin:$PATH
 WORKDIR /src
-# First the libraries, by an empty package: a change of the code leaves this layer as it is.
-COPY pyproject.toml constraints.txt README.md LICENSE ./
-RUN mkdir vitruvian && touch vitruvian/__init__.py && \
+# First the libraries, by an empty package: a change of the code or of the README leaves this layer as it is.
+COPY pyproject.toml constraints.txt LICENSE ./
+RUN mkdir vitruvian && touch README.md vitruvian/__init__.py && \
     pip install --no-cache-dir --constraint constraints.txt '.[serve]' && \
     pip uninstall --yes --quiet vitruvian
+COPY README.md ./
 COPY vitruvian vitruvian
 RUN pip install --no-cache-dir --no-deps . && pip uninstall --yes --quiet pip setuptools
 

@@ -13,8 +13,8 @@ WORKDIR /src
 # torch in a layer of its own: it is most of the image and changes seldom.
 COPY constraints.txt ./
 RUN pip install --no-cache-dir --constraint constraints.txt torch
-COPY pyproject.toml README.md LICENSE ./
-RUN mkdir vitruvian && touch vitruvian/__init__.py && \
+COPY pyproject.toml LICENSE ./
+RUN mkdir vitruvian && touch README.md vitruvian/__init__.py && \
     pip install --no-cache-dir --constraint constraints.txt '.[serve,train]' && \
     pip uninstall --yes --quiet vitruvian
 
@@ -26,6 +26,7 @@ LABEL org.opencontainers.image.title="Vitruvian trainer" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
+COPY README.md ./
 COPY vitruvian vitruvian
 RUN pip install --no-cache-dir --no-deps .
 ENV PYTHONUNBUFFERED=1 RAY_USAGE_STATS_ENABLED=0
