@@ -39,6 +39,7 @@ def _as_tuple(value: object) -> object:
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Servers = Annotated[int, Field(ge=1, le=1000)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -71,10 +72,10 @@ class Data(Part):
 
 
 class Dimensions(Part):
-    """The size of a transformer that is trained from scratch."""
+    """The size of a model that is trained from scratch."""
 
     image_size: Annotated[int, Field(ge=1, le=1024)] = 64
-    """Height and width of the input in pixels; a multiple of patchSize."""
+    """Height and width of the input in pixels; of a vit or clip a multiple of patchSize."""
     patch_size: Positive = 8
     """Height and width of a patch in pixels."""
     hidden_size: Annotated[int, Field(ge=1, le=8192)] = 96
@@ -88,24 +89,80 @@ class Dimensions(Part):
 
     @model_validator(mode="after")
     def _fits(self) -> Dimensions:
-        if self.image_size % self.patch_size:
-            raise ValueError(f"imageSize {self.image_size} is not a multiple of patchSize {self.patch_size}")
         if self.hidden_size % self.heads:
             raise ValueError(f"hiddenSize {self.hidden_size} is not a multiple of heads {self.heads}")
+        return self
+
+
+Template = Annotated[str, Field(max_length=300)]
+
+
+class Clip(Part):
+    """How a clip tells classes apart, and what of it learns."""
+
+    head: Literal["prompts", "linear"] = "prompts"
+    """prompts: an image belongs to the class whose prompts its features are nearest to; linear: a new linear layer on
+    the visual tower's features."""
+    templates: Annotated[tuple[Template, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=100)] = (
+        "a photo of a person, {}.",
+        "a picture of someone in the pose {}.",
+        "a person doing {}.",
+    )
+    """The prompts of a class: {} stands for its name, read as words ("arms-raised": arms raised)."""
+    unfreeze_visual: Annotated[int, Field(ge=0)] | None = None
+    """How many of the visual tower's last layers learn; none: of pretrained weights 0, from scratch all."""
+    unfreeze_text: Annotated[int, Field(ge=0)] | None = None
+    """The same of the text tower; with head prompts only."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Clip:
+        for template in self.templates:
+            if template.count("{}") != 1:
+                raise ValueError(f"the template '{template}' needs {{}} once, where the class' name stands")
+        unused = sorted(map(to_camel, self.model_fields_set & {"templates", "unfreeze_text"}))
+        if self.head == "linear" and unused:
+            raise ValueError(f"with head linear there are no prompts; remove {', '.join(unused)}")
         return self
 
 
 class Model(Part):
     """What learns."""
 
-    architecture: Annotated[Literal["vit", "clip", "resnet50", "heatmap-cnn"], planned("clip", "resnet50")]
-    """vit for images, heatmap-cnn for heatmaps."""
+    architecture: Literal["vit", "clip", "resnet50", "heatmap-cnn"]
+    """vit, clip and resnet50 for images, heatmap-cnn for heatmaps."""
     pretrained: str | None = None
     """Weights to begin with: a hub name or a folder with config.json and model.safetensors; none: from scratch."""
     freeze_layers: Annotated[int, Field(ge=0)] = 0
-    """The first N encoder layers (and the embeddings before them) stay as they are."""
+    """What stays as it is: the first N encoder layers of a vit, the first N of a resnet50's 4 stages, and what comes
+    before them. For a clip see clip.unfreezeVisual."""
     dimensions: Dimensions | None = None
-    """The size of a vit that is trained from scratch."""
+    """The size of a vit or clip that is trained from scratch; of a resnet50 its imageSize, also with pretrained."""
+    clip: Clip | None = None
+    """How a clip learns."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Model:
+        if self.clip and self.architecture != "clip":
+            raise ValueError(f"clip is for the architecture clip, not for {self.architecture}; remove it")
+        if self.architecture == "heatmap-cnn" and (self.pretrained or self.freeze_layers):
+            raise ValueError("a heatmap-cnn is trained from scratch; remove pretrained and freezeLayers")
+        if self.architecture == "clip" and self.freeze_layers:
+            raise ValueError("freezeLayers is not for a clip; set clip.unfreezeVisual and clip.unfreezeText")
+        if self.dimensions:
+            self._check_dimensions(self.dimensions)
+        return self
+
+    def _check_dimensions(self, size: Dimensions) -> None:
+        if self.architecture == "heatmap-cnn":
+            raise ValueError("a heatmap-cnn has one size; remove dimensions")
+        if self.architecture == "resnet50":
+            unused = sorted(map(to_camel, size.model_fields_set - {"image_size"}))
+            if unused:
+                raise ValueError(f"of dimensions a resnet50 has imageSize only; remove {', '.join(unused)}")
+        elif self.pretrained:
+            raise ValueError("pretrained weights bring their dimensions; remove one of them")
+        elif size.image_size % size.patch_size:
+            raise ValueError(f"imageSize {size.image_size} is not a multiple of patchSize {size.patch_size}")
 
 
 class EarlyStopping(Part):
@@ -134,17 +191,19 @@ class Workers(Part):
 
 
 Select = Literal["best", "last"]
+Strategy = Literal["none", "ddp", "fsdp"]
 
 
 class Training(Part):
     """How to learn."""
 
-    strategy: Annotated[Literal["none", "ddp", "fsdp"], planned("fsdp")] = "none"
-    """none: one process; ddp: every worker holds the model and gradients are averaged."""
+    strategy: Strategy = "none"
+    """none: one process; ddp: every worker holds the model and gradients are averaged; fsdp: weights, gradients and the
+    optimizer's state are shared out over the workers (FSDP2)."""
     workers: Annotated[Positive | Workers, "workers"] = 1
-    """Number of worker processes."""
-    gpus_per_worker: Annotated[int, Field(ge=0), planned()] = 0
-    """GPUs of each worker; 0: the CPU, with gloo between workers."""
+    """Number of worker processes; a range: as many as there is room for, from its min to its max, at any time."""
+    gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
+    """1: each worker has a GPU of its own, with nccl between workers; 0: the CPU, with gloo."""
     epochs: Positive = 15
     """Passes over the training part, at most."""
     batch_size: Positive = 64
@@ -173,8 +232,9 @@ class Training(Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Training:
-        if self.strategy == "none" and isinstance(self.workers, int) and self.workers > 1:
-            raise ValueError(f"workers is {self.workers} but strategy is none; set strategy: ddp")
+        if self.strategy == "none" and self.workers != 1:
+            asked = self.workers if isinstance(self.workers, int) else f"{self.workers.min} to {self.workers.max}"
+            raise ValueError(f"workers is {asked} but strategy is none; set strategy: ddp")
         if isinstance(self.workers, Workers) and self.workers.min > self.workers.max:
             raise ValueError(f"workers.min {self.workers.min} is more than workers.max {self.workers.max}")
         if self.select == "last" and self.early_stopping:
@@ -185,7 +245,7 @@ class Training(Part):
 
     @property
     def world_size(self) -> int:
-        """The number of worker processes."""
+        """The number of worker processes, of a range the most."""
         return self.workers if isinstance(self.workers, int) else self.workers.max
 
 
@@ -220,9 +280,9 @@ class Export(Part):
 class Replicas(Part):
     """Limits of the autoscaler."""
 
-    min: Positive = 1
+    min: Servers = 1
     """The fewest servers."""
-    max: Positive = 1
+    max: Servers = 1
     """The most servers."""
     cpu_percent: Annotated[int, Field(ge=1, le=1000)] = 70
     """The share of the reserved CPU, in percent, above which servers are added; Ray Serve doesn't look at it."""
@@ -293,10 +353,6 @@ class Spec(Part):
         wanted = "heatmaps" if self.model.architecture == "heatmap-cnn" else "images"
         if self.data.format in ("images", "heatmaps") and self.data.format != wanted:
             raise ValueError(f"model.architecture {self.model.architecture} needs data.format {wanted}")
-        if self.model.dimensions and (self.model.pretrained or self.model.architecture != "vit"):
-            raise ValueError("model.dimensions is for a vit without pretrained weights; remove one of them")
-        if self.model.architecture == "heatmap-cnn" and (self.model.pretrained or self.model.freeze_layers):
-            raise ValueError("a heatmap-cnn is trained from scratch; remove model.pretrained and model.freezeLayers")
         return self
 
 
@@ -370,13 +426,19 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 def load(path: Path) -> Classifier:
     """Read a Classifier from a YAML file; raises `SpecError` with a line for each thing that is wrong."""
+    return parse(read(path), str(path))
+
+
+def read(path: Path) -> str:
+    """Return the text of a declaration's file; raises `SpecError`. What isn't a plain file can be read only once."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError as e:
         raise SpecError("there is no such file", where=path, hint="give a Classifier with -f FILE") from e
+    except IsADirectoryError as e:
+        raise SpecError("is a folder", where=path, hint="give a YAML file") from e
     except (OSError, UnicodeDecodeError) as e:
         raise SpecError(f"can't be read ({e})", where=path, hint="give a YAML file") from e
-    return parse(text, str(path))
 
 
 def parse(text: str, where: str = "spec") -> Classifier:
@@ -465,8 +527,6 @@ def unimplemented(part: Part, path: str = "") -> Iterator[str]:
             yield f"{here}: '{shown}' is not implemented yet; choose another value"
         elif mark and set_by_user and mark.values is None and mark.covers(value):
             yield f"{here}: is not implemented yet; remove it"
-        elif isinstance(value, Workers) and set_by_user:
-            yield f"{here}: a range of workers is not implemented yet; write a number"
         else:
             for inner in value if isinstance(value, tuple) else (value,):
                 if isinstance(inner, Part):

@@ -77,10 +77,9 @@ REFUSED = [
     ("two documents", "kind: Classifier", "kind: Classifier\n---\nkind: Classifier", "is not valid YAML|2 documents"),
     ("formats as text", "[onnx]", "onnx", "spec.export.formats: input should be a valid tuple, not 'onnx'"),
     ("images for heatmaps", "format: images", "format: heatmaps", "model.architecture vit needs data.format images"),
-    ("a future architecture", "architecture: vit", "architecture: clip", "spec.model.architecture: 'clip' is not impl"),
+    ("layers of a clip", "architecture: vit", "architecture: clip", "spec.model: freezeLayers is not for a clip; set"),
     ("a future format", "[onnx]", "[onnx, openvino-int8]", "spec.export.formats: 'openvino-int8' is not implemented"),
-    ("a future strategy", "strategy: ddp", "strategy: fsdp", "spec.training.strategy: 'fsdp' is not implemented yet"),
-    ("GPUs", "epochs: 15", "epochs: 15\n    gpusPerWorker: 1", "spec.training.gpusPerWorker: is not implemented yet"),
+    ("GPUs", "epochs: 15", "epochs: 15\n    gpusPerWorker: 2", "spec.training.gpusPerWorker: input should be"),
     ("a percentage", "atLeast: 0.79", "atLeast: 79", "spec.gates[0].atLeast: input should be less than or equal to 1"),
     ("no number", "atLeast: 0.79", "atLeast: .nan", "spec.gates[0].atLeast"),
     ("an unfilled template", "s3://studio/yoga", "{{ DATA }}", "a key must be a text; is a value left out?"),
@@ -90,7 +89,7 @@ REFUSED = [
     ("a huge seed", "epochs: 15", "epochs: 15\n    seed: 99999999999999999999", "spec.training.seed"),
     ("a huge picture", "pretrained: google/vit-base-patch16-224", "dimensions: {imageSize: 80000}", "imageSize"),
     ("two ways to choose", "epochs: 15", "epochs: 15\n    select: last", "set earlyStopping: null"),
-    ("elastic workers", "workers: 4", "workers: {min: 2, max: 8}", "spec.training.workers: a range of workers is not"),
+    ("a range upside down", "workers: 4", "workers: {min: 8, max: 2}", "workers.min 8 is more than workers.max 2"),
     ("a future trigger", "  artifacts:", "  retraining: {onDrift: true}\n  artifacts:", "spec.retraining: is not impl"),
 ]
 

@@ -8,7 +8,7 @@ soft-argmax of Sun et al. (2018), which reads a place from a heatmap without los
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -115,9 +115,9 @@ def _block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
     return [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.GroupNorm(8, outputs), nn.GELU()]
 
 
-def build(model: Model, classes: int) -> nn.Module:
+def build(model: Model, classes: Sequence[str]) -> nn.Module:
     """Return a network from scratch."""
-    return HeatmapCnn(classes)
+    return HeatmapCnn(len(classes))
 
 
 @torch.no_grad()

@@ -13,24 +13,40 @@ from vitruvian.data.preprocess import HeatmapPreprocess, ImagePreprocess
 from vitruvian.errors import SpecError
 from vitruvian.spec import Dimensions, Model
 
+# What each architecture's weights are usually learnt with; vit: as in its first release, clip: as CLIP's own.
+_NORMS = {
+    "vit": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
+    "resnet50": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
+    "clip": {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)},
+}
+
 
 def preprocess_for(model: Model) -> ImagePreprocess | HeatmapPreprocess:
     """Return how inputs are prepared for a model; raises `SpecError` where pretrained weights don't tell."""
     if model.architecture == "heatmap-cnn":
         return HeatmapPreprocess()
-    if model.pretrained is None:
-        return ImagePreprocess(size=(model.dimensions or Dimensions()).image_size)
-    saved = pretrained_config(model.pretrained, "config.json")
-    # Weights that were saved without their preprocessing get ViT's own defaults.
-    how = pretrained_config(model.pretrained, "preprocessor_config.json", default={})
-    settings = {"size": saved.get("image_size", 224)}
-    settings |= {name: how[f"image_{name}"] for name in ("mean", "std") if f"image_{name}" in how}
+    settings: dict[str, Any] = {**_NORMS[model.architecture]}
+    if model.pretrained:
+        settings |= _learnt_with(model.pretrained)
+    if model.dimensions or not model.pretrained:
+        settings["size"] = (model.dimensions or Dimensions()).image_size
     try:
         return ImagePreprocess.model_validate(settings)
     except ValidationError as e:
         first = e.errors()[0]
         what = f"{first['loc'][0]} of the pretrained input: {first['msg'][0].lower()}{first['msg'][1:]}"
         raise SpecError(what, where=f"model.pretrained: {model.pretrained}", hint="save the weights again") from e
+
+
+def _learnt_with(name: str) -> dict[str, Any]:
+    """Return size, mean and deviation of the images that weights were learnt with, as far as they tell."""
+    if Path(name).expanduser().is_dir() and (own := pretrained_config(name, "preprocess.json", default={})):
+        # The folder of a bundle.
+        return own
+    saved = pretrained_config(name, "config.json")
+    how = pretrained_config(name, "preprocessor_config.json", default={})
+    size = saved.get("vision_config", saved).get("image_size", 224)
+    return {"size": size} | {part: how[f"image_{part}"] for part in ("mean", "std") if f"image_{part}" in how}
 
 
 def weights_version(model: Model) -> str | None:
@@ -43,7 +59,7 @@ def weights_version(model: Model) -> str | None:
     folder = Path(model.pretrained).expanduser()
     if not folder.is_dir():
         return model.pretrained
-    files = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")])
+    files = sorted([*folder.glob("*.json"), *folder.glob("*.txt"), *folder.glob("*.safetensors")])
     return digest_of({path.name: describe(path).sha256 for path in files})
 
 

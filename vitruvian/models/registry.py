@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -16,7 +16,7 @@ from vitruvian.spec import Model
 class Architecture(Protocol):
     """What a file of this folder offers."""
 
-    def build(self, model: Model, classes: int) -> nn.Module:
+    def build(self, model: Model, classes: Sequence[str]) -> nn.Module:
         """Return a module from inputs (n, …) to logits (n, classes), drawn from torch's global generator."""
 
     def adapt(self, module: nn.Module, examples: Callable[[int], torch.Tensor]) -> None:
@@ -29,7 +29,7 @@ class Architecture(Protocol):
         """Return the module that `save` wrote."""
 
 
-_FILES = {"vit": "vit", "heatmap-cnn": "heatmap_cnn"}
+_FILES = {"vit": "vit", "clip": "clip", "resnet50": "resnet50", "heatmap-cnn": "heatmap_cnn"}
 
 
 def architecture(name: str) -> Architecture:
@@ -39,4 +39,8 @@ def architecture(name: str) -> Architecture:
 
 def default_learning_rate(model: Model) -> float:
     """Return the peak learning rate where the user gives none."""
+    clip = model.clip
+    if clip and clip.head == "linear" and not clip.unfreeze_visual:
+        # Nothing learns but a new layer, whatever its features come from.
+        return 1e-3
     return 5e-5 if model.pretrained else 1e-3

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
-from transformers.utils import logging
 
-from vitruvian.errors import SpecError
-from vitruvian.models.inputs import pretrained_config
+from vitruvian.models.pretrained import pretrained, refuse_more
 from vitruvian.spec import Dimensions, Model
-
-# Its bars for files of a few megabytes would tear those of the stages.
-logging.disable_progress_bar()
-logging.set_verbosity_error()
 
 
 class Vit(nn.Module):
@@ -34,9 +27,14 @@ class Vit(nn.Module):
         return logits
 
 
-def build(model: Model, classes: int) -> nn.Module:
+def build(model: Model, classes: Sequence[str]) -> nn.Module:
     """Return a Vision Transformer, from scratch or from pretrained weights with a new head."""
-    inner = _pretrained(model.pretrained, classes) if model.pretrained else _scratch(model, classes)
+    if model.pretrained:
+        inner = pretrained(
+            ViTForImageClassification, model.pretrained, "vit", {"vit"}, new="classifier.", num_labels=len(classes)
+        )
+    else:
+        inner = _scratch(model, len(classes))
     _freeze(inner, model.freeze_layers)
     return Vit(inner)
 
@@ -57,29 +55,9 @@ def _scratch(model: Model, classes: int) -> Any:
     return ViTForImageClassification(config)
 
 
-def _pretrained(name: str, classes: int) -> Any:
-    kind = pretrained_config(name, "config.json").get("model_type")
-    where = f"model.pretrained: {name}"
-    if kind != "vit":
-        raise SpecError(f"these are weights of a '{kind}', not of a vit", where=where, hint="choose other weights")
-    try:
-        inner, loaded = ViTForImageClassification.from_pretrained(
-            name, num_labels=classes, ignore_mismatched_sizes=True, use_safetensors=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
-        first = str(e).splitlines()[0]
-        raise SpecError(first, where=where, hint="weights must be safetensors; pickled ones are refused") from e
-    lacking = sorted(key for key in loaded["missing_keys"] if not key.startswith("classifier."))
-    if lacking:
-        what = f"the weights lack {len(lacking)} of the model's tensors, such as {lacking[0]}"
-        raise SpecError(what, where=where, hint="choose weights of a whole vit")
-    return inner
-
-
 def _freeze(inner: Any, count: int) -> None:
     layers = inner.vit.layers if hasattr(inner.vit, "layers") else inner.vit.encoder.layer
-    if count > len(layers):
-        raise SpecError(f"is {count}, but there are {len(layers)} layers", where="model.freezeLayers", hint="lower it")
+    refuse_more(count, len(layers), "layers", "freezeLayers")
     for part in [inner.vit.embeddings, *layers[:count]] if count else []:
         part.requires_grad_(False)
 

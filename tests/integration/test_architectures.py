@@ -1,0 +1,302 @@
+"""Every architecture survives the whole job: real processes, interruptions, several workers, export, serving."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from onnx import load as load_onnx
+from torch import nn
+from torch.multiprocessing.spawn import spawn
+from torch.nn import functional as F
+from transformers import ResNetConfig, ResNetForImageClassification
+
+from tests.projects import CLASSES, declare, vitruvian, write_data
+from tests.training_runs import TINY_VIT, Killed, chosen_weights, equal, last_checkpoint, make_job
+from vitruvian.artifact import fetch
+from vitruvian.bundle import open_bundle
+from vitruvian.data.prepare import prepare
+from vitruvian.data.prepared import Prepared
+from vitruvian.data.sources import open_source
+from vitruvian.evaluation.predict import load_model
+from vitruvian.export import onnx
+from vitruvian.inference.engine import ENGINES
+from vitruvian.inference.predictor import Predictor
+from vitruvian.models.batchnorm import SharedBatchNorm
+from vitruvian.models.inputs import preprocess_for
+from vitruvian.models.registry import architecture
+from vitruvian.models.resnet50 import Resnet
+from vitruvian.spec import Data, Model, Training
+from vitruvian.store import open_store
+from vitruvian.training.batches import load
+from vitruvian.training.checkpoints import read_state
+from vitruvian.training.job import Job, best_epoch
+from vitruvian.training.loop import train
+
+DEEP = {**TINY_VIT, "layers": 2}
+# Small models of each kind; WEIGHTS stands for the folder of a small pretrained ResNet.
+MODELS: dict[str, dict[str, Any]] = {
+    "vit": {"architecture": "vit", "dimensions": DEEP},
+    "vit, frozen": {"architecture": "vit", "dimensions": DEEP, "freezeLayers": 1},
+    "resnet50": {"architecture": "resnet50", "pretrained": "WEIGHTS", "dimensions": {"imageSize": 32}},
+    "resnet50, frozen": {
+        "architecture": "resnet50",
+        "pretrained": "WEIGHTS",
+        "dimensions": {"imageSize": 32},
+        "freezeLayers": 2,
+    },
+    "clip, prompts": {"architecture": "clip", "dimensions": DEEP, "clip": {"unfreezeText": 1}},
+    "clip, frozen": {"architecture": "clip", "dimensions": DEEP, "clip": {"unfreezeVisual": 0, "unfreezeText": 0}},
+    "clip, linear": {"architecture": "clip", "dimensions": DEEP, "clip": {"head": "linear", "unfreezeVisual": 1}},
+    "heatmap-cnn": {"architecture": "heatmap-cnn"},
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("architectures")
+
+
+@pytest.fixture(scope="module")
+def weights(root: Path) -> Path:
+    torch.manual_seed(3)
+    config = ResNetConfig(embedding_size=16, hidden_sizes=[16, 32, 48, 64], depths=[1, 1, 1, 1], num_labels=5)
+    folder = root / "weights"
+    folder.mkdir()
+    architecture("resnet50").save(Resnet(ResNetForImageClassification(config)), folder)
+    return folder
+
+
+def _model(name: str, weights: Path) -> Model:
+    declared = MODELS[name]
+    if declared.get("pretrained"):
+        declared = {**declared, "pretrained": str(weights)}
+    return Model.model_validate(declared)
+
+
+def _job(root: Path, name: str, weights: Path, run: str, **training: Any) -> Job:
+    """Return a job on synthetic pictures or heatmaps; runs of models with equal inputs share them."""
+    model = _model(name, weights)
+    preprocess = preprocess_for(model)
+    if name == "heatmap-cnn":
+        return make_job(root, "heatmap-cnn", run, **training)
+    folder = root / f"prepared-{model.architecture}"
+    if not folder.exists():
+        folder.mkdir()
+        data = Data.model_validate({"source": "synthetic://poses?count=160"})
+        prepare(open_source(data, preprocess), data, preprocess, folder)
+    settings = {"epochs": 2, "batchSize": 16, "learningRate": 1e-3, "augmentation": "medium"}
+    settings |= {"checkpoints": {"everySteps": 2}}
+    return Job(model, Training.model_validate(settings | training), str(folder), str(root / run))
+
+
+Run = tuple[Job, int | None]
+"""A job, and the step after whose checkpoint it breaks off; none: it is trained to its end."""
+
+
+def _work(rank: int, world: int, port: int, runs: Sequence[Run]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=world, rank=rank)
+    try:
+        for job, stop in runs:
+            # Every worker is told of a checkpoint when all have written it.
+            with contextlib.suppress(Killed):
+                train(job, rank, world, partial(_break_off, stop))
+    finally:
+        dist.destroy_process_group()
+
+
+def _break_off(stop: int | None, event: dict[str, Any]) -> None:
+    if event["kind"] == "checkpoint" and event["step"] == stop:
+        raise Killed
+
+
+def _train(world: int, *runs: Run) -> None:
+    """Train one after the other; several workers are real gloo ranks, each a process of its own."""
+    if world > 1:
+        spawn(_work, (world, _free_port(), runs), nprocs=world)  # type: ignore[no-untyped-call]
+        return
+    # The bits of a sum follow from the number of threads: the same here as in a rank of its own.
+    torch.set_num_threads(1)
+    for job, stop in runs:
+        with contextlib.suppress(Killed):
+            train(job, 0, 1, partial(_break_off, stop))
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+def _history(job: Job) -> list[dict[str, float]]:
+    store = open_store(job.checkpoints)
+    manifest = fetch(store, read_state(store).checkpoints[-1]) / "manifest.json"
+    history = json.loads(manifest.read_text())["position"]["history"]
+    return [{name: value for name, value in record.items() if "econd" not in name} for record in history]
+
+
+CELLS = [(name, 1) for name in MODELS if name not in ("vit", "heatmap-cnn")] + [("resnet50", 2), ("clip, prompts", 2)]
+
+
+@pytest.mark.parametrize(("name", "world"), CELLS)
+def test_a_run_that_broke_off_ends_with_the_same_bits(root: Path, weights: Path, name: str, world: int) -> None:
+    workers = {"strategy": "ddp", "workers": world} if world > 1 else {}
+    whole = _job(root, name, weights, f"whole {name} {world}", **workers)
+    broken = _job(root, name, weights, f"broken {name} {world}", **workers)
+    # In the middle of the second epoch of 7 steps.
+    _train(world, (whole, None), (broken, 10))
+    assert [len(_history(job)) for job in (whole, broken)] == [2, 1]
+    _train(world, (broken, None))
+    assert equal(last_checkpoint(whole), last_checkpoint(broken))
+    assert equal(chosen_weights(whole), chosen_weights(broken))
+    assert _history(whole) == _history(broken)
+
+
+def _on_two(root: Path, name: str, weights: Path) -> Job:
+    """Return a job that two workers have done; of a batch of 17 one of them gets an example more."""
+    job = _job(root, name, weights, f"two {name}", batchSize=17, strategy="ddp", workers=2)
+    if not read_state(open_store(job.checkpoints)).checkpoints:
+        _train(2, (job, None))
+    return job
+
+
+# Not the heatmap-cnn: what its dropout leaves out is drawn by each worker for itself.
+@pytest.mark.parametrize("name", ["resnet50", "clip, prompts", "clip, linear"])
+def test_two_workers_learn_what_one_learns(root: Path, weights: Path, name: str) -> None:
+    one = _job(root, name, weights, f"one {name}", batchSize=17)
+    _train(1, (one, None))
+    for first, second in zip(_history(one), _history(_on_two(root, name, weights)), strict=True):
+        assert first["trainLoss"] == pytest.approx(second["trainLoss"], abs=1e-3)
+        assert first["validationLoss"] == pytest.approx(second["validationLoss"], abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "clip, prompts"])
+def test_what_two_workers_validate_is_what_one_of_them_keeps(root: Path, weights: Path, name: str) -> None:
+    job = _on_two(root, name, weights)
+    history, store = _history(job), open_store(job.checkpoints)
+    kept = read_state(store).weights
+    assert kept
+    module = load_model(job.model.architecture, fetch(store, kept))
+    prepared = Prepared.open(Path(job.prepared))
+    inputs, labels = load(part := prepared.part("validation"), np.arange(len(part)), prepared.preprocess)
+    with torch.inference_mode():
+        loss = float(F.cross_entropy(module(inputs), labels))
+    assert loss == pytest.approx(history[best_epoch(history)]["validationLoss"], abs=1e-5)
+
+
+def _normalise(rank: int, world: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=world, rank=rank)
+    try:
+        given = torch.load(f"{folder}/given.pt")
+        module = SharedBatchNorm(5)
+        module.load_state_dict(given["module"])
+        # Unequal shares, and no spread within the smaller one.
+        mine = slice(0, 6) if rank == 0 else slice(6, 7)
+        inputs = given["inputs"][mine].requires_grad_()
+        outputs = module(inputs)
+        (outputs * given["weights"][mine]).sum().backward()
+        state = module.state_dict()
+        gradients = {name: value.grad for name, value in module.named_parameters()}
+        made = {"outputs": outputs.detach(), "inputs": inputs.grad, "state": state, "gradients": gradients}
+        torch.save(made, f"{folder}/made-{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def test_workers_normalise_as_one_would_with_all_their_examples(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    # Far from zero, where squares lose their digits.
+    inputs = (torch.randn(7, 5, 1, 1) + 100).double().float()
+    weights = torch.randn(7, 5, 1, 1)
+    reference = nn.BatchNorm2d(5)
+    nn.init.normal_(reference.weight)
+    nn.init.normal_(reference.bias)
+    torch.save({"inputs": inputs, "weights": weights, "module": reference.state_dict()}, tmp_path / "given.pt")
+    spawn(_normalise, (2, _free_port(), str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
+    made = [torch.load(tmp_path / f"made-{rank}.pt") for rank in range(2)]
+
+    inputs.requires_grad_()
+    outputs = reference(inputs)
+    (outputs * weights).sum().backward()
+    close = partial(torch.testing.assert_close, atol=2e-4, rtol=2e-4)
+    close(torch.cat([rank["outputs"] for rank in made]), outputs.detach())
+    close(torch.cat([rank["inputs"] for rank in made]), inputs.grad)
+    for name, value in reference.named_parameters():
+        close(sum(rank["gradients"][name] for rank in made), value.grad)
+    assert equal(made[0]["state"], made[1]["state"])
+    for name, value in reference.state_dict().items():
+        close(made[0]["state"][name], value)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_export_answers_as_the_model_does(weights: Path, tmp_path: Path, name: str) -> None:
+    model = _model(name, weights)
+    torch.manual_seed(0)
+    kind, shape = architecture(model.architecture), preprocess_for(model).tensor_shape
+    module = kind.build(model, CLASSES).train()
+    inputs = torch.rand(5, *shape)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
+    for _ in range(3):
+        F.cross_entropy(module(inputs), torch.arange(5) % 3).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    kind.save(module.eval(), tmp_path)
+    loaded = kind.load(tmp_path).eval()
+    file = onnx.export(loaded, shape, tmp_path)
+    engine = ENGINES["onnx"](file, shape, 1)
+    for count in (1, 5):
+        with torch.inference_mode():
+            expected = loaded(inputs[:count]).numpy()
+        np.testing.assert_allclose(engine.run(inputs[:count].numpy()), expected, atol=1e-4)
+    # What only the text needs isn't carried along.
+    kept = {tensor.name for tensor in load_onnx(file).graph.initializer}
+    assert kept
+    assert not [tensor for tensor in kept if "text_model" in tensor]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("pictures"))
+
+
+WHOLE: dict[str, dict[str, Any]] = {
+    "resnet50": {"architecture": "resnet50", "dimensions": {"imageSize": 32}},
+    "clip": {"architecture": "clip", "dimensions": {**DEEP, "imageSize": 32}},
+    "clip-linear": {"architecture": "clip", "dimensions": {**DEEP, "imageSize": 32}, "clip": {"head": "linear"}},
+}
+
+
+@pytest.mark.parametrize(("name", "workers"), [("resnet50", 1), ("resnet50", 2), ("clip", 2), ("clip-linear", 1)])
+def test_a_folder_for_each_class_becomes_a_bundle_that_answers(
+    name: str, workers: int, pictures: Path, tmp_path: Path
+) -> None:
+    strategy = {"strategy": "ddp", "workers": workers} if workers > 1 else {}
+    training = {"epochs": 2, "learningRate": 1e-3, **strategy}
+    done = vitruvian("run", "-f", declare(tmp_path, pictures, model=WHOLE[name], training=training))
+    assert done.returncode == 0, done.stderr
+    bundle = open_bundle(tmp_path / "artifacts")
+    assert bundle.info.architecture == WHOLE[name]["architecture"]
+    assert bundle.served.max_difference < 1e-3
+    assert bundle.served.top1_agreement == 1
+    assert not [path for path in bundle.folder.rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".pth")]
+    Predictor.open(bundle).warm_up()
+    if workers == 1:
+        # The bundle's own folder is where another classifier can begin.
+        head = {"clip": WHOLE[name]["clip"]} if "clip" in WHOLE[name] else {}
+        model = {"architecture": bundle.info.architecture, "pretrained": str(bundle.folder), **head}
+        address = str(tmp_path / "again")
+        again = declare(tmp_path, pictures, name="again", model=model, training={"epochs": 1}, artifacts=address)
+        done = vitruvian("run", "-f", again)
+        assert done.returncode == 0, done.stderr
+        assert open_bundle(tmp_path / "again").preprocess == bundle.preprocess

@@ -1,0 +1,410 @@
+"""Every architecture learns what it is told to and nothing else, and comes back from disk as it was."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+from torch.nn import functional as F
+from transformers import CLIPModel, ResNetConfig, ResNetForImageClassification
+
+from vitruvian.data.decode import HEATMAP_SHAPE
+from vitruvian.errors import SpecError
+from vitruvian.models.clip import PromptedClip, prompts_of
+from vitruvian.models.inputs import preprocess_for, weights_version
+from vitruvian.models.registry import architecture, default_learning_rate
+from vitruvian.models.resnet50 import Resnet
+from vitruvian.spec import Model
+
+CLASSES = ("arms-raised", "standing", "t_pose")
+TINY = {"imageSize": 16, "patchSize": 8, "hiddenSize": 16, "layers": 3, "heads": 2}
+SCRATCH: dict[str, dict[str, Any]] = {
+    "vit": {"architecture": "vit", "dimensions": TINY},
+    "resnet50": {"architecture": "resnet50", "dimensions": {"imageSize": 32}},
+    "clip": {"architecture": "clip", "dimensions": TINY},
+    "clip-linear": {"architecture": "clip", "dimensions": TINY, "clip": {"head": "linear"}},
+    "heatmap-cnn": {"architecture": "heatmap-cnn"},
+}
+
+
+def _model(**declared: Any) -> Model:
+    return Model.model_validate(declared)
+
+
+def _build(model: Model, classes: tuple[str, ...] = CLASSES) -> nn.Module:
+    torch.manual_seed(0)
+    return architecture(model.architecture).build(model, classes)
+
+
+def _images(model: Model, count: int = 6) -> torch.Tensor:
+    return torch.rand(count, *preprocess_for(model).tensor_shape, generator=torch.Generator().manual_seed(1))
+
+
+def _learn(module: nn.Module, images: torch.Tensor, steps: int = 2) -> None:
+    """Train some steps as the loop does."""
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.05)
+    module.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(module(images), torch.arange(len(images)) % len(CLASSES)).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+
+def _changed(module: nn.Module, act: Callable[[], None]) -> set[str]:
+    """Return the names of the values that an act changes."""
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    act()
+    return {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Folders of small pretrained weights of five classes, by what they are of."""
+    root = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(3)
+    small = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 2, 1, 1], num_labels=5)
+    modules = {name: _build(_model(**SCRATCH[name]), tuple("abcde")) for name in ("vit", "clip", "clip-linear")}
+    modules["resnet50"] = Resnet(ResNetForImageClassification(small))
+    for name, module in modules.items():
+        (root / name).mkdir()
+        architecture(name.removesuffix("-linear")).save(module, root / name)
+    return {name: str(root / name) for name in modules}
+
+
+def _pretrained(weights: dict[str, str], name: str, **declared: Any) -> Model:
+    size = {"dimensions": {"imageSize": 32}} if name == "resnet50" else {}
+    head = {"clip": {"head": "linear"}} if name == "clip-linear" else {}
+    kind = name.removesuffix("-linear")
+    return _model(**{"architecture": kind, "pretrained": weights[name], **size, **head, **declared})
+
+
+@pytest.mark.parametrize("name", SCRATCH)
+def test_what_is_saved_answers_the_same_to_the_bit(name: str, tmp_path: Path) -> None:
+    model = _model(**SCRATCH[name])
+    module, images = _build(model), _images(model)
+    _learn(module, images)
+    module.eval()
+    architecture(model.architecture).save(module, tmp_path)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+    loaded = architecture(model.architecture).load(tmp_path).eval()
+    with torch.inference_mode():
+        assert torch.equal(module(images), loaded(images))
+        assert loaded(images).shape == (6, 3)
+    assert _changed(loaded, lambda: architecture(model.architecture).save(loaded, tmp_path)) == set()
+
+
+@pytest.mark.parametrize("name", SCRATCH)
+def test_a_copy_without_values_takes_them_from_another(name: str, tmp_path: Path) -> None:
+    model = _model(**SCRATCH[name])
+    module, images = _build(model), _images(model)
+    shell = copy.deepcopy(module).to("meta")
+    shell.load_state_dict(module.state_dict(), assign=True)
+    architecture(model.architecture).save(shell, tmp_path)
+    loaded = architecture(model.architecture).load(tmp_path).eval()
+    with torch.inference_mode():
+        assert torch.equal(module.eval()(images), loaded(images))
+
+
+@pytest.mark.parametrize("name", SCRATCH)
+def test_from_scratch_everything_learns(name: str) -> None:
+    model = _model(**SCRATCH[name])
+    module = _build(model)
+    changed = _changed(module, lambda: _learn(module, _images(model)))
+    # Keys have no bias that matters: a softmax doesn't see what all its inputs have in common.
+    assert {key for key, _ in module.named_parameters()} - changed <= {
+        key for key, _ in module.named_parameters() if key.endswith(("k_proj.bias", "key.bias"))
+    }
+
+
+def test_a_resnet50_is_one_and_takes_pictures_of_any_size() -> None:
+    module = _build(_model(architecture="resnet50")).eval()
+    # The published network has 25 557 032 values, 2 049 000 of them in its head for 1000 classes.
+    assert sum(p.numel() for p in module.parameters()) == 25_557_032 - 2_049_000 + 3 * 2049
+    for size in (16, 50, 64):
+        assert module(torch.rand(1, 3, size, size)).shape == (1, 3)
+
+
+def test_one_small_picture_alone_is_a_step_too() -> None:
+    module = _build(_model(architecture="resnet50"))
+    _learn(module, torch.rand(1, 3, 32, 32), steps=1)
+    assert all(torch.isfinite(value).all() for value in module.state_dict().values())
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_frozen_layers_of_a_vit_keep_their_values(count: int) -> None:
+    model = _model(**SCRATCH["vit"], freezeLayers=count)
+    module = _build(model)
+    changed = _changed(module, lambda: _learn(module, _images(model)))
+    layers = {int(found[1]) for name in changed if (found := re.search(r"layers?\.(\d+)\.", name))}
+    assert layers == set(range(count, 3))
+    assert any("embeddings" in name for name in changed) == (count == 0)
+    assert any("classifier" in name for name in changed)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 4])
+def test_frozen_stages_of_a_resnet_keep_values_and_running_statistics(weights: dict[str, str], count: int) -> None:
+    model = _pretrained(weights, "resnet50", freezeLayers=count)
+    module = _build(model)
+    changed = _changed(module, lambda: _learn(module, _images(model)))
+    assert {int(found[1]) for name in changed if (found := re.search(r"stages\.(\d)\.", name))} == set(range(count, 4))
+    running = {name for name in changed if "running" in name}
+    assert any("embedder" in name for name in changed) == (count == 0)
+    assert any("embedder.embedder.normalization.running_mean" in name for name in running) == (count == 0)
+    assert bool(running) == (count < 4)
+    assert any("classifier" in name for name in changed)
+
+
+@pytest.mark.parametrize(
+    ("declared", "visual", "text", "others"),
+    [
+        ({}, set(), set(), {"visual_projection"}),
+        ({"unfreezeVisual": 1}, {2}, set(), {"visual_projection", "post_layernorm"}),
+        ({"unfreezeText": 2}, set(), {1, 2}, {"visual_projection", "text_projection", "final_layer_norm"}),
+        (
+            {"unfreezeVisual": 3},
+            {0, 1, 2},
+            set(),
+            {"visual_projection", "post_layernorm", "vision_model.embeddings", "pre_layrnorm"},
+        ),
+        ({"head": "linear"}, set(), set(), {"head"}),
+        ({"head": "linear", "unfreezeVisual": 2}, {1, 2}, set(), {"head", "post_layernorm"}),
+    ],
+)
+def test_of_a_pretrained_clip_only_what_is_unfrozen_learns(
+    weights: dict[str, str], declared: dict[str, Any], visual: set[int], text: set[int], others: set[str]
+) -> None:
+    model = _pretrained(weights, "clip", clip=declared)
+    module = _build(model)
+    changed = _changed(module, lambda: _learn(module, _images(model)))
+    for tower, layers in (("vision_model", visual), ("text_model", text)):
+        found = [re.search(rf"{tower}\.encoder\.layers\.(\d)\.", name) for name in changed]
+        assert {int(match[1]) for match in found if match} == layers
+    rest = {name for name in changed if ".layers." not in name}
+    assert all(any(part in name for name in rest) for part in others), rest
+    assert all(any(part in name for part in others) for name in rest), rest
+
+
+@pytest.mark.parametrize("name", ["vit", "resnet50", "clip", "clip-linear"])
+def test_pretrained_weights_are_taken_with_a_new_head(weights: dict[str, str], name: str) -> None:
+    model = _pretrained(weights, name)
+    module, saved = _build(model), architecture(model.architecture).load(Path(weights[name]))
+    state = saved.state_dict()
+    head = {key for key in state if key.startswith(("head.", "inner.classifier"))}
+    assert bool(head) == (name != "clip")
+    assert all(torch.equal(value, state[key]) for key, value in module.state_dict().items() if key not in head)
+    assert module(_images(model)).shape == (6, 3)
+
+
+def test_a_whole_clip_gives_its_visual_tower_to_a_linear_head(weights: dict[str, str]) -> None:
+    module = _build(_pretrained(weights, "clip", clip={"head": "linear"}))
+    whole = CLIPModel.from_pretrained(weights["clip"])
+    tower = whole.vision_model.state_dict()
+    assert all(torch.equal(value, tower[key]) for key, value in module.vision_model.state_dict().items())  # type: ignore[union-attr]
+
+
+def test_weights_in_half_precision_are_learnt_in_full(weights: dict[str, str], tmp_path: Path) -> None:
+    CLIPModel.from_pretrained(weights["clip"]).half().save_pretrained(tmp_path)
+    for file in Path(weights["clip"]).glob("tokenizer*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    module = _build(_model(architecture="clip", pretrained=str(tmp_path)))
+    assert {value.dtype for value in module.parameters()} == {torch.float32}
+
+
+def test_prompts_answer_as_transformers_own_clip_does(weights: dict[str, str]) -> None:
+    model = _pretrained(weights, "clip", clip={"templates": ["a person, {}."]})
+    module, images = _build(model).eval(), _images(model)
+    assert isinstance(module, PromptedClip)
+    theirs = CLIPModel.from_pretrained(weights["clip"]).eval()
+    texts = ["a person, arms raised.", "a person, standing.", "a person, t pose."]
+    tokens = module.tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        expected = theirs(pixel_values=images, **tokens).logits_per_image
+        torch.testing.assert_close(module(images), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_several_templates_stand_for_their_mean(weights: dict[str, str]) -> None:
+    templates = ["a person, {}.", "{} is what this is"]
+    features = []
+    for used in ([templates[0]], [templates[1]], templates):
+        module = _build(_pretrained(weights, "clip", clip={"templates": used}))
+        assert isinstance(module, PromptedClip)
+        features.append(module.classes)
+    torch.testing.assert_close(features[2], F.normalize((features[0] + features[1]) / 2))
+
+
+def test_text_that_learns_is_computed_anew_for_answers(weights: dict[str, str]) -> None:
+    model = _pretrained(weights, "clip", clip={"unfreezeText": 1})
+    module, images = _build(model), _images(model)
+    assert isinstance(module, PromptedClip)
+    before = module.classes.clone()
+    _learn(module, images)
+    trained = module(images)
+    torch.testing.assert_close(module.eval()(images), trained)
+    assert not torch.equal(module.classes, before)
+
+
+def test_class_names_become_words() -> None:
+    prompts = prompts_of(("arms-raised", "T_pose", "down dog"), ["a person, {}.", "{}"])
+    assert prompts == {
+        "arms-raised": ["a person, arms raised.", "arms raised"],
+        "T_pose": ["a person, T pose.", "T pose"],
+        "down dog": ["a person, down dog.", "down dog"],
+    }
+    with pytest.raises(SpecError, match="the classes 't-pose' and 'T_Pose' are the same words"):
+        prompts_of(("t-pose", "T_Pose"), ["{}"])
+
+
+def test_inputs_are_normalised_as_the_weights_expect(weights: dict[str, str], tmp_path: Path) -> None:
+    def made(**declared: Any) -> tuple[Any, ...]:
+        how = preprocess_for(_model(**declared)).model_dump()
+        return how["size"], round(how["mean"][0], 3), round(how["std"][0], 3)
+
+    assert made(architecture="vit") == (64, 0.5, 0.5)
+    assert made(architecture="resnet50") == (64, 0.485, 0.229)
+    assert made(architecture="resnet50", dimensions={"imageSize": 50}) == (50, 0.485, 0.229)
+    assert made(architecture="resnet50", pretrained=weights["resnet50"]) == (224, 0.485, 0.229)
+    assert made(architecture="resnet50", pretrained=weights["resnet50"], dimensions={"imageSize": 48})[0] == 48
+    assert made(architecture="clip") == (64, 0.481, 0.269)
+    assert made(architecture="clip", pretrained=weights["clip"]) == (16, 0.481, 0.269)
+    assert made(architecture="clip", pretrained=weights["clip-linear"]) == (16, 0.481, 0.269)
+    assert preprocess_for(_model(architecture="heatmap-cnn")).tensor_shape == HEATMAP_SHAPE
+    (tmp_path / "config.json").write_text('{"model_type": "resnet"}')
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1]}')
+    assert made(architecture="resnet50", pretrained=str(tmp_path)) == (224, 0.1, 1.0)
+    (tmp_path / "preprocess.json").write_text('{"kind": "image", "size": 40, "mean": [0.7, 0, 0], "std": [0.9, 1, 1]}')
+    assert made(architecture="resnet50", pretrained=str(tmp_path)) == (40, 0.7, 0.9)
+
+
+def test_another_tokenizer_is_another_beginning(weights: dict[str, str], tmp_path: Path) -> None:
+    for file in Path(weights["clip"]).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    versions = {weights_version(_model(architecture="clip", pretrained=weights["clip"]))}
+    model = _model(architecture="clip", pretrained=str(tmp_path))
+    versions.add(weights_version(model))
+    assert len(versions) == 1
+    (tmp_path / "merges.txt").write_text("a b")
+    assert weights_version(model) not in versions
+
+
+REFUSED_WEIGHTS = [
+    ("weights of something else", "resnet50", {"architecture": "vit"}, "weights of a 'resnet', not of a vit"),
+    ("a vit for a resnet", "vit", {"architecture": "resnet50"}, "weights of a 'vit', not of a resnet"),
+    ("a vit for a clip", "vit", {"architecture": "clip"}, "weights of a 'vit', not of a clip"),
+    (
+        "a tower without text",
+        "clip-linear",
+        {"architecture": "clip"},
+        "weights of a 'clip_vision_model', not of a clip",
+    ),
+    ("too many stages", "resnet50", {"architecture": "resnet50", "freezeLayers": 5}, "is 5, but there are 4 stages"),
+    ("too many layers", "vit", {"architecture": "vit", "freezeLayers": 4}, "is 4, but there are 3 layers"),
+    (
+        "a tall tower",
+        "clip",
+        {"clip": {"unfreezeVisual": 4}},
+        "clip.unfreezeVisual: is 4, but there are 3 layers",
+    ),
+    ("a long text", "clip", {"clip": {"unfreezeText": 9}}, "model.clip.unfreezeText: is 9, but there are 3 layers"),
+    ("a long prompt", "clip", {"clip": {"templates": ["a" * 80 + "{}"]}}, "has 92 tokens, more than 77; shorten it"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "declared", "line"), [case[1:] for case in REFUSED_WEIGHTS], ids=[case[0] for case in REFUSED_WEIGHTS]
+)
+def test_weights_that_dont_fit_are_one_clear_line(
+    weights: dict[str, str], name: str, declared: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(SpecError) as refused:
+        _build(_model(**{"architecture": "clip", "pretrained": weights[name], **declared}))
+    assert line in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["vit", "resnet50", "clip", "clip-linear"])
+@pytest.mark.parametrize("fault", ["pickled", "cut short", "incomplete", "no config"])
+def test_weights_that_cant_be_trusted_are_one_clear_line(
+    weights: dict[str, str], name: str, fault: str, tmp_path: Path
+) -> None:
+    for file in Path(weights[name]).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    file = tmp_path / "model.safetensors"
+    if fault == "pickled":
+        file.unlink()
+        torch.save({"a": torch.ones(1)}, tmp_path / "pytorch_model.bin")
+    elif fault == "cut short":
+        file.write_bytes(file.read_bytes()[:-100])
+    elif fault == "incomplete":
+        from safetensors.torch import load_file, save_file
+
+        tensors = load_file(file)
+        # The new head's are the ones that may lack.
+        tensors.pop(next(key for key in sorted(tensors) if "layernorm" in key or "normalization" in key))
+        save_file(tensors, file, metadata={"format": "pt"})
+    else:
+        (tmp_path / "config.json").unlink()
+    with pytest.raises(SpecError) as refused:
+        _build(_pretrained({name: str(tmp_path)}, name))
+    shown = str(refused.value)
+    assert str(tmp_path) in shown
+    assert len(shown.splitlines()) == 1
+    wanted = {"pickled": "pickled ones are refused", "incomplete": "the weights lack 1 of", "no config": "config.json"}
+    assert wanted.get(fault, "safetensors") in shown
+
+
+def test_a_clip_without_its_tokenizer_is_refused(weights: dict[str, str], tmp_path: Path) -> None:
+    for file in ("config.json", "model.safetensors"):
+        (tmp_path / file).write_bytes((Path(weights["clip"]) / file).read_bytes())
+    with pytest.raises(SpecError, match=r"tokenizer.*merges\.txt"):
+        _build(_model(architecture="clip", pretrained=str(tmp_path)))
+    _build(_model(architecture="clip", pretrained=str(tmp_path), clip={"head": "linear"}))
+
+
+REFUSED = [
+    ({"architecture": "vit", "clip": {}}, "clip is for the architecture clip, not for vit"),
+    ({"architecture": "clip", "freezeLayers": 1}, "freezeLayers is not for a clip; set clip.unfreezeVisual"),
+    ({"architecture": "resnet50", "dimensions": {"layers": 3, "imageSize": 64}}, "imageSize only; remove layers"),
+    ({"architecture": "heatmap-cnn", "dimensions": {}}, "a heatmap-cnn has one size; remove dimensions"),
+    ({"architecture": "heatmap-cnn", "pretrained": "x"}, "trained from scratch; remove pretrained and freezeLayers"),
+    ({"architecture": "vit", "pretrained": "x", "dimensions": {}}, "pretrained weights bring their dimensions"),
+    ({"architecture": "clip", "dimensions": {"imageSize": 50}}, "imageSize 50 is not a multiple of patchSize 8"),
+    ({"architecture": "vit", "dimensions": {"hiddenSize": 50}}, "hiddenSize 50 is not a multiple of heads 4"),
+    ({"architecture": "clip", "clip": {"templates": []}}, "at least 1 item"),
+    ({"architecture": "clip", "clip": {"templates": ["a person"]}}, "the template 'a person' needs {} once"),
+    ({"architecture": "clip", "clip": {"head": "linear", "unfreezeText": 1}}, "no prompts; remove unfreezeText"),
+]
+
+
+@pytest.mark.parametrize(("declared", "line"), REFUSED, ids=[line for _, line in REFUSED])
+def test_settings_that_mean_nothing_are_refused(declared: dict[str, Any], line: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        _model(**declared)
+    assert line in str(refused.value)
+
+
+def test_a_new_layer_alone_learns_faster_than_weights_that_know_something(weights: dict[str, str]) -> None:
+    rates = {
+        "from scratch": default_learning_rate(_model(architecture="clip")),
+        "prompts": default_learning_rate(_pretrained(weights, "clip")),
+        "probe": default_learning_rate(_pretrained(weights, "clip", clip={"head": "linear"})),
+        "tuned": default_learning_rate(_pretrained(weights, "clip", clip={"head": "linear", "unfreezeVisual": 1})),
+    }
+    assert rates == {"from scratch": 1e-3, "prompts": 5e-5, "probe": 1e-3, "tuned": 5e-5}
+
+
+def test_saved_weights_name_their_kind(weights: dict[str, str]) -> None:
+    kinds = {name: json.loads((Path(folder) / "config.json").read_text()) for name, folder in weights.items()}
+    assert {name: config["model_type"] for name, config in kinds.items()} == {
+        "vit": "vit",
+        "resnet50": "resnet",
+        "clip": "clip",
+        "clip-linear": "clip_vision_model",
+    }

@@ -1,0 +1,60 @@
+"""Weights to begin with: safetensors in transformers' layout, from a folder or the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers.utils import logging
+
+from vitruvian.errors import SpecError
+from vitruvian.models.inputs import pretrained_config
+
+# Its bars for files of a few megabytes would tear those of the stages.
+logging.disable_progress_bar()
+logging.set_verbosity_error()
+
+
+def pretrained(kind: Any, name: str, what: str, types: Collection[str], new: str | None = None, **settings: Any) -> Any:
+    """Return transformers' model `kind` with the weights of a folder or hub name; raises `SpecError`.
+
+    `what` names in an error what was wanted, `types` are the `model_type`s that have it. Only tensors whose name begins
+    with `new` may be lacking: they are drawn anew.
+    """
+    where = f"model.pretrained: {name}"
+    found = pretrained_config(name, "config.json").get("model_type")
+    if found not in types:
+        raise SpecError(f"these are weights of a '{found}', not of a {what}", where=where, hint="choose other weights")
+    try:
+        inner, loaded = kind.from_pretrained(
+            place(name),
+            ignore_mismatched_sizes=new is not None,
+            use_safetensors=True,
+            output_loading_info=True,
+            # Many are kept in half precision, which isn't enough to learn in.
+            dtype=torch.float32,
+            **settings,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
+        first = str(e).splitlines()[0]
+        raise SpecError(first, where=where, hint="weights must be safetensors; pickled ones are refused") from e
+    lacking = sorted(key for key in loaded["missing_keys"] if new is None or not key.startswith(new))
+    if lacking:
+        what = f"the weights lack {len(lacking)} of the model's tensors, such as {lacking[0]}"
+        raise SpecError(what, where=where, hint="choose weights of a whole model")
+    return inner
+
+
+def place(name: str) -> str:
+    """Return the folder that a name means, or the name as the hub knows it."""
+    folder = Path(name).expanduser()
+    return str(folder) if folder.is_dir() else name
+
+
+def refuse_more(count: int, there: int, what: str, field: str) -> None:
+    """Raise `SpecError` where a field counts more layers than there are."""
+    if count > there:
+        raise SpecError(f"is {count}, but there are {there} {what}", where=f"model.{field}", hint="lower it")
