@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import ProcessRaisedException, spawn
 
 from vitruvian.artifact import fetch
 from vitruvian.data.prepare import prepare
@@ -62,29 +62,42 @@ def train_until(job: Job, stop: Callable[[dict[str, Any]], bool] | None = None) 
     return events
 
 
-def train_ranks(job: Job, world: int) -> None:
-    """Train with real gloo ranks, each a process of its own."""
+def train_ranks(job: Job, world: int, stop_at: int | None = None) -> None:
+    """Train with real gloo ranks, each a process of its own; all of them end where a step's checkpoint is saved."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    spawn(_rank, (world, port, job), nprocs=world)  # type: ignore[no-untyped-call]
+    try:
+        spawn(_rank, (world, port, job, stop_at), nprocs=world)  # type: ignore[no-untyped-call]
+    except ProcessRaisedException as e:
+        if stop_at is None or "Killed" not in str(e):
+            raise
 
 
-def _rank(rank: int, world: int, port: int, job: Job) -> None:
+def _rank(rank: int, world: int, port: int, job: Job, stop_at: int | None) -> None:
+    def emit(event: dict[str, Any]) -> None:
+        if event["kind"] == "checkpoint" and event["step"] == stop_at:
+            raise Killed
+
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=world, rank=rank)
     try:
-        train(job, rank, world, lambda event: None)
+        train(job, rank, world, emit)
     finally:
         dist.destroy_process_group()
 
 
-def chosen_weights(job: Job) -> dict[str, torch.Tensor]:
-    """Return the best weights that a run kept."""
+def chosen_model(job: Job) -> torch.nn.Module:
+    """Return the model with the weights that a run kept."""
     store = open_store(job.checkpoints)
     weights = read_state(store).weights
     assert weights is not None
-    return load_model(job.model.architecture, fetch(store, weights)).state_dict()
+    return load_model(job.model.architecture, fetch(store, weights))
+
+
+def chosen_weights(job: Job) -> dict[str, torch.Tensor]:
+    """Return the weights that a run kept."""
+    return chosen_model(job).state_dict()
 
 
 def last_checkpoint(job: Job) -> dict[str, Any]:

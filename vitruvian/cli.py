@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vitruvian import interrupt
-from vitruvian.errors import VitruvianError
+from vitruvian.errors import NotFound, SpecError, Terminated, VitruvianError
 from vitruvian.store import explained
 
 if TYPE_CHECKING:
@@ -100,20 +100,22 @@ def main() -> None:
             raise KeyboardInterrupt
         sys.exit(code)
     except KeyboardInterrupt:
-        _end_interrupted()
+        _end_at_once("interrupted; run the same command again to go on", INTERRUPTED)
     except Exception as e:
         if interrupt.came():
-            _end_interrupted()
+            _end_at_once("interrupted; run the same command again to go on", INTERRUPTED)
+        if isinstance(e, Terminated):
+            _end_at_once(str(e), e.exit_code)
         _exit_for(e)
 
 
-def _end_interrupted() -> NoReturn:
-    _complain("interrupted; run the same command again to go on")
-    # Training may still be inside torch in a thread, which does not survive the interpreter's end.
+def _end_at_once(line: str, code: int) -> NoReturn:
+    """End without the interpreter's own end, which training that is still inside torch in a thread doesn't survive."""
+    _complain(line)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()
-    os._exit(INTERRUPTED)
+    os._exit(code)
 
 
 def _exit_for(error: Exception) -> NoReturn:
@@ -155,10 +157,14 @@ def run(
         int | None,
         typer.Option(min=0, max=65535, help="Show training metrics to Prometheus on this port; 0: any free one."),
     ] = None,
-    metrics_host: Annotated[str, typer.Option(help="The address that --metrics-port is on.")] = "127.0.0.1",
+    metrics_host: Annotated[
+        str | None, typer.Option(help="The address that --metrics-port is on; none: 127.0.0.1.")
+    ] = None,
 ) -> None:
     """Run all stages: prepare, train, evaluate, gate, export, publish. What is fresh is skipped."""
-    _until("publish", file, None if metrics_port is None else (metrics_host, metrics_port))
+    if metrics_host is not None and metrics_port is None:
+        raise SpecError("shows nothing by itself", where="--metrics-host", hint="add --metrics-port 8081")
+    _until("publish", file, None if metrics_port is None else (metrics_host or "127.0.0.1", metrics_port))
 
 
 @app.command()
@@ -171,6 +177,17 @@ def prepare(file: File) -> None:
 def train(file: File) -> None:
     """Run the stages up to training."""
     _until("train", file)
+
+
+@app.command()
+def leave(
+    seconds: Annotated[float, typer.Option(min=0, help="How long to wait.")] = 50.0,
+) -> None:
+    """Have the training on this machine save, and wait until it has: for whoever ends the machine, such as a hook."""
+    from vitruvian.training import notice
+
+    answered = notice.leave(seconds)
+    console.print("training has saved" if answered else "no training has saved here", highlight=False)
 
 
 @app.command()
@@ -300,7 +317,8 @@ def submit(
     """Run all stages on a cluster as a KubeRay RayJob, and follow it."""
     from vitruvian import spec
 
-    classifier, declaration = spec.load(file), file.read_text(encoding="utf-8")
+    declaration = spec.read(file)
+    classifier = spec.parse(declaration, str(file))
     with _needs("cluster"):
         from vitruvian.cluster import console as shown
         from vitruvian.cluster import rayjob, runs
@@ -333,7 +351,7 @@ def _cluster(namespace: str | None, context: str | None, needed: bool) -> Cluste
         # What was named by hand must be right, even where the cluster isn't needed.
         if needed or context is not None or not is_name(namespace or "default"):
             raise
-        problems.print(f"[dim]with default settings: {_plain(str(e))}[/]", highlight=False, soft_wrap=True)
+        _remark(f"with default settings: {e}")
         return None
 
 
@@ -405,21 +423,80 @@ def deploy(
 
     classifier = spec.load(file)
     with _needs("cluster"):
-        from vitruvian.cluster import servers
+        from vitruvian.cluster import readiness, servers
         from vitruvian.cluster.objects import manifest
         from vitruvian.cluster.settings import RayServeSettings, load
 
         cluster = _cluster(namespace, context, needed=not dry_run)
         pods = load(RayServeSettings, settings) if settings else _administered(RayServeSettings, cluster)
-        made = servers.objects(classifier, version, _namespace(cluster, namespace), pods)
+        made = servers.objects(classifier, version, _namespace(cluster, namespace), pods, _remark)
         if cluster is None or dry_run:
             print(manifest(made), end="")
             return
+        before = servers.former(cluster, made[0])
         served = servers.deploy(cluster, made)
         console.print(f"[bold]{classifier.name}[/] version {_plain(served)} is applied", highlight=False)
+        if not wait:
+            if before is not None:
+                _remark(
+                    f"{servers.called(before)} goes on, too; without --wait 0, deploy ends it when this one answers"
+                )
+            return
+        url = readiness.wait(cluster, made[0], wait, _tell)
+        console.print(f"[green]✓[/] it answers at {_plain(url)}", highlight=False)
+        if before is not None:
+            earlier = readiness.address(cluster, before)
+            servers.wait_gone(cluster, servers.remove(cluster, before, pause=True), wait, _tell)
+            moved = "" if earlier in ("", url) else f", and nothing answers at {earlier} any more"
+            console.print(f"[green]✓[/] {_plain(servers.called(before) + ' is removed' + moved)}", highlight=False)
+
+
+@app.command()
+def undeploy(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The classifier.")] = None,
+    file: Annotated[Path | None, typer.Option("-f", "--file", help="Or the file that declares it.")] = None,
+    namespace: Namespace = None,
+    context: Context = None,
+    ignore_not_found: Annotated[
+        bool, typer.Option("--ignore-not-found", help="Nothing to remove is no error.")
+    ] = False,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until all is gone; 0: don't wait.")] = 300,
+) -> None:
+    """Remove from a cluster what deploy made for a classifier; what is in S3 stays."""
+    from vitruvian import spec
+
+    if (name is None) == (file is None):
+        raise SpecError("says what to remove by NAME or by -f FILE", where="undeploy", hint="give one of them")
+    name = spec.load(file).name if file else str(name)
+    with _needs("cluster"):
+        from vitruvian.cluster import servers
+        from vitruvian.cluster.api import Cluster
+
+        cluster = Cluster(namespace, context)
+        try:
+            found = servers.deployed(cluster, name)
+        except NotFound as e:
+            if not ignore_not_found:
+                raise
+            console.print(_plain(f"{e.where}: {e.what}"), highlight=False)
+            return
+        going = [each for service in found for each in servers.remove(cluster, service)]
         if wait:
-            url = servers.wait(cluster, made[0], wait, lambda text: console.print(f"  {_plain(text)}"))
-            console.print(f"[green]✓[/] it answers at {_plain(url)}", highlight=False)
+            servers.wait_gone(cluster, going, wait, _tell)
+        for each in going:
+            console.print(
+                f"[bold]{_plain(servers.called(each))}[/] is {'removed' if wait else 'going'}", highlight=False
+            )
+
+
+def _tell(text: str) -> None:
+    """Show what a command waits for."""
+    console.print(f"  {_plain(text)}", highlight=False, soft_wrap=True)
+
+
+def _remark(text: str) -> None:
+    """Show what is worth knowing, beside what a program reads."""
+    problems.print(f"[dim]{_plain(text)}[/]", highlight=False, soft_wrap=True)
 
 
 @app.command()

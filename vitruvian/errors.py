@@ -66,6 +66,12 @@ class TrainingError(VitruvianError):
     """Training that can't go on."""
 
 
+class Terminated(VitruvianError):
+    """A run that SIGTERM ended."""
+
+    exit_code = 143
+
+
 class ExportError(VitruvianError):
     """An export that doesn't answer as the trained model does."""
 

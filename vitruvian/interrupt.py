@@ -1,6 +1,6 @@
-"""Ctrl-C where foreign code is at work.
+"""Signals that end a command: Ctrl-C where foreign code is at work, SIGTERM where there is something to save.
 
-The exception that a signal raises may be swallowed, or turned into another one, within the import of a compiled module;
+The exception that Ctrl-C raises may be swallowed, or turned into another one, within the import of a compiled module;
 within torch's exporter it may end the process. So what came is kept in mind: it is raised again at the next look, and
 held back where it does harm.
 """
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 _came = 0
@@ -43,6 +44,20 @@ def held() -> Iterator[None]:
     finally:
         _holding = False
     look()
+
+
+@contextlib.contextmanager
+def termination() -> Iterator[Callable[[], bool]]:
+    """Yield what tells whether SIGTERM came: in the block it ends nothing, so that work can be saved first."""
+    signals: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
+    try:
+        yield lambda: bool(signals)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _take(number: int, frame: FrameType | None) -> None:

@@ -131,8 +131,9 @@ class Pipeline:
             _deletable(store.url, "to train from the start"),
             EpochTable(self.teller.console, patience) as table,
             self.training_metrics.training(key) if self.training_metrics else contextlib.nullcontext() as measure,
+            interrupt.termination() as terminated,
         ):
-            for event in run(job, log):
+            for event in run(job, log, terminated):
                 interrupt.look()
                 table.show(event)
                 if measure:
@@ -449,7 +450,10 @@ def _deletable(address: str, purpose: str = "") -> Iterator[None]:
 
 def workers_of(settings: Training) -> str:
     """Return in words what trains."""
-    return "one process" if settings.strategy == "none" else f"{settings.strategy}, {settings.workers} workers"
+    if settings.strategy == "none":
+        return "one process"
+    asked = settings.workers
+    return f"{settings.strategy}, {asked if isinstance(asked, int) else f'{asked.min} to {asked.max}'} workers"
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -168,6 +168,24 @@ def test_after_ctrl_c_the_next_run_goes_on(tmp_path: Path, pictures: Path, finis
     assert (whole.folder / "model.safetensors").read_bytes() == (resumed.folder / "model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_terminated_run_saves_first(tmp_path: Path, pictures: Path, workers: int) -> None:
+    training = {"epochs": 500, "checkpoints": {"everySteps": 100000}, "earlyStopping": None}
+    several = {"strategy": "ddp", "workers": workers} if workers > 1 else {}
+    file = declare(tmp_path, pictures, training={**training, **several})
+    log = tmp_path / "out.txt"
+    with open(log, "w") as out:
+        process = subprocess.Popen([VITRUVIAN, "train", "-f", file], stdout=out, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + 300
+        while "3/500" not in log.read_text() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.terminate()
+        code = process.wait(60)
+    assert code == 143, log.read_text()
+    assert "ended by SIGTERM; all is saved; run the same command again to go on" in log.read_text()
+    assert list(tmp_path.glob("artifacts/checkpoints/*/state.json"))
+
+
 def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, pictures: Path, finished: Path) -> None:
     file = declare(tmp_path, pictures)
     process = subprocess.Popen([VITRUVIAN, "run", "-f", file], env={**os.environ, "OMP_NUM_THREADS": "1"})

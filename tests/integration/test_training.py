@@ -14,10 +14,12 @@ import psutil
 import pytest
 import torch
 
-from tests.training_runs import chosen_weights, equal, last_checkpoint, make_job, train_ranks, train_until
+from tests.training_runs import chosen_model, chosen_weights, equal, last_checkpoint, make_job, train_ranks, train_until
 from vitruvian.artifact import fetch
 from vitruvian.errors import ArtifactError, TrainingError
+from vitruvian.models.inputs import preprocess_for
 from vitruvian.store import open_store
+from vitruvian.training import notice
 from vitruvian.training.checkpoints import STATE, Checkpoints, Position, read_state
 from vitruvian.training.job import best_epoch
 from vitruvian.training.launch import run
@@ -69,6 +71,40 @@ def test_a_run_goes_on_with_another_number_of_workers(root: Path) -> None:
     train_until(changed, lambda event: event["kind"] == "checkpoint" and event["step"] == 10)
     train_ranks(changed, 2)
     for first, second in zip(_history(one), _history(changed), strict=True):
+        assert first["trainLoss"] == pytest.approx(second["trainLoss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["vit", "heatmap-cnn"])
+def test_a_model_that_is_shared_out_learns_what_a_whole_one_learns(root: Path, architecture: str) -> None:
+    whole = make_job(root, architecture, f"whole-{architecture}-ddp", strategy="ddp", workers=2)
+    shared = make_job(root, architecture, f"shared-{architecture}", strategy="fsdp", workers=2)
+    train_ranks(whole, 2)
+    train_ranks(shared, 2)
+    for first, second in zip(_history(whole), _history(shared), strict=True):
+        assert first["trainLoss"] == pytest.approx(second["trainLoss"], abs=1e-5)
+        assert first["validationLoss"] == pytest.approx(second["validationLoss"], abs=1e-5)
+    # Keys' biases have no effect and no gradient but noise: what counts is what the models answer.
+    inputs = torch.randn(4, *preprocess_for(whole.model).tensor_shape)
+    with torch.no_grad():
+        assert torch.allclose(chosen_model(whole)(inputs), chosen_model(shared)(inputs), atol=1e-3)
+
+
+def test_a_shared_out_run_that_broke_off_ends_with_the_same_bits(root: Path) -> None:
+    whole, broken = (make_job(root, run=f"fsdp-{run}", strategy="fsdp", workers=2) for run in ("whole", "broken"))
+    train_ranks(whole, 2)
+    train_ranks(broken, 2, stop_at=9)
+    assert len(_history(broken)) == 1
+    train_ranks(broken, 2)
+    assert equal(last_checkpoint(whole), last_checkpoint(broken))
+    assert equal(chosen_weights(whole), chosen_weights(broken))
+
+
+def test_a_shared_out_run_goes_on_with_one_worker(root: Path) -> None:
+    whole, changed = (make_job(root, run=f"fsdp-{run}", strategy="fsdp", workers=2) for run in ("two", "two-one"))
+    train_ranks(whole, 2)
+    train_ranks(changed, 2, stop_at=9)
+    train_until(changed)
+    for first, second in zip(_history(whole), _history(changed), strict=True):
         assert first["trainLoss"] == pytest.approx(second["trainLoss"], abs=1e-5)
 
 
@@ -153,6 +189,66 @@ def test_a_worker_that_is_killed_under_ray_loses_no_more_than_an_interval(root: 
     assert went_on > 0
     assert equal(chosen_weights(whole), chosen_weights(job))
     assert "ray" in (tmp_path / "ray.log").read_text()
+
+
+def test_of_a_range_of_workers_training_uses_what_there_is(root: Path, tmp_path: Path) -> None:
+    elastic = make_job(root, run="elastic", count=400, strategy="ddp", workers={"min": 1, "max": 2}, epochs=2)
+    whole = make_job(root, run="elastic-whole", count=400, strategy="ddp", workers=2, epochs=2)
+    train_ranks(whole, 2)
+    starts = [event for event in run(elastic, tmp_path / "ray.log") if event["kind"] == "start"]
+    assert [start["world"] for start in starts] == [2]
+    assert equal(chosen_weights(whole), chosen_weights(elastic))
+
+
+def test_a_notice_makes_the_loop_save_at_its_next_step(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job(root, run="noticed", checkpoints={"everySteps": 1000})
+    place = root / "noticed-here" / "notice"
+    monkeypatch.setenv(notice.VARIABLE, str(place))
+    answered: list[bool] = []
+    asking = threading.Thread(target=lambda: answered.append(notice.leave(60)))
+
+    def stop(event: dict[str, Any]) -> bool:
+        if event["kind"] == "start":
+            asking.start()
+            while not place.exists():
+                time.sleep(0.01)
+        return bool(event["kind"] == "checkpoint")
+
+    saved = train_until(job, stop)[-1]
+    asking.join()
+    assert saved["step"] == 1
+    assert answered == [True]
+    assert not place.exists()
+
+
+def test_workers_save_together_when_one_has_a_notice(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job(root, run="noticed-ranks", count=400, strategy="ddp", workers=2, checkpoints={"everySteps": 1000})
+    whole = make_job(root, run="unnoticed-ranks", count=400, strategy="ddp", workers=2)
+    train_ranks(whole, 2)
+    place = root / "noticed-ranks-here" / "notice"
+    monkeypatch.setenv(notice.VARIABLE, str(place))
+    answered: list[bool] = []
+
+    def ask() -> None:
+        while not notice.running():
+            time.sleep(0.01)
+        answered.append(notice.leave(60))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    train_ranks(job, 2)
+    asking.join()
+    assert answered == [True]
+    assert equal(chosen_weights(whole), chosen_weights(job))
+
+
+def test_where_nothing_trains_nobody_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(notice.VARIABLE, str(tmp_path / "notice"))
+    assert not notice.leave(600)
+    with notice.heeded():
+        assert notice.running()
+    assert not notice.leave(600)
+    assert not (tmp_path / "notice").exists()
 
 
 def _kill_a_worker() -> bool:

@@ -111,12 +111,13 @@ class Checkpoints:
         saved = json.loads((folder / artifact.MANIFEST).read_text())
         if rank >= int(saved["world"]):
             # More workers than before: this one keeps the generator it was seeded with.
-            del state[_rng(rank)]
+            state = {name: value for name, value in state.items() if name not in _generators(rank)}
         with _alone(world):
             load(state, checkpoint_id=folder, no_dist=world == 1)
         set_state_dict(module, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
-        if _rng(rank) in state:
-            torch.set_rng_state(state[_rng(rank)])
+        for name, generator in _generators(rank).items():
+            if name in state:
+                generator.set_state(state[name])
         position = saved["position"]
         return Position(**{**position, "history": tuple(position["history"])})
 
@@ -160,7 +161,8 @@ def _parse(content: bytes, where: str) -> State:
 def _tensors(module: nn.Module, optimizer: torch.optim.Optimizer, rank: int) -> dict[str, Any]:
     model, optim = get_state_dict(module, optimizer)
     # DCP keeps one rank's value of a key: each rank's generator has a key of its own.
-    return {"model": model, "optimizer": optim, _rng(rank): torch.get_rng_state()}
+    generators = {name: generator.get_state() for name, generator in _generators(rank).items()}
+    return {"model": model, "optimizer": optim, **generators}
 
 
 @contextlib.contextmanager
@@ -172,8 +174,12 @@ def _alone(world: int) -> Iterator[None]:
         yield
 
 
-def _rng(rank: int) -> str:
-    return f"rng-{rank}"
+def _generators(rank: int) -> dict[str, torch.Generator]:
+    """Return what a rank draws from, by the key that it is saved under."""
+    generators = {f"rng-{rank}": torch.default_generator}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        generators[f"rng-{rank}-cuda"] = torch.cuda.default_generators[torch.cuda.current_device()]
+    return generators
 
 
 def _merged(mine: dict[str, artifact.File], world: int) -> dict[str, artifact.File]:

@@ -9,20 +9,28 @@ import contextlib
 import logging
 import os
 import queue
+import signal
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitruvian.artifact import cache_folder
-from vitruvian.errors import TrainingError, VitruvianError
+from vitruvian.errors import Terminated, TrainingError, VitruvianError
 from vitruvian.machine import usable_cpus
+from vitruvian.training import notice
 from vitruvian.training.job import Emit, Event, Job
+
+if TYPE_CHECKING:
+    import torch
 
 _RESTARTS = 1000
 _RESTARTS_IN_PLACE = 4
 _SECONDS_BETWEEN_LOOKS = 0.1
+# Less than pods have between SIGTERM and SIGKILL.
+_SECONDS_TO_SAVE = 50.0
 
 _QUIET = {
     # The controller looks at its workers every 2 s by default: that is how late it would see them end.
@@ -35,20 +43,44 @@ _QUIET = {
 }
 
 
-def run(job: Job, log: Path) -> Iterator[Event]:
+def run(job: Job, log: Path, terminated: Callable[[], bool] = lambda: False) -> Iterator[Event]:
     """Train, and yield what the workers tell while they work; Ray's own log lines go to a file.
 
-    Raises `TrainingError` where training failed for good, or what a worker raised for the user to mend.
+    Raises `TrainingError` where training failed for good, or what a worker raised for the user to mend; `Terminated`
+    once `terminated` holds, after the workers have had time to save.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    if job.training.strategy == "none":
-        yield from _in_this_process(job, log)
-    else:
-        yield from _on_workers(job, log)
+    train = _in_this_process if job.training.strategy == "none" else _on_workers
+    with _noticed(), contextlib.closing(train(job, log)) as events:
+        for event in events:
+            if event is not None:
+                yield event
+            if terminated():
+                raise _terminated()
 
 
-def _in_this_process(job: Job, log: Path) -> Iterator[Event]:
+@contextlib.contextmanager
+def _noticed() -> Iterator[None]:
+    """Have a place for notices: a pod's where it has one, or this run's, which workers on this machine inherit."""
+    if notice.place() is not None:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="vitruvian-notice-") as name:
+        os.environ[notice.VARIABLE] = f"{name}/notice"
+        try:
+            yield
+        finally:
+            del os.environ[notice.VARIABLE]
+
+
+def _terminated() -> Terminated:
+    saved = notice.leave(_SECONDS_TO_SAVE)
+    what = "ended by SIGTERM; " + ("all is saved" if saved else "what came after the last checkpoint is lost")
+    return Terminated(what, hint="run the same command again to go on")
+
+
+def _in_this_process(job: Job, log: Path) -> Generator[Event | None]:
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
 
     def take() -> list[Event]:
@@ -58,7 +90,7 @@ def _in_this_process(job: Job, log: Path) -> Iterator[Event]:
         yield from _follow(lambda: _fit(job, events.put, workers=0), take)
 
 
-def _on_workers(job: Job, log: Path) -> Iterator[Event]:
+def _on_workers(job: Job, log: Path) -> Generator[Event | None]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -71,7 +103,11 @@ def _on_workers(job: Job, log: Path) -> Iterator[Event]:
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             mailbox = ray.remote(num_cpus=0, scheduling_strategy=here)(_Mailbox).remote()
             tell = _Tell(mailbox)
-            workers = job.training.world_size
+            asked = job.training.workers
+            workers = asked if isinstance(asked, int) else (asked.min, asked.max)
+            if isinstance(workers, tuple):
+                # So long Ray waits for a worker that it counts on and that is lost, before it goes on with fewer.
+                os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
             yield from _follow(lambda: _fit(job, tell, workers), lambda: ray.get(mailbox.take.remote()))
         finally:
             if ours:
@@ -110,15 +146,21 @@ def _start_ray(job: Job, log: Path) -> None:
         # More workers than cores share them; 'local' keeps out of any cluster that happens to run here.
         cpus = max(os.cpu_count() or 1, job.training.world_size)
         settings |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
+    terminated = signal.getsignal(signal.SIGTERM)
     started = ray.init(**settings)
+    if threading.current_thread() is threading.main_thread():
+        # Ray's own handler would end the process before anything is saved.
+        signal.signal(signal.SIGTERM, terminated)
     with open(log, "a") as file:
         file.write(f"Ray {ray.__version__} at {started.address_info['address']}\n")
         file.write(f"logs of its workers: {started.address_info['session_dir']}/logs\n")
 
 
-def _fit(job: Job, tell: Emit, workers: int) -> None:
+def _fit(job: Job, tell: Emit, workers: int | tuple[int, int]) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
+
+    from vitruvian.training.resize import SavesBeforeResizing
 
     gpus = job.training.gpus_per_worker
     # A CPU is a place for a worker; how many threads it uses is its machine's matter.
@@ -126,7 +168,8 @@ def _fit(job: Job, tell: Emit, workers: int) -> None:
     TorchTrainer(
         _work,
         train_loop_config={"job": job, "tell": tell},
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        # Gradients are averaged between GPUs, what the loop counts and agrees on between CPUs.
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=bool(gpus), resources_per_worker=each if workers else None
         ),
@@ -134,6 +177,7 @@ def _fit(job: Job, tell: Emit, workers: int) -> None:
             name=f"run-{time.time_ns()}",
             storage_path=str(cache_folder() / "ray"),
             failure_config=FailureConfig(max_failures=_RESTARTS),
+            callbacks=[SavesBeforeResizing(_SECONDS_TO_SAVE)] if isinstance(workers, tuple) else None,
         ),
     ).fit()
 
@@ -150,18 +194,34 @@ def _work(config: dict[str, Any]) -> None:
     torch.set_num_threads(max(1, usable_cpus() // context.get_local_world_size()))
     tell = config["tell"] if rank == 0 else _nobody
     try:
-        train(config["job"], rank, context.get_world_size(), tell)
+        train(config["job"], rank, context.get_world_size(), tell, _device(config["job"]))
     except VitruvianError as e:
         # A restart would not mend it: end well and let the driver say what is wrong.
         config["tell"]({"kind": "error", "error": e})
+
+
+def _device(job: Job) -> torch.device:
+    import ray.train.torch
+    import torch
+
+    if not job.training.gpus_per_worker:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        what = f"torch {torch.__version__} finds no GPU on this worker"
+        raise TrainingError(what, where="spec.training.gpusPerWorker", hint="set it to 0, or look at the GPU's driver")
+    device: torch.device = ray.train.torch.get_device()
+    return device
 
 
 def _nobody(event: Event) -> None:
     pass
 
 
-def _follow(fit: Callable[[], None], take: Callable[[], list[Event]]) -> Iterator[Event]:
-    """Run `fit` in a thread of its own, so that Ctrl-C reaches this one at once, and yield events as they come."""
+def _follow(fit: Callable[[], None], take: Callable[[], list[Event]]) -> Generator[Event | None]:
+    """Run `fit` in a thread of its own, so that Ctrl-C reaches this one at once, and yield events as they come.
+
+    Between events, too, the caller is asked now and then: with None.
+    """
     failures: list[BaseException] = []
 
     def guarded() -> None:
@@ -184,6 +244,7 @@ def _follow(fit: Callable[[], None], take: Callable[[], list[Event]]) -> Iterato
             yield event
         if not alive:
             break
+        yield None
         thread.join(_SECONDS_BETWEEN_LOOKS)
     if failures:
         raise _failed(failures[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,21 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 
 from vitruvian.artifact import fetch
 from vitruvian.data.prepared import Prepared, PreparedPart
 from vitruvian.models.registry import architecture, default_learning_rate
 from vitruvian.spec import Training
 from vitruvian.store import open_store
+from vitruvian.training import notice
 from vitruvian.training.batches import augment, load, order, share
 from vitruvian.training.checkpoints import Checkpoints, Position
 from vitruvian.training.job import Emit, Job, waited
+from vitruvian.training.parallel import Learner
 
 _BATCH_OF_VALIDATION = 256
 _SECONDS_BETWEEN_EVENTS = 0.2
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -46,26 +49,32 @@ class Sums:
         return self.correct / max(1, self.seen)
 
 
-def train(job: Job, rank: int, world: int, emit: Emit) -> None:
+def train(job: Job, rank: int, world: int, emit: Emit, device: torch.device = CPU) -> None:
     """Train as one of `world` workers, from the latest checkpoint where there is one.
 
     The chosen epoch's weights end up beside the checkpoints; rank 0 emits events for people to watch.
     """
+    with notice.heeded():
+        _train(job, rank, world, emit, device)
+
+
+def _train(job: Job, rank: int, world: int, emit: Emit, device: torch.device) -> None:
     settings = job.training
     torch.manual_seed(settings.seed)
     prepared = _prepared(job)
     part, validation = prepared.part("train"), prepared.part("validation")
-    module = architecture(job.model.architecture).build(job.model, len(prepared.classes))
-    learner = DistributedDataParallel(module) if world > 1 else module
+    # Drawn on the CPU: the same weights whatever trains them.
+    module = architecture(job.model.architecture).build(job.model, prepared.classes).to(device)
+    learner = Learner(module, settings.strategy, world, device)
     optimizer = _optimizer(module, settings, settings.learning_rate or default_learning_rate(job.model))
 
     checkpoints = Checkpoints(open_store(job.checkpoints), settings.checkpoints.keep)
-    position = _resume(checkpoints, learner, optimizer, rank, world)
+    position = _resume(checkpoints, module, optimizer, rank, world)
     if position == Position():
         # The same examples on every worker, whatever their number.
         first = order(settings.seed, 0, len(part))
         architecture(job.model.architecture).adapt(
-            module, lambda count: load(part, first[:count], prepared.preprocess)[0]
+            module, lambda count: load(part, first[:count], prepared.preprocess)[0].to(device)
         )
     steps = math.ceil(len(part) / settings.batch_size)
     emit(
@@ -90,19 +99,23 @@ def train(job: Job, rank: int, world: int, emit: Emit) -> None:
         # The sums of an interrupted epoch are counted once, on rank 0.
         loss_sum, correct, seen = (position.loss_sum, position.correct, position.seen) if rank == 0 else (0.0, 0, 0)
         told = 0.0
-        learner.train()
+        learner.trained.train()
         for step in range(position.step, steps):
             everyone = shuffled[step * settings.batch_size : (step + 1) * settings.batch_size]
             mine = share(everyone, rank, world)
             _set_learning_rate(optimizer, epoch * steps + step, settings.epochs * steps, settings.warmup)
-            loss, hits = _step(learner, optimizer, part, prepared, settings, epoch, everyone, mine, world)
+            leaving = _anyone(notice.given(), world)
+            loss, hits = _step(
+                learner.trained, optimizer, part, prepared, settings, epoch, everyone, mine, world, device
+            )
             loss_sum, correct, seen = loss_sum + loss, correct + hits, seen + len(mine)
 
             done = epoch * steps + step + 1
-            if settings.checkpoints.every_steps and done % settings.checkpoints.every_steps == 0 and step + 1 < steps:
+            due = settings.checkpoints.every_steps and done % settings.checkpoints.every_steps == 0
+            if (leaving() or due) and step + 1 < steps:
                 sums = _summed(loss_sum, correct, seen, world)
                 here = Position(epoch, step + 1, sums.loss, sums.correct, sums.seen, position.history)
-                _save(checkpoints, learner, optimizer, here, done, rank, world, emit)
+                _save(checkpoints, module, optimizer, here, done, rank, world, emit)
                 loss_sum, correct, seen = (sums.loss, sums.correct, sums.seen) if rank == 0 else (0.0, 0, 0)
             if time.monotonic() - told > _SECONDS_BETWEEN_EVENTS or step + 1 == steps:
                 told = time.monotonic()
@@ -118,7 +131,7 @@ def train(job: Job, rank: int, world: int, emit: Emit) -> None:
 
         learned = _summed(loss_sum, correct, seen, world)
         trained = time.monotonic()
-        valid = _validate(learner, validation, prepared, rank, world)
+        valid = _validate(module, validation, prepared, rank, world, device)
         record = {
             "epoch": epoch + 1,
             "trainLoss": learned.mean_loss,
@@ -131,9 +144,9 @@ def train(job: Job, rank: int, world: int, emit: Emit) -> None:
         position = Position(epoch + 1, history=(*position.history, record))
         # Which epoch is the last is known before; which is the best so far is not.
         taken = position.epoch == settings.epochs if settings.select == "last" else waited(position.history) == 0
-        if taken and rank == 0:
-            _keep(checkpoints, module, job, epoch + 1)
-        _save(checkpoints, learner, optimizer, position, position.epoch * steps, rank, world, emit)
+        if taken:
+            _keep(checkpoints, learner, job, epoch + 1, rank)
+        _save(checkpoints, module, optimizer, position, position.epoch * steps, rank, world, emit)
         emit({"kind": "epoch", **record})
 
 
@@ -177,12 +190,14 @@ def _step(
     everyone: np.ndarray[Any, np.dtype[np.int64]],
     mine: np.ndarray[Any, np.dtype[np.int64]],
     world: int,
+    device: torch.device,
 ) -> tuple[float, int]:
     # A worker without an example in the last, short step still takes part in the average, with a weight of 0.
     used = mine if len(mine) else everyone[:1]
     weight = world / len(everyone) if len(mine) else 0.0
     inputs, labels = load(part, used, prepared.preprocess)
     inputs = augment(inputs, used, prepared.preprocess.kind, settings.augmentation, settings.seed, epoch)
+    inputs, labels = inputs.to(device), labels.to(device)
     logits = learner(inputs)
     loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=settings.label_smoothing)
     optimizer.zero_grad(set_to_none=True)
@@ -196,17 +211,21 @@ def _step(
 
 
 @torch.no_grad()
-def _validate(learner: nn.Module, part: PreparedPart, prepared: Prepared, rank: int, world: int) -> Sums:
-    learner.eval()
-    # Validation needs no gradients to be averaged, and DDP would wait for workers with fewer batches.
-    module = learner.module if isinstance(learner, DistributedDataParallel) else learner
+def _validate(
+    module: nn.Module, part: PreparedPart, prepared: Prepared, rank: int, world: int, device: torch.device
+) -> Sums:
+    module.eval()
     mine = share(np.arange(len(part)), rank, world)
     loss_sum, correct = 0.0, 0
-    for start in range(0, len(mine), _BATCH_OF_VALIDATION):
-        inputs, labels = load(part, mine[start : start + _BATCH_OF_VALIDATION], prepared.preprocess)
+    # As many batches on each worker: a module that is shared out computes on all of them together.
+    for start in range(0, math.ceil(len(part) / world), _BATCH_OF_VALIDATION):
+        batch = mine[start : start + _BATCH_OF_VALIDATION]
+        inputs, labels = load(part, batch if len(batch) else np.arange(1), prepared.preprocess)
+        inputs, labels = inputs.to(device), labels.to(device)
         logits = module(inputs)
-        loss_sum += float(F.cross_entropy(logits, labels, reduction="sum"))
-        correct += int((logits.argmax(1) == labels).sum())
+        if len(batch):
+            loss_sum += float(F.cross_entropy(logits, labels, reduction="sum"))
+            correct += int((logits.argmax(1) == labels).sum())
     return _summed(loss_sum, correct, len(mine), world)
 
 
@@ -218,6 +237,20 @@ def _summed(loss: float, correct: int, seen: int, world: int) -> Sums:
     return Sums(float(sums[0]), int(sums[1]), int(sums[2]))
 
 
+def _anyone(here: bool, world: int) -> Callable[[], bool]:
+    """Begin to ask all workers whether it holds for any; the answer, the same on all, comes beside the step's work."""
+    if world == 1:
+        return lambda: here
+    anyone = torch.tensor([here], dtype=torch.int32)
+    asked = dist.all_reduce(anyone, dist.ReduceOp.MAX, async_op=True)
+
+    def answer() -> bool:
+        asked.wait()
+        return bool(anyone)
+
+    return answer
+
+
 def _out_of_patience(position: Position, settings: Training) -> bool:
     if settings.early_stopping is None:
         return False
@@ -225,7 +258,7 @@ def _out_of_patience(position: Position, settings: Training) -> bool:
 
 
 def _resume(
-    checkpoints: Checkpoints, learner: nn.Module, optimizer: torch.optim.Optimizer, rank: int, world: int
+    checkpoints: Checkpoints, module: nn.Module, optimizer: torch.optim.Optimizer, rank: int, world: int
 ) -> Position:
     state = checkpoints.claim() if rank == 0 else None
     if world > 1:
@@ -236,12 +269,12 @@ def _resume(
     checkpoints.state = state
     if not state.checkpoints:
         return Position()
-    return checkpoints.load(state.checkpoints[-1], learner, optimizer, rank, world)
+    return checkpoints.load(state.checkpoints[-1], module, optimizer, rank, world)
 
 
 def _save(
     checkpoints: Checkpoints,
-    learner: nn.Module,
+    module: nn.Module,
     optimizer: torch.optim.Optimizer,
     position: Position,
     step: int,
@@ -250,11 +283,13 @@ def _save(
     emit: Emit,
 ) -> None:
     began = time.monotonic()
-    checkpoints.save(learner, optimizer, position, step, rank, world)
+    checkpoints.save(module, optimizer, position, step, rank, world)
+    notice.answer()
     emit({"kind": "checkpoint", "step": step, "seconds": time.monotonic() - began})
 
 
-def _keep(checkpoints: Checkpoints, module: nn.Module, job: Job, epoch: int) -> None:
+def _keep(checkpoints: Checkpoints, learner: Learner, job: Job, epoch: int, rank: int) -> None:
     with tempfile.TemporaryDirectory(prefix="vitruvian-weights-") as name:
-        architecture(job.model.architecture).save(module, Path(name))
-        checkpoints.keep_weights(Path(name), epoch)
+        learner.save_whole(architecture(job.model.architecture).save, Path(name), rank)
+        if rank == 0:
+            checkpoints.keep_weights(Path(name), epoch)
