@@ -24,8 +24,6 @@ VALUES = CHART_FOLDER / "values.yaml"
 
 SAMPLES = ROOT / "k8s" / "samples"
 SAMPLE = SAMPLES / "classifier.yaml"
-# As the chart sets it.
-_CHARTS: dict[str, Any] = {"service_account": "vitruvian"}
 SAMPLE_HEAD = """\
 # What `vitruvian {command} -f classifier.yaml -n studio` makes with settings like the chart's; --dry-run prints yours.
 """
@@ -45,6 +43,28 @@ CHART = """\
 # The chart's values
 
 Every value of `charts/vitruvian`. A name that isn't here is refused.
+
+**Names.** A namespace has one release: commands and KServe look for the service accounts `vitruvian-trainer` and
+`vitruvian-server`, the ConfigMaps `vitruvian-trainer` and `vitruvian-rayserve`, the ServingRuntime and the
+ClusterStorageContainer `vitruvian` and the Secrets of `s3` by these names. What else the chart makes (Deployment,
+Service, Ingress, NetworkPolicies, roles, monitors, dashboards) begins with the release's name, or with
+`fullnameOverride`.
+
+**Several namespaces.** Each gets a release. The ClusterStorageContainer, and the ClusterServingRuntime of
+`kserve.clusterWide`, are there once: the first release makes them, those after it find and use them. They go with the
+release that made them; until the next `helm upgrade` of any other release makes its own, new pods of KServe fetch
+bundles by KServe's own means, which check nothing and don't run under pod security `restricted`. Pods that run go on.
+`vitruvian doctor` says whose the ClusterStorageContainer is, and when it is missing. What is rendered without a cluster
+(`helm template`, Argo CD) always contains them: set `kserve.storageContainer` in one release only.
+
+**A Secret of your own.** Without `s3.create` the Secrets are yours to make, with the keys `AWS_ACCESS_KEY_ID` and
+`AWS_SECRET_ACCESS_KEY`, and where they aren't Amazon's defaults `AWS_ENDPOINT_URL` and `AWS_DEFAULT_REGION`. KServe
+hands only what it knows to those who fetch bundles: repeat the endpoint as `S3_ENDPOINT`, with http:// or https://.
+
+**From one service account to two.** Until two accounts parted trainers from servers, all pods ran as `vitruvian`.
+`helm upgrade` keeps that account where the release has it, so that what runs can make its next pods. Give the two new
+accounts their rights first (on EKS: [eks.md](eks.md)), then upgrade, `vitruvian deploy` once more what is served, and
+delete the old account when no pod has it: `kubectl -n studio delete serviceaccount vitruvian`.
 
 | value | default | meaning |
 |---|---|---|
@@ -83,7 +103,9 @@ _OPEN = {
     "fullnameOverride": {"type": "string", "pattern": f"^({NAME})?$"},
     "images.pullSecrets": {"type": "array", "items": {"type": "string", "pattern": f"^{NAME}$"}},
     "s3.secret": {"type": "string", "pattern": f"^{NAME}$"},
-    "serviceAccount.annotations": {"type": "object", "additionalProperties": {"type": "string"}},
+    "s3.serverSecret": {"type": "string", "pattern": f"^({NAME})?$"},
+    "serviceAccounts.trainer.annotations": {"type": "object", "additionalProperties": {"type": "string"}},
+    "serviceAccounts.server.annotations": {"type": "object", "additionalProperties": {"type": "string"}},
     "trainer.submitters": {"type": "array", "items": {"type": "object"}},
     "deployers": {"type": "array", "items": {"type": "object"}},
     "server.resources": {"type": "object"},
@@ -215,6 +237,8 @@ def values_schema() -> str:
         schema["properties"][key]["properties"]["settings"] = settings
     # Helm hands the values of a parent chart down under this name.
     schema["properties"]["global"] = {"type": "object"}
+    # From when there was one account for all: a template says what became of it, which a schema can't.
+    schema["properties"]["serviceAccount"] = {"type": "object"}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Values of the chart vitruvian"}
     return json.dumps({**head, **schema, "$defs": definitions}, indent=2) + "\n"
 
@@ -233,7 +257,8 @@ def _schema(path: str, default: Any) -> dict[str, Any]:
 def rayjob_sample() -> str:
     """Return k8s/samples/rayjob.yaml."""
     declaration = SAMPLE.read_text()
-    made = rayjob.build(spec.parse(declaration), declaration, "yoga-1", "studio", TrainerSettings(**_CHARTS))
+    settings = TrainerSettings(service_account="vitruvian-trainer")
+    made = rayjob.build(spec.parse(declaration), declaration, "yoga-1", "studio", settings)
     return SAMPLE_HEAD.format(command="submit") + manifest(made)
 
 
@@ -242,7 +267,7 @@ def server_sample(backend: str) -> str:
     declared = yaml.safe_load(SAMPLE.read_text())
     declared["spec"]["serving"]["backend"] = backend
     classifier = spec.parse(yaml.safe_dump(declared))
-    settings = RayServeSettings(ingress=Ingress(domain="models.example.com"), **_CHARTS)
+    settings = RayServeSettings(ingress=Ingress(domain="models.example.com"), service_account="vitruvian-server")
     made = servers.serving_objects(classifier, "s3://models/yoga/bundles/VERSION", "VERSION", "studio", settings)
     return SAMPLE_HEAD.format(command="deploy") + manifest(made)
 

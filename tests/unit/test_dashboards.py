@@ -54,6 +54,16 @@ def test_a_dashboard_uses_every_variable_it_declares_and_no_other(dashboard: dic
     assert {panel["datasource"]["uid"] for panel in dashboard["panels"] if panel["type"] != "row"} == {"${datasource}"}
 
 
+def test_what_is_shown_of_several_namespaces_says_of_which(dashboard: dict[str, Any]) -> None:
+    for panel in dashboard["panels"]:
+        for target in panel.get("targets", ()):
+            parted = [re.split(r", ?", found) for found in re.findall(r"by \(([^)]*)\)", target["expr"])]
+            assert all("namespace" in labels or labels == ["le"] for labels in parted), panel["title"]
+            # What isn't parted is one number for all that is chosen.
+            named = "{{namespace}}/" in target["legendFormat"]
+            assert named == any("namespace" in labels for labels in parted), panel["title"]
+
+
 def test_every_panel_says_what_it_shows_in_which_unit_and_has_a_place_of_its_own(dashboard: dict[str, Any]) -> None:
     panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
     for panel in panels:
@@ -192,8 +202,8 @@ CASES: dict[str, tuple[Series, Series]] = {
 }
 
 
-def fired(alert: Alert, series: Series, times: int) -> dict[str, Any]:
-    """Return a test for promtool: whether an alert fires half an hour after the first value, and with what it names."""
+def fired(alert: Alert, series: Series, times: int, minutes: int = 30) -> dict[str, Any]:
+    """Return a test for promtool: whether an alert fires so long after the first value, and with what it names."""
     count = [{"labels": "{}", "value": times}] if times else []
     named = set(re.findall(r"\$labels\.(\w+)", alert.summary + alert.description))
     has = "".join(f', {label}!=""' for label in sorted(named))
@@ -201,7 +211,7 @@ def fired(alert: Alert, series: Series, times: int) -> dict[str, Any]:
     return {
         "interval": "1m",
         "input_series": [{"series": name, "values": values} for name, values in series],
-        "promql_expr_test": [{"expr": query, "eval_time": "30m", "exp_samples": count}],
+        "promql_expr_test": [{"expr": query, "eval_time": f"{minutes}m", "exp_samples": count}],
     }
 
 
@@ -222,6 +232,46 @@ def test_an_alert_fires_when_it_should_and_only_then(alert: Alert, tmp_path: Pat
     file = tmp_path / "tests.yaml"
     both = [fired(alert, fault, 1), fired(alert, no_fault, 0)]
     file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": both}))
+    promtool("test", "rules", file)
+
+
+POD = 'pod="yoga-predictor-6d5f8c7b9d-x2x4z", version="1a", track="stable"'
+GONE = (f"vitruvian_ready{{{IT}, {POD}}}", "1x10 stale")
+DEPLOYED = 'kube_deployment_spec_replicas{namespace="studio", deployment="yoga-predictor"}'
+# What is left after all servers of a classifier are gone, and whether somebody is called hours later.
+LEFT: dict[str, tuple[Series, int]] = {
+    "a Deployment wants servers": ([(DEPLOYED, "2x200")], 1),
+    "a Deployment wants none": ([(DEPLOYED, "2x10 0x190")], 0),
+    "the Deployment was deleted, too": ([(DEPLOYED, "2x10 stale")], 0),
+    "another Deployment wants servers": ([(DEPLOYED.replace("yoga", "dance"), "2x200")], 0),
+    "nobody watches Deployments": ([], 0),
+    "a RayService wants servers": ([('kuberay_service_info{namespace="studio", name="yoga"}', "1x200")], 1),
+    "the RayService was deleted, too": ([('kuberay_service_info{namespace="studio", name="yoga"}', "1x10 stale")], 0),
+    "servers came back": (
+        [(DEPLOYED, "2x200"), (f"vitruvian_ready{{{IT}, {POD.replace('x2x4z', 'p9qr7')}}}", "_x60 1x140")],
+        0,
+    ),
+    "the Deployment serves another classifier": (
+        [
+            (DEPLOYED, "2x200"),
+            (f"vitruvian_ready{{{IT.replace('yoga', 'dance')}, {POD.replace('x2x4z', 'p9qr7')}}}", "_x8 1x192"),
+        ],
+        0,
+    ),
+    "Prometheus saw nothing for some minutes": ([(DEPLOYED, "2x60 _x8 2x132")], 1),
+}
+
+
+@needs_promtool
+@pytest.mark.parametrize("left", LEFT)
+def test_servers_that_are_gone_are_missed_as_long_as_they_are_wanted(left: str, tmp_path: Path) -> None:
+    (alert,) = [alert for alert in ALERTS if alert.name == "VitruvianNoReadyServer"]
+    series, times = LEFT[left]
+    file = tmp_path / "tests.yaml"
+    # Whatever is left, somebody is called at first.
+    at_first = [] if "came back" in left or "another classifier" in left else [fired(alert, [GONE, *series], 1, 20)]
+    tests = [*at_first, fired(alert, [GONE, *series], times, 180)]
+    file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}))
     promtool("test", "rules", file)
 
 
@@ -279,7 +329,12 @@ def test_the_chart_ships_dashboards_and_alerts_as_they_are() -> None:
 @needs_helm
 def test_alerts_lead_to_the_runbooks_address() -> None:
     rule = chart(prometheusRule={"enabled": True, "runbooks": "https://wiki.example.com/"})["PrometheusRule", "v"]
-    addresses = [each["annotations"]["runbook_url"] for group in rule["spec"]["groups"] for each in group["rules"]]
+    addresses = [
+        each["annotations"]["runbook_url"]
+        for group in rule["spec"]["groups"]
+        for each in group["rules"]
+        if "alert" in each
+    ]
     assert addresses == [f"https://wiki.example.com/{alert.name}.md" for alert in ALERTS]
 
 

@@ -43,8 +43,12 @@ def node(cpu: str = "4", memory: str = "16Gi", gpus: int = 0, **spec: Any) -> di
     return {"metadata": {"labels": {"pool": "cpu"}}, "spec": spec, "status": {"allocatable": allocatable}}
 
 
-def account(role: str | None = None) -> dict[str, Any]:
-    return {"metadata": {"annotations": {"eks.amazonaws.com/role-arn": role} if role else None}}
+def marked(**annotations: str) -> dict[str, Any]:
+    return {"metadata": {"annotations": annotations or None}}
+
+
+ROLE = {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/x"}
+OF_A_RELEASE = {"meta.helm.sh/release-name": "v", "meta.helm.sh/release-namespace": "studio"}
 
 
 RIGHT = ("create", "ray.io", "rayjobs")
@@ -120,9 +124,15 @@ HEAD = Pod("the head", {"cpu": "2", "memory": "8Gi"})
         (cluster.runtime(None, None), "error", "comes with the chart"),
         (cluster.runtime(None, "rayserve"), "note", "Ray Serve"),
         (cluster.runtime("ServingRuntime", None), "ok", "ServingRuntime vitruvian"),
-        (cluster.service_account(None), "error", "comes with the chart"),
-        (cluster.service_account(account("arn:aws:iam::1:role/x")), "ok", "role arn:aws:iam::1:role/x"),
-        (cluster.storage_container(False, None), "warning", "unchecked"),
+        (cluster.service_account("server account", "s", None), "error", "no ServiceAccount s"),
+        (cluster.service_account("server account", "s", marked()), "ok", "s"),
+        (cluster.service_account("trainer account", "t", marked(**ROLE)), "ok", "t, role arn:aws:iam::1:role/x"),
+        (cluster.old_account("s", "studio"), "warning", "kubectl -n studio delete serviceaccount vitruvian"),
+        (cluster.endpoint_unseen("server S3 keys", "ro"), "error", "S3_ENDPOINT"),
+        (cluster.storage_container(None, None, "n"), "warning", "helm upgrade"),
+        (cluster.storage_container(None, "rayserve", "n"), "note", "Ray Serve"),
+        (cluster.storage_container(marked(**OF_A_RELEASE), None, "n"), "ok", "of release v in namespace studio"),
+        (cluster.storage_container(marked(**OF_A_RELEASE), None, "studio"), "ok", "vitruvian: every file"),
         (cluster.metrics_server(False, False), "warning", "components.yaml"),
         (cluster.metrics_server(True, False), "warning", "doesn't answer"),
         (cluster.metrics_server(True, True), "ok", "answers"),
@@ -208,9 +218,24 @@ def test_what_is_too_old_is_what_the_chart_the_docs_and_the_package_say() -> Non
         ("KubeRay", cluster.OLDEST_KUBERAY),
         ("KServe", cluster.OLDEST_KSERVE),
     ):
-        told = re.search(rf"{name} (\d+\.\d+) or newer", page)
+        told = re.search(rf"{name} (\d+(?:\.\d+)+) or newer", page)
         assert told and version_of(told[1]) == oldest
     assert metadata.metadata("vitruvian")["Requires-Python"] == ">=" + ".".join(map(str, client.OLDEST_PYTHON))
+
+
+@pytest.mark.parametrize(
+    ("keys", "annotations", "found"),
+    [
+        (KEYS, {}, True),
+        (KEYS | {"AWS_ENDPOINT_URL"}, {}, False),
+        (KEYS | {"AWS_ENDPOINT_URL", "S3_ENDPOINT"}, {}, True),
+        (KEYS | {"AWS_ENDPOINT_URL"}, {"serving.kserve.io/s3-endpoint": "s3:9000"}, True),
+    ],
+)
+def test_an_endpoint_that_kserve_does_not_hand_on_is_found_out(
+    keys: set[str], annotations: dict[str, str], found: bool
+) -> None:
+    assert cluster.kserve_finds_endpoint({**marked(**annotations), "data": dict.fromkeys(keys, "")}) is found
 
 
 def test_an_extras_libraries_are_the_packages_own() -> None:

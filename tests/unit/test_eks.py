@@ -70,33 +70,46 @@ def test_network_policies_are_enforced() -> None:
     assert json.loads(cni["configurationValues"]) == {"enableNetworkPolicy": "true"}
 
 
-def test_the_charts_service_account_may_use_the_buckets_and_nothing_else() -> None:
+# What vitruvian/store.py asks S3 for, uploads in parts included.
+READS = {"s3:ListBucket", "s3:GetObject"}
+WRITES = {"s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"}
+MODELS, DATA = ({f"arn:aws:s3:::BUCKET-{name}", f"arn:aws:s3:::BUCKET-{name}/*"} for name in ("models", "data"))
+
+
+def listed(found: str | list[str]) -> list[str]:
+    return [found] if isinstance(found, str) else found
+
+
+def allowed(duty: str) -> dict[str, set[str]]:
+    """Return what a policy allows: each action with what it may be done to."""
+    found: dict[str, set[str]] = {}
+    for one in json.loads((EKS / f"{duty}-policy.json").read_text())["Statement"]:
+        for action in listed(one["Action"]):
+            found[action] = found.get(action, set()) | set(listed(one["Resource"]))
+    return found
+
+
+def test_trainers_write_artifacts_servers_write_nothing_and_nobody_anything_else() -> None:
+    trainers, servers = allowed("trainer"), allowed("server")
+    assert set(trainers) == READS | WRITES and set(servers) == READS
+    assert set.union(*(trainers[action] for action in READS)) == MODELS | DATA
+    assert set.union(*(trainers[action] for action in WRITES)) < MODELS
+    assert set.union(*servers.values()) == MODELS
+
+
+@pytest.mark.parametrize("duty", ["trainer", "server"])
+def test_each_of_the_charts_service_accounts_gets_its_policy(duty: str) -> None:
     assert "eks-pod-identity-agent" in {addon["name"] for addon in cluster()["addons"]}
-    (ours,) = [one for one in cluster()["iam"]["podIdentityAssociations"] if one["serviceAccountName"] == "vitruvian"]
+    account = f"vitruvian-{duty}"
+    (ours,) = [one for one in cluster()["iam"]["podIdentityAssociations"] if one["serviceAccountName"] == account]
     assert f"create namespace {ours['namespace']}\n" in COMMANDS
-    (arn,) = ours["permissionPolicyARNs"]
-    assert f"--policy-name {arn.rpartition('/')[2]} " in COMMANDS
-    statements = json.loads((EKS / "s3-policy.json").read_text())["Statement"]
-    allowed = {
-        action: resources if isinstance(resources := one["Resource"], list) else [resources]
-        for one in statements
-        for action in ([one["Action"]] if isinstance(one["Action"], str) else one["Action"])
-    }
-    # What vitruvian/store.py asks S3 for, uploads in parts included.
-    assert set(allowed) == {
-        "s3:ListBucket",
-        "s3:GetObject",
-        "s3:PutObject",
-        "s3:DeleteObject",
-        "s3:AbortMultipartUpload",
-    }
-    assert all(one.startswith("arn:aws:s3:::BUCKET-") for resources in allowed.values() for one in resources)
-    assert not [one for one in allowed["s3:PutObject"] if "data" in one]
+    assert ours["permissionPolicyARNs"] == [f"arn:aws:iam::ACCOUNT:policy/{account}"]
+    (made,) = [line for line in COMMANDS.splitlines() if "--policy-name" in line]
+    assert f"{duty} " in made.partition(";")[0] + " " and "--policy-name vitruvian-$duty " in made
 
 
 def test_the_region_is_the_same_everywhere() -> None:
     region = cluster()["metadata"]["region"]
-    assert values()["s3"]["region"] == region
     assert f"AWS_REGION={region} " in COMMANDS
     assert yaml.safe_load((EKS / "deploy.yml").read_text())["env"]["REGION"] == region
     assert all(zone.startswith(region) for zone in cluster()["availabilityZones"])
@@ -106,15 +119,33 @@ def test_the_pages_files_and_versions_exist() -> None:
     for path in re.findall(r"(?<![\w/])((?:k8s|charts)/[\w/.-]+\w)", PAGE):
         assert (ROOT / path).exists(), path
     assert set(re.findall(r"\$(\w+_CHART)", COMMANDS)) <= set(versions())
+    for line in COMMANDS.splitlines():
+        if (
+            line.startswith("helm")
+            and "charts/vitruvian" not in line
+            and "uninstall" not in line
+            and "test" not in line
+        ):
+            assert re.search(r"--version \$\w+_CHART ", line), f"its version floats: {line}"
+    assert versions()["CLUSTER_AUTOSCALER_VERSION"].startswith(f"v{cluster()['metadata']['version']}.")
     # Every command stands on a line of its own.
     assert subprocess.run(["bash", "-n"], input=COMMANDS, text=True, check=False).returncode == 0
 
 
-@pytest.mark.parametrize(("file", "left_out"), [("s3-policy.json", "BUCKET"), ("cluster.yaml", "ACCOUNT")])
-def test_the_pages_commands_fill_in_what_is_left_out(file: str, left_out: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "left_out"),
+    [(r"\$duty-policy\.json", "BUCKET"), (r"cluster\.yaml", "ACCOUNT")],
+    ids=["policies", "cluster"],
+)
+@pytest.mark.parametrize("duty", ["trainer", "server"])
+def test_the_pages_commands_fill_in_what_is_left_out(file: str, left_out: str, duty: str) -> None:
     (command,) = re.findall(rf'sed "s/{left_out}/.*" k8s/eks/{file}', COMMANDS)
     done = subprocess.run(
-        ["bash", "-c", f"{left_out}=filled-in; {command}"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["bash", "-c", f"{left_out}=filled-in duty={duty}; {command}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "filled-in" in done.stdout
     assert not [line for line in done.stdout.splitlines() if left_out in line and not line.startswith("#")]
@@ -157,7 +188,10 @@ def test_the_chart_makes_what_the_page_promises() -> None:
     assert annotations["alb.ingress.kubernetes.io/healthcheck-path"] == "/v2/health/ready"
     assert annotations[name] == "192.0.2.1/32"
     pod = found["Deployment", "vitruvian-server"]["spec"]["template"]["spec"]
-    assert pod["serviceAccountName"] == "vitruvian"
+    assert pod["serviceAccountName"] == "vitruvian-server"
+    accounts = {name for kind, name in found if kind == "ServiceAccount"}
+    assert accounts == {"vitruvian-trainer", "vitruvian-server"}
+    assert accounts < {one["serviceAccountName"] for one in cluster()["iam"]["podIdentityAssociations"]}
     # A pod answers until the load balancer has let go of it.
     drain = re.search(r"timeout_seconds=(\d+)", annotations["alb.ingress.kubernetes.io/target-group-attributes"])
     assert drain and pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"] >= int(drain[1])

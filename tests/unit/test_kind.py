@@ -115,7 +115,7 @@ def test_every_tool_that_is_missing_is_named_before_anything_starts(tmp_path: Pa
 
 
 def test_every_version_is_used_and_none_floats() -> None:
-    used = "".join((ROOT / name).read_text() for name in ("compose.yaml", "scripts/kind-up"))
+    used = "".join((ROOT / name).read_text() for name in ("compose.yaml", "scripts/kind-up", "docs/eks.md"))
     for name, version in versions().items():
         assert re.search(rf"\$\{{?{name}\b", used), f"{name} is used nowhere"
         assert re.search(r"\d+\.\d+", version) and "latest" not in version, f"{name}={version} may change by itself"

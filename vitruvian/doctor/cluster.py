@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -42,7 +42,7 @@ TRAINING: Final = "training"
 SERVING: Final = "serving"
 
 OLDEST_KUBERNETES: Final = (1, 30)
-OLDEST_KUBERAY: Final = (1, 4)
+OLDEST_KUBERAY: Final = (1, 5, 1)
 OLDEST_KSERVE: Final = (0, 16)
 
 _CHART: Final = "helm install vitruvian charts/vitruvian -n {namespace} -f my-values.yaml"
@@ -55,7 +55,12 @@ _METRICS_SERVER: Final = (
     "kubectl apply -f https://github.com/kubernetes-sigs/metrics-server/releases/latest/download/components.yaml"
 )
 _ROLE_ANNOTATION: Final = "eks.amazonaws.com/role-arn"
+_SERVER_ACCOUNT: Final = "vitruvian-server"
+_OLD_ACCOUNT: Final = "vitruvian"
 _KEYS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+_ENDPOINT: Final = "AWS_ENDPOINT_URL"
+# Where KServe looks for the endpoint, to hand it to what fetches bundles.
+_KSERVES_ENDPOINT: Final = ("serving.kserve.io/s3-endpoint", "S3_ENDPOINT")
 
 Right = tuple[str, str, str]
 """A verb, an API group and a resource."""
@@ -68,22 +73,31 @@ TRAIN: Final[tuple[Right, ...]] = (
 )
 """What submit, status, logs and cancel do: the chart's Role for those who submit."""
 _SETTINGS: Final[Right] = ("get", "", "configmaps")
+_PODS: Final[Right] = ("list", "", "pods")
 
 
 def _applies(group: str, resource: str) -> tuple[Right, ...]:
-    return tuple((verb, group, resource) for verb in ("get", "create", "patch"))
+    return tuple((verb, group, resource) for verb in ("get", "create", "patch", "delete"))
 
 
 DEPLOY: Final[Mapping[str, tuple[Right, ...]]] = {
     "kserve": (
         *_applies("serving.kserve.io", "inferenceservices"),
         *_applies("autoscaling", "horizontalpodautoscalers"),
+        *_applies("policy", "poddisruptionbudgets"),
         ("list", "apps", "deployments"),
+        _PODS,
         _SETTINGS,
     ),
-    "rayserve": (*_applies("ray.io", "rayservices"), *_applies("networking.k8s.io", "ingresses"), _SETTINGS),
+    "rayserve": (
+        *_applies("ray.io", "rayservices"),
+        *_applies("networking.k8s.io", "ingresses"),
+        *_applies("policy", "poddisruptionbudgets"),
+        _PODS,
+        _SETTINGS,
+    ),
 }
-"""What deploy does with each backend: together the chart's Role for those who deploy."""
+"""What deploy and undeploy do with each backend: together the chart's Role for those who deploy."""
 
 
 def checks(classifier: Classifier | None, namespace: str | None, context: str | None) -> list[Check]:
@@ -127,20 +141,23 @@ def _looks(look: Look, classifier: Classifier | None) -> list[Check]:
     backend = classifier.spec.serving.backend if classifier else None
     rayserve = backend == "rayserve"
     settings, of_settings = _settings(look, TrainerSettings, "settings")
+    of_servers, of_rayserve = _settings(look, RayServeSettings, "Ray Serve") if rayserve else (None, None)
     return [
         Check(CLUSTER, "namespace", partial(_namespace, look)),
         Check(CLUSTER, "rights", partial(_rights, look, backend or "kserve")),
         Check(CLUSTER, "StorageClass", partial(_storage_class, look)),
         Check(TRAINING, "KubeRay", partial(_kuberay, look)),
         _known(TRAINING, of_settings),
+        Check(TRAINING, "trainer account", partial(_trainer_account, look, settings)),
         Check(TRAINING, "S3 keys", partial(_s3_keys, look, settings)),
         Check(TRAINING, "room", partial(_room, look, classifier, settings)),
         Check(TRAINING, "GPUs", partial(_gpus, look, classifier)),
         *([Check(TRAINING, "Kueue", partial(_kueue, look, settings.queue))] if settings.queue else []),
-        *([Check(SERVING, "Ray Serve", lambda: _settings(look, RayServeSettings, "Ray Serve")[1])] if rayserve else []),
+        *([_known(SERVING, of_rayserve)] if of_rayserve else []),
         Check(SERVING, "KServe", partial(_kserve, look, backend)),
         Check(SERVING, "runtime", partial(_runtime, look, backend)),
-        Check(SERVING, "service account", partial(_service_account, look)),
+        Check(SERVING, "server account", partial(_server_account, look, of_servers)),
+        Check(SERVING, "server S3 keys", partial(_server_s3_keys, look, of_servers)),
         Check(SERVING, "bundle fetcher", partial(_storage_container, look, backend)),
         Check(SERVING, "CPU metrics", partial(_metrics_server, look)),
         Check(SERVING, "queue metric", partial(_queue_metric, look, classifier)),
@@ -204,7 +221,7 @@ def _rights(look: Look, backend: str) -> Finding:
 
 def rights(lacking: Mapping[str, list[Right]]) -> Finding:
     """Judge the rights of this user from what is lacking for each duty: who only trains needs no right to deploy."""
-    commands = {"train": "submit, status, logs, cancel", "deploy": "deploy"}
+    commands = {"train": "submit, status, logs, cancel", "deploy": "deploy, undeploy"}
     may = [commands[duty] for duty, missing in lacking.items() if not missing]
     if len(may) == len(lacking):
         return ok("rights", f"may {', '.join(may)}")
@@ -322,40 +339,86 @@ def _mode(look: Look, operator: Object | None) -> str:
         return ""
 
 
-def _s3_keys(look: Look, settings: TrainerSettings) -> Finding:
+def _s3_keys(look: Look, settings: RaySettings, name: str = "S3 keys") -> Finding:
     account = look.named(look.here("v1", "serviceaccounts", settings.service_account or "default"))
-    secrets = {name: look.named(look.here("v1", "secrets", name)) for name in settings.secrets}
-    keys = {name: None if found is None else set(found.get("data") or ()) for name, found in secrets.items()}
-    identity = account is not None and bool(_annotation(account, _ROLE_ANNOTATION))
-    return s3_keys(keys, set(settings.env), identity, look.namespace, "AWS_ENDPOINT_URL" in os.environ)
+    secrets = _secrets(look, settings.secrets)
+    return s3_keys(_named_keys(secrets), set(settings.env), _has_role(account), look.namespace, _endpoint_here(), name)
+
+
+def _server_s3_keys(look: Look, settings: RayServeSettings | None) -> Finding:
+    """Look at the keys of Ray Serve's servers or, where there are no settings, of those that KServe makes."""
+    name = "server S3 keys"
+    if settings is not None:
+        return _s3_keys(look, settings, name)
+    account = look.named(look.here("v1", "serviceaccounts", _SERVER_ACCOUNT))
+    secrets = _secrets(look, [each["name"] for each in (account or {}).get("secrets") or ()])
+    for secret, found in secrets.items():
+        if found is not None and not kserve_finds_endpoint(found):
+            return endpoint_unseen(name, secret)
+    return s3_keys(_named_keys(secrets), set(), _has_role(account), look.namespace, _endpoint_here(), name)
+
+
+def _secrets(look: Look, names: Iterable[str]) -> dict[str, Object | None]:
+    return {name: look.named(look.here("v1", "secrets", name)) for name in names}
+
+
+def _named_keys(secrets: Mapping[str, Object | None]) -> dict[str, set[str] | None]:
+    return {name: None if found is None else set(found.get("data") or ()) for name, found in secrets.items()}
+
+
+def _has_role(account: Object | None) -> bool:
+    return account is not None and bool(_annotation(account, _ROLE_ANNOTATION))
+
+
+def _endpoint_here() -> bool:
+    return _ENDPOINT in os.environ
+
+
+def kserve_finds_endpoint(secret: Object) -> bool:
+    """Tell whether KServe hands a Secret's endpoint, if there is one, to what fetches bundles."""
+    annotation, key = _KSERVES_ENDPOINT
+    data = secret.get("data") or {}
+    return _ENDPOINT not in data or key in data or bool(_annotation(secret, annotation))
+
+
+def endpoint_unseen(name: str, secret: str) -> Finding:
+    """Judge a Secret whose endpoint KServe doesn't find."""
+    found = f"{secret} has {_ENDPOINT}, which KServe doesn't hand to what fetches bundles"
+    return error(name, found, f"repeat it in the Secret as {_KSERVES_ENDPOINT[1]}, with http:// or https://")
 
 
 def s3_keys(
-    secrets: Mapping[str, Collection[str] | None], env: set[str], identity: bool, namespace: str, endpoint_here: bool
+    secrets: Mapping[str, Collection[str] | None],
+    env: set[str],
+    identity: bool,
+    namespace: str,
+    endpoint_here: bool,
+    name: str = "S3 keys",
 ) -> Finding:
     """Judge whether pods get rights in S3 by the names of keys; their values are never looked at."""
     found = env.union(*(keys for keys in secrets.values() if keys))
     given = [key for key in _KEYS if key in found]
     if not given and identity:
-        return ok("S3 keys", "none: pods get their rights by the role of their service account")
+        return ok(name, "none: pods get their rights by the role of their service account")
     if not given:
-        names = ", ".join(f"{name}{'' if keys is None else ' (without keys)'}" for name, keys in secrets.items())
-        lines = ", ".join((*_KEYS, "AWS_ENDPOINT_URL"))
+        names = ", ".join(f"{each}{'' if keys is None else ' (without keys)'}" for each, keys in secrets.items())
+        lines = ", ".join((*_KEYS, _ENDPOINT))
         hint = (
             f"fine where pods have an identity, as on EKS; else set s3.create in the chart, or from a file of {lines}:"
         )
-        name = next(iter(secrets), "vitruvian-s3")
-        command = f"kubectl -n {namespace} create secret generic {name} --from-env-file=s3.env"
-        return warning("S3 keys", f"no Secret {names}" if names else "the settings name no Secret", hint, command)
+        first = next(iter(secrets), "vitruvian-s3")
+        command = f"kubectl -n {namespace} create secret generic {first} --from-env-file=s3.env"
+        return warning(name, f"no Secret {names}" if names else "no Secret is named", hint, command)
     lacking = [key for key in _KEYS if key not in found]
     if lacking:
-        return error("S3 keys", f"{', '.join(secrets)}: {', '.join(lacking)} is missing", "add it to the Secret")
-    told = f"{', '.join(name for name, keys in secrets.items() if keys) or 'settings'} has {', '.join(_KEYS)}"
-    if "AWS_ENDPOINT_URL" in found:
-        return ok("S3 keys", f"{told}, AWS_ENDPOINT_URL")
+        return error(name, f"{', '.join(secrets)}: {', '.join(lacking)} is missing", "add it to the Secret")
+    told = f"{', '.join(each for each, keys in secrets.items() if keys) or 'settings'} has {', '.join(_KEYS)}"
+    if _ENDPOINT in found:
+        return ok(name, f"{told}, {_ENDPOINT}")
     if endpoint_here:
-        return warning("S3 keys", f"{told}; AWS_ENDPOINT_URL is set here, but not for pods", "set s3.endpoint, too")
-    return ok("S3 keys", f"{told}; no AWS_ENDPOINT_URL: Amazon's S3")
+        hint = f"set s3.endpoint beside s3.create, or {_ENDPOINT} in the Secret"
+        return warning(name, f"{told}; {_ENDPOINT} is set here, but not for pods", hint)
+    return ok(name, f"{told}; no {_ENDPOINT}: Amazon's S3")
 
 
 def _room(look: Look, classifier: Classifier | None, settings: TrainerSettings) -> Finding:
@@ -453,30 +516,48 @@ def runtime(kind: str | None, backend: str | None) -> Finding:
     return error("runtime", "no ServingRuntime or ClusterServingRuntime vitruvian", hint)
 
 
-def _service_account(look: Look) -> Finding:
-    return service_account(look.named(look.here("v1", "serviceaccounts", "vitruvian")))
+def _trainer_account(look: Look, settings: TrainerSettings) -> Finding:
+    account = settings.service_account or "default"
+    return service_account("trainer account", account, look.named(look.here("v1", "serviceaccounts", account)))
 
 
-def service_account(found: Object | None) -> Finding:
-    """Judge the service account that servers run as."""
+def _server_account(look: Look, settings: RayServeSettings | None) -> Finding:
+    account = _SERVER_ACCOUNT if settings is None else settings.service_account or "default"
+    found = look.named(look.here("v1", "serviceaccounts", account))
+    if found is not None and look.named(look.here("v1", "serviceaccounts", _OLD_ACCOUNT)) is not None:
+        return old_account(account, look.namespace)
+    return service_account("server account", account, found)
+
+
+def service_account(name: str, account: str, found: Object | None) -> Finding:
+    """Judge the service account of pods."""
     if found is None:
-        return error("service account", "no ServiceAccount vitruvian", "comes with the chart")
+        return error(name, f"no ServiceAccount {account}", "comes with the chart")
     role = _annotation(found, _ROLE_ANNOTATION)
-    return ok("service account", f"vitruvian, role {role}" if role else "vitruvian")
+    return ok(name, f"{account}, role {role}" if role else account)
+
+
+def old_account(account: str, namespace: str) -> Finding:
+    """Judge a namespace with the account that trainers and servers shared once."""
+    found = f"{account}, but pods from before it run as {_OLD_ACCOUNT}, with the rights of trainers"
+    command = f"kubectl -n {namespace} delete serviceaccount {_OLD_ACCOUNT}"
+    return warning("server account", found, "deploy once more what is served, and then:", command)
 
 
 def _storage_container(look: Look, backend: str | None) -> Finding:
     found = look.named("/apis/serving.kserve.io/v1alpha1/clusterstoragecontainers/vitruvian")
-    return storage_container(found is not None, backend)
+    return storage_container(found, backend, look.namespace)
 
 
-def storage_container(there: bool, backend: str | None) -> Finding:
+def storage_container(found: Object | None, backend: str | None, namespace: str) -> Finding:
     """Judge who fetches bundles for KServe's pods."""
-    if there:
-        return ok("bundle fetcher", "ClusterStorageContainer vitruvian: every file is checked")
+    if found is not None:
+        release, where = (_annotation(found, f"meta.helm.sh/release-{part}") for part in ("name", "namespace"))
+        whose = f", of release {release} in namespace {where}" if release and where != namespace else ""
+        return ok("bundle fetcher", f"ClusterStorageContainer vitruvian{whose}: every file is checked")
     if backend == "rayserve":
         return note("bundle fetcher", "none for KServe; Ray Serve needs none")
-    hint = "comes with the chart, where kserve.storageContainer is true, once for the cluster"
+    hint = "any release of the chart with kserve.storageContainer makes it, at its next helm upgrade"
     return warning("bundle fetcher", "no ClusterStorageContainer vitruvian: KServe's own fetches unchecked", hint)
 
 

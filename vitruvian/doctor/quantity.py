@@ -58,7 +58,7 @@ class Pod:
 
 def pods_of(settings: RaySettings, workers: bool, gpus: int = 0) -> list[Pod]:
     """Return the pods of a run: the one that leads, and one worker where there are any."""
-    head = Pod("the head", _requests(settings.head, 0), settings.head_node_selector)
+    head = Pod("the head", _requests(settings.head, 0), settings.head_node_selector, settings.head_tolerations)
     worker = Pod("a worker", _requests(settings.worker, gpus), settings.node_selector, settings.tolerations)
     return [head, worker] if workers else [head]
 

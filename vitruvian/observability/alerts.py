@@ -55,6 +55,18 @@ class Alert:
         }
 
 
+@dataclass(frozen=True)
+class Record:
+    """A series that Prometheus makes of others and keeps, because an alert needs it."""
+
+    name: str
+    expression: str
+
+    def rule(self) -> dict[str, Any]:
+        """Return the rule as Prometheus reads it."""
+        return {"record": self.name, "expr": self.expression}
+
+
 _TRACK = "by (namespace, classifier, track)"
 _VERSION = "by (namespace, classifier, version, track)"
 _POD = "by (namespace, pod, classifier, version, track)"
@@ -77,12 +89,36 @@ def _ready(more: str = "") -> str:
     return f"max {_TRACK} ({names.READY.name}{more})"
 
 
+# Every server that shows metrics, with the Deployment that its pod's name begins with.
+_SHOWN = (
+    f'group by (namespace, deployment, classifier, track) (label_replace({names.READY.name}, "deployment", "$1", '
+    '"pod", "(.+)-[^-]+-[^-]+"))'
+)
+_WANTED = "vitruvian:servers:wanted"
+# A Prometheus that was away for some minutes goes on where it was.
+_REMEMBERED = f"last_over_time({_WANTED}[10m])"
+
+WANTED = Record(
+    _WANTED,
+    # Remembers who served, for as long as kube-state-metrics knows of a Deployment that wants servers, or KubeRay of a
+    # RayService; what these serve now replaces what they served before.
+    f"{_SHOWN}\n"
+    f"or\n({_REMEMBERED}\nand on (namespace, deployment) (kube_deployment_spec_replicas > 0)\n"
+    f"unless on (namespace, deployment) {_SHOWN})\n"
+    f"or\n({_REMEMBERED}\n"
+    'and on (namespace, classifier) label_replace(kuberay_service_info, "classifier", "$1", "name", "(.+)")\n'
+    f"unless on (namespace, classifier) {_SHOWN})",
+)
+
 SERVING = (
     Alert(
         "VitruvianNoReadyServer",
         "critical",
-        # Servers that are there but not ready, or that were ready a moment ago and are gone without a trace.
-        f"{_ready()} == 0\nor\n(max {_TRACK} (max_over_time({names.READY.name}[15m])) == 1 unless {_ready()})",
+        # Servers that are there but not ready, that were ready a moment ago and are gone without a trace, or that are
+        # gone for long and still wanted.
+        f"{_ready()} == 0\n"
+        f"or\n(max {_TRACK} (max_over_time({names.READY.name}[15m])) == 1 unless {_ready()})\n"
+        f"or\n(max {_TRACK} ({_WANTED}) unless {_ready()})",
         "2m",
         f"No server of {_IT} is ready",
         f"Requests to {_IT} (track {{{{ $labels.track }}}}) get no predictions: no server is ready for 2 minutes.",
@@ -183,5 +219,8 @@ ALERTS = (*SERVING, *TRAINING)
 
 def rules() -> dict[str, Any]:
     """Return all rules as Prometheus reads them from a file, and as a PrometheusRule's spec."""
-    groups = {"vitruvian-serving": SERVING, "vitruvian-training": TRAINING}
-    return {"groups": [{"name": name, "rules": [alert.rule() for alert in alerts]} for name, alerts in groups.items()]}
+    groups: dict[str, tuple[Record | Alert, ...]] = {
+        "vitruvian-serving": (WANTED, *SERVING),
+        "vitruvian-training": TRAINING,
+    }
+    return {"groups": [{"name": name, "rules": [each.rule() for each in rules]} for name, rules in groups.items()]}

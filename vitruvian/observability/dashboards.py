@@ -79,7 +79,10 @@ def _of(metric: Metric, labels: tuple[str, ...], more: str = "", suffix: str = "
 
 _CHOSEN = ("namespace", *names.IDENTITY)
 _BY = "by (namespace, classifier, version, track)"
-_NAMED = "{{classifier}} {{version}} {{track}}"
+# A line says whose it is: a dashboard may show several namespaces and several classifiers.
+_WHOSE = "{{namespace}}/{{classifier}}"
+_NAMED = f"{_WHOSE} {{{{version}}}} {{{{track}}}}"
+_NAMED_POD = "{{namespace}}/{{pod}}"
 
 
 def _server(metric: Metric, more: str = "", suffix: str = "") -> str:
@@ -100,8 +103,8 @@ def _share(code: str) -> str:
     return f"({some} or 0 * {every}) / {every}"
 
 
-def _quantile(metric: Metric, share: float, by: str = "", more: str = "") -> str:
-    inner = f"sum by (le{by}) ({_rate(metric, more, '_bucket')})"
+def _quantile(metric: Metric, share: float, *by: str, more: str = "") -> str:
+    inner = f"sum by ({', '.join(('le', *by))}) ({_rate(metric, more, '_bucket')})"
     return f"histogram_quantile({share}, {inner})"
 
 
@@ -166,7 +169,12 @@ SERVING = Dashboard(
                     "Requests by route",
                     "All requests a second, probes included.",
                     "reqps",
-                    (Query(f"sum by (route, code) ({_rate(names.REQUESTS)})", "{{route}} {{code}}"),),
+                    (
+                        Query(
+                            f"sum by (namespace, classifier, route, code) ({_rate(names.REQUESTS)})",
+                            f"{_WHOSE} {{{{route}}}} {{{{code}}}}",
+                        ),
+                    ),
                 ),
                 Panel(
                     "Refused and failed",
@@ -183,7 +191,7 @@ SERVING = Dashboard(
                     "s",
                     tuple(
                         Query(
-                            _quantile(names.REQUEST_TIME, share, ", classifier, version, track", _ANSWERED),
+                            _quantile(names.REQUEST_TIME, share, *_CHOSEN, more=_ANSWERED),
                             f"{100 * share:g} % {_NAMED}",
                         )
                         for share in _LATENCIES
@@ -204,13 +212,18 @@ SERVING = Dashboard(
                     "Queue",
                     "Accepted predictions that wait for a free thread, for each server.",
                     "short",
-                    (Query(f"max by (namespace, pod) ({_server(names.QUEUE_LENGTH)})", "{{pod}}"),),
+                    (Query(f"max by (namespace, pod) ({_server(names.QUEUE_LENGTH)})", _NAMED_POD),),
                 ),
                 Panel(
                     "Stages, 95 %",
                     "What a prediction's time goes to: waiting, decoding, the model.",
                     "s",
-                    (Query(_quantile(names.STAGE_TIME, 0.95, ", stage"), "{{stage}}"),),
+                    (
+                        Query(
+                            _quantile(names.STAGE_TIME, 0.95, "namespace", "classifier", "stage"),
+                            f"{_WHOSE} {{{{stage}}}}",
+                        ),
+                    ),
                 ),
                 Panel(
                     "Batch size",
@@ -227,7 +240,12 @@ SERVING = Dashboard(
                     "By class",
                     "Predicted inputs a second; a shift without a cause in the world is drift.",
                     "cps",
-                    (Query(f"sum by (classifier, class) ({_rate(names.PREDICTIONS)})", "{{class}}"),),
+                    (
+                        Query(
+                            f"sum by (namespace, classifier, class) ({_rate(names.PREDICTIONS)})",
+                            f"{_WHOSE} {{{{class}}}}",
+                        ),
+                    ),
                 ),
                 Panel(
                     "Confidence",
@@ -235,7 +253,7 @@ SERVING = Dashboard(
                     "percentunit",
                     (
                         Query(_mean(names.CONFIDENCE), f"mean {_NAMED}"),
-                        Query(_quantile(names.CONFIDENCE, 0.1, ", classifier, version, track"), f"10 % {_NAMED}"),
+                        Query(_quantile(names.CONFIDENCE, 0.1, *_CHOSEN), f"10 % {_NAMED}"),
                     ),
                     highest=1,
                 ),
@@ -248,19 +266,24 @@ SERVING = Dashboard(
                     "Memory",
                     "Resident memory of each server.",
                     "bytes",
-                    (Query(_process(names.PROCESS_MEMORY), "{{pod}} {{version}}"),),
+                    (Query(_process(names.PROCESS_MEMORY), f"{_NAMED_POD} {{{{version}}}}"),),
                 ),
                 Panel(
                     "CPU",
                     "CPUs that each server uses.",
                     "short",
-                    (Query(_process(names.PROCESS_CPU, rate=True), "{{pod}} {{version}}"),),
+                    (Query(_process(names.PROCESS_CPU, rate=True), f"{_NAMED_POD} {{{{version}}}}"),),
                 ),
                 Panel(
                     "Start",
                     "Seconds from the process's start to the first right answer, by stage; the slowest server.",
                     "s",
-                    (Query(f"max by (stage) ({_server(names.STARTUP_TIME)})", "{{stage}}"),),
+                    (
+                        Query(
+                            f"max by (namespace, classifier, stage) ({_server(names.STARTUP_TIME)})",
+                            f"{_WHOSE} {{{{stage}}}}",
+                        ),
+                    ),
                 ),
             ),
         ),
@@ -270,7 +293,7 @@ SERVING = Dashboard(
 
 _CHOSEN_TRAINING = ("namespace", *LEARNER)
 _BY_TRAINING = "by (namespace, classifier, training)"
-_NAMED_TRAINING = "{{classifier}} {{training}}"
+_NAMED_TRAINING = f"{_WHOSE} {{{{training}}}}"
 
 
 def _training(metric: Metric, more: str = "", suffix: str = "") -> str:

@@ -29,6 +29,36 @@ prometheus.io/path: /metrics
 {{- end }}
 {{- end -}}
 
+{{- define "vitruvian.serverSecret" -}}
+{{- .Values.s3.serverSecret | default .Values.s3.secret -}}
+{{- end -}}
+
+{{- /* Who made an object of the whole cluster, if not this release; empty: it is this release's to make. Helm looks
+nothing up for `helm template` and the like. */ -}}
+{{- define "vitruvian.madeElsewhere" -}}
+{{- $api := "serving.kserve.io/v1alpha1" -}}
+{{- if .root.Capabilities.APIVersions.Has (printf "%s/%s" $api .kind) -}}
+{{- with lookup $api .kind "" "vitruvian" -}}
+{{- $marks := .metadata.annotations | default dict -}}
+{{- $release := index $marks "meta.helm.sh/release-name" -}}
+{{- $namespace := index $marks "meta.helm.sh/release-namespace" -}}
+{{- if not $release -}}
+no release
+{{- else if not (and (eq $release $.root.Release.Name) (eq $namespace $.root.Release.Namespace)) -}}
+release {{ $release }} in namespace {{ $namespace }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* What is asked from outside: all but /metrics, which says how much is asked and how the models answer. */ -}}
+{{- define "vitruvian.publicPaths" -}}
+- {path: /, type: Exact}
+- {path: /health, type: Exact}
+- {path: /predict, type: Prefix}
+- {path: /v2, type: Prefix}
+{{- end -}}
+
 {{- define "vitruvian.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 10001
@@ -98,10 +128,6 @@ nodeSelector:
 {{- end }}
 {{- with .Values.server.tolerations }}
 tolerations:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .Values.server.affinity }}
-affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.images.pullSecrets }}

@@ -1,0 +1,141 @@
+"""The chart, rendered without a cluster: who may do what in S3, and what of a server is seen from outside."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.bundles import make_bundle
+from vitruvian import spec
+from vitruvian.cluster.raypods import measured
+from vitruvian.cluster.rayservice import ray_service
+from vitruvian.cluster.settings import Ingress, RayServeSettings, TrainerSettings, parse
+from vitruvian.inference.app import create_app
+from vitruvian.inference.predictor import Predictor
+
+CHART = Path(__file__).parents[2] / "charts" / "vitruvian"
+SERVER = {"enabled": True, "bundle": "s3://models/yoga"}
+KEYS = {"create": True, "accessKeyId": "writes", "secretAccessKey": "w"}
+READ_ONLY = {"serverSecret": "read-only", "serverAccessKeyId": "reads", "serverSecretAccessKey": "r"}
+Objects = dict[tuple[str, str], dict[str, Any]]
+
+pytestmark = pytest.mark.skipif(shutil.which("helm") is None, reason="needs helm on the PATH")
+
+
+def helm(values: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    text = yaml.safe_dump(values)
+    command = ["helm", "template", "v", str(CHART), "-n", "studio", "-f", "-"]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+
+
+def made(**values: Any) -> Objects:
+    """Return what the chart makes of these values, by kind and name."""
+    done = helm(values)
+    assert done.returncode == 0, done.stderr
+    return {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(done.stdout) if one}
+
+
+def settings_of(objects: Objects, name: str) -> str:
+    return str(objects["ConfigMap", name]["data"]["settings.yaml"])
+
+
+@pytest.mark.parametrize("secrets", [{}, READ_ONLY], ids=["one Secret", "one for each"])
+def test_trainers_and_servers_have_an_account_and_a_secret_of_their_own(secrets: dict[str, Any]) -> None:
+    accounts = {duty: {"annotations": {"role": duty}} for duty in ("trainer", "server")}
+    found = made(s3=KEYS | secrets, serviceAccounts=accounts, server=SERVER)
+    of_servers = secrets.get("serverSecret", "vitruvian-s3")
+
+    trainers = parse(TrainerSettings, settings_of(found, "vitruvian-trainer"), "the chart")
+    rayserve = parse(RayServeSettings, settings_of(found, "vitruvian-rayserve"), "the chart")
+    pod = found["Deployment", "v-server"]["spec"]["template"]["spec"]
+    assert (trainers.service_account, trainers.secrets) == ("vitruvian-trainer", ("vitruvian-s3",))
+    assert (rayserve.service_account, rayserve.secrets) == ("vitruvian-server", (of_servers,))
+    assert pod["serviceAccountName"] == "vitruvian-server"
+    assert [each["secretRef"]["name"] for each in pod["containers"][0]["envFrom"]] == [of_servers]
+    # KServe reads there which keys its fetcher gets.
+    assert found["ServiceAccount", "vitruvian-server"]["secrets"] == [{"name": of_servers}]
+    for duty in accounts:
+        account = found["ServiceAccount", f"vitruvian-{duty}"]
+        assert account["metadata"]["annotations"] == {"role": duty} and not account["automountServiceAccountToken"]
+    keys = {name: one["stringData"]["AWS_ACCESS_KEY_ID"] for (kind, name), one in found.items() if kind == "Secret"}
+    assert keys == {"vitruvian-s3": "writes"} | ({"read-only": "reads"} if secrets else {})
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"s3": {"endpoint": "http://s3:9000"}}, "s3.endpoint is for the Secret that s3.create makes"),
+        ({"s3": {"region": "eu-west-1"}}, "s3.region is for the Secret that s3.create makes"),
+        ({"s3": {"accessKeyId": "key"}}, "s3.accessKeyId is for the Secret that s3.create makes"),
+        ({"s3": KEYS | {"serverSecret": "read-only"}}, "s3.serverAccessKeyId is needed with s3.create"),
+        ({"serviceAccount": {"annotations": {"role": "x"}}}, "serviceAccounts.trainer.annotations"),
+        ({"serviceAccounts": {"tester": {}}}, "additional properties 'tester' not allowed"),
+    ],
+)
+def test_what_would_do_nothing_is_refused_in_one_line(values: dict[str, Any], told: str) -> None:
+    done = helm(values)
+    assert done.returncode != 0 and told in done.stderr
+
+
+def test_the_values_of_before_there_were_two_accounts_make_two() -> None:
+    # What `helm upgrade --reuse-values` gives the templates.
+    found = made(serviceAccount={"annotations": {}}, serviceAccounts=None, s3={"region": "us-east-1"})
+    assert {name for kind, name in found if kind == "ServiceAccount"} == {"vitruvian-trainer", "vitruvian-server"}
+
+
+def test_all_that_a_server_answers_is_public_but_its_metrics(tmp_path: Path) -> None:
+    routes = {route.path for route in create_app(Predictor.open(make_bundle(tmp_path))).routes}  # type: ignore[attr-defined]
+    outside = {"ingress": {"enabled": True}, "httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}]}}
+    found = made(server=SERVER | outside)
+    ingress = found["Ingress", "v-server"]["spec"]["rules"][0]["http"]["paths"]
+    (rule,) = found["HTTPRoute", "v-server"]["spec"]["rules"]
+    of_ingress = [(each["pathType"], each["path"]) for each in ingress]
+    of_route = [(each["path"]["type"].removeprefix("Path"), each["path"]["value"]) for each in rule["matches"]]
+    assert of_ingress == of_route == _of_rayserve()
+    assert {route for route in routes if not any(_covers(*path, route) for path in of_ingress)} == {"/metrics"}
+    assert not _covers("Prefix", "/predict", "/predictions")
+
+
+def _of_rayserve() -> list[tuple[str, str]]:
+    declared = {
+        "metadata": {"name": "yoga"},
+        "spec": {"data": {"source": "s3://data"}, "model": {"architecture": "vit"}, "artifacts": "s3://models/yoga"},
+    }
+    settings = RayServeSettings(ingress=Ingress(domain="example.com"))
+    made = ray_service(spec.parse(yaml.safe_dump(declared)), "s3://models/yoga/bundles/1", "1", "studio", settings)
+    (ingress,) = [each for each in made if each["kind"] == "Ingress"]
+    return [(each["pathType"], each["path"]) for each in ingress["spec"]["rules"][0]["http"]["paths"]]
+
+
+def _covers(kind: str, path: str, route: str) -> bool:
+    """Tell whether a path of an Ingress is a route's: a prefix is one of whole parts."""
+    return route == path or (kind == "Prefix" and route.startswith(f"{path}/"))
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_annotations_for_prometheus_are_on_all_pods_or_on_none(wanted: bool) -> None:
+    found = made(server=SERVER, monitoring={"annotations": wanted})
+    pod = found["Deployment", "v-server"]["spec"]["template"]["metadata"]
+    annotated = [
+        "prometheus.io/scrape" in pod.get("annotations", {}),
+        "prometheus.io/scrape" in found["ServingRuntime", "vitruvian"]["spec"].get("annotations", {}),
+    ]
+    for kind in (TrainerSettings, RayServeSettings):
+        settings = parse(kind, settings_of(found, kind.config_map), "the chart")
+        ray = measured({"metadata": {}, "spec": {"containers": [{}]}}, {}, settings)
+        annotated.append("prometheus.io/scrape" in ray["metadata"].get("annotations", {}))
+    assert annotated == [wanted] * 4
+
+
+def test_kserves_servers_are_spread_each_classifiers_by_themselves() -> None:
+    terms = made()["ServingRuntime", "vitruvian"]["spec"]["affinity"]["podAntiAffinity"]
+    wanted = [each["podAffinityTerm"] for each in terms["preferredDuringSchedulingIgnoredDuringExecution"]]
+    assert [term["topologyKey"] for term in wanted] == ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]
+    assert all(term["matchLabelKeys"] == ["serving.kserve.io/inferenceservice"] for term in wanted)
+    own: dict[str, Any] = {"nodeAffinity": {}}
+    assert made(server={"affinity": own})["ServingRuntime", "vitruvian"]["spec"]["affinity"] == own
