@@ -184,16 +184,20 @@ def _read(folder: Path, listed: artifact.Manifest) -> Bundle:
 
 def read_champion(store: Store) -> str | None:
     """Return the version that serves now; None where there is none yet."""
+    where = store.address(CHAMPION)
     try:
-        version = json.loads(store.get(CHAMPION))["version"]
-        if not isinstance(version, str) or "/" in version or not version.strip("."):
-            raise ValueError(version)
-        return version
+        content = store.get(CHAMPION)
+        pointer = json.loads(content)
+        version = pointer["version"]
     except NotFound:
         return None
     except (ValueError, KeyError, TypeError, RecursionError) as e:
-        where = store.address(CHAMPION)
-        raise BundleError("doesn't name a version", where=where, hint="delete it and publish again") from e
+        # A web server that answers everything with a page, or somebody else's file.
+        what = f"is not what Vitruvian writes: it begins with {content[:20].decode(errors='replace')!r}"
+        raise BundleError(what, where=where, hint="check the address, and AWS_ENDPOINT_URL for S3") from e
+    if not isinstance(version, str) or "/" in version or not version.strip("."):
+        raise BundleError("doesn't name a version", where=where, hint="delete it and publish again")
+    return version
 
 
 def promote(store: Store, version: str, digest: str, reasons: Sequence[str] = ()) -> None:

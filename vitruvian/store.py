@@ -337,10 +337,28 @@ class S3Store(Store):
 
     @property
     def client(self) -> S3Client:
-        """The client of boto3, made when it is first needed and shared with the stores below."""
+        """The client of boto3, made when it is first needed and shared with the stores below.
+
+        Raises `StoreError` where nobody answers; nobody is asked yet where AWS_MAX_ATTEMPTS says how patient to be, as
+        in the cluster's pods.
+        """
         if self._client is None:
-            self._client = _s3_client(self.url)
+            patient, hasty = _s3_clients(self.url)
+            if "AWS_MAX_ATTEMPTS" not in os.environ:
+                self._greet(hasty)
+            self._client = patient
         return self._client
+
+    def _greet(self, client: S3Client) -> None:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            client.head_bucket(Bucket=self.bucket)
+        except ClientError:
+            # A refusal is an answer, too; the call that matters explains its own.
+            return
+        except (BotoCoreError, ValueError) as e:
+            raise _s3_error(e, self.url, self.bucket, client.meta.endpoint_url) from e
 
     def get(self, key: str) -> bytes:
         name = self._key(key)
@@ -444,6 +462,7 @@ class S3Store(Store):
         """Run one call and explain its failure; what the client itself doesn't repeat is repeated here."""
         from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
         from s3transfer.exceptions import RetriesExceededError
 
         for attempt in range(1, _ATTEMPTS + 1):
@@ -455,6 +474,10 @@ class S3Store(Store):
                     endpoint = self.client.meta.endpoint_url
                     raise _s3_error(cause, self.address(key), self.bucket, endpoint) from e
                 time.sleep(random.uniform(0, 0.1 * 2**attempt))
+            except (KeyError, ResponseParserError) as e:
+                # A web server's page in place of an answer, which lacks the ETag or isn't XML.
+                hint = f"check that {self.client.meta.endpoint_url} is the S3 server (AWS_ENDPOINT_URL)"
+                raise StoreError("what answers is no S3 server", where=self.address(key), hint=hint) from e
         raise AssertionError("the last attempt returns or raises")
 
 
@@ -500,7 +523,8 @@ def _s3_error(error: Exception, where: str, bucket: str, endpoint: str) -> Store
     if status in (401, 403) or code in _DENIED:
         return StoreError(f"access denied ({code})", where=where, hint=_CREDENTIALS)
     if status >= 500:
-        return StoreError(f"the S3 server {endpoint} answered {status} {code}", where=where, hint="try again later")
+        told = str(status) if code == str(status) else f"{status} {code}"
+        return StoreError(f"the S3 server {endpoint} answered {told}", where=where, hint="try again later")
     hint = "check the address, AWS_REGION and AWS_ENDPOINT_URL"
     return StoreError(f"the S3 server {endpoint} refused: {code} {said}".rstrip(), where=where, hint=hint)
 
@@ -512,7 +536,8 @@ def _transfers() -> TransferConfig:
     return TransferConfig(max_concurrency=4)
 
 
-def _s3_client(where: str) -> S3Client:
+def _s3_clients(where: str) -> tuple[S3Client, S3Client]:
+    """Return a patient client, and a hasty one to find out whether there is anybody."""
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
@@ -525,10 +550,12 @@ def _s3_client(where: str) -> S3Client:
         settings["s3"] = {"addressing_style": "path"}
         settings["request_checksum_calculation"] = settings["response_checksum_validation"] = "when_required"
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    config = Config(connect_timeout=3, read_timeout=60, max_pool_connections=32, **settings)
     try:
-        return boto3.Session(region_name=region or None).client(
-            "s3", config=Config(connect_timeout=3, read_timeout=60, max_pool_connections=32, **settings)
-        )
+        session = boto3.Session(region_name=region or None)
+        # Half a minute in all, for people who wait.
+        haste = Config(read_timeout=8, retries={"mode": "standard", "total_max_attempts": 3})
+        return session.client("s3", config=config), session.client("s3", config=config.merge(haste))
     except (BotoCoreError, ValueError) as e:
         hint = "check AWS_ENDPOINT_URL, AWS_PROFILE and the other AWS settings"
         raise StoreError(str(e), where=where, hint=hint) from e

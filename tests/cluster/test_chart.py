@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import Published, Release
-from tests.cluster.kube import CHART, ROOT, get, kubectl, run, soon
+from tests.cluster.conftest import S3, Published, Release, make_namespace
+from tests.cluster.kube import CHART, ROOT, get, ingress_address, knows, kubectl, run, soon
 
 PROFILES = ["values.yaml", "values-kind.yaml", "values-eks.yaml"]
 EVERYTHING = (
@@ -15,7 +18,8 @@ EVERYTHING = (
     "server.autoscaling.queueLength=4,server.ingress.enabled=true,server.ingress.host=poses.example.com,"
     "server.httpRoute.enabled=true,server.httpRoute.parentRefs[0].name=gateway,monitoring.annotations=true,"
     "monitoring.dashboards.enabled=true,"
-    "s3.create=true,s3.accessKeyId=key,s3.secretAccessKey=secret,s3.endpoint=http://s3.example.com:9000"
+    "s3.create=true,s3.accessKeyId=key,s3.secretAccessKey=secret,s3.endpoint=http://s3.example.com:9000,"
+    "s3.serverSecret=read-only,s3.serverAccessKeyId=key,s3.serverSecretAccessKey=secret"
 )
 
 
@@ -73,6 +77,79 @@ def test_install_test_upgrade_rollback_and_uninstall_leave_nothing(release: Rele
     soon("only what was there before is left", lambda: _everything(namespace) == before)
     left = kubectl("get", "clusterstoragecontainer,clusterservingruntime,clusterrole,crd", "-o", "name")
     assert "vitruvian" not in left
+
+
+def test_from_outside_a_server_answers_and_shows_no_metrics(release: Release, published: Published) -> None:
+    host = f"{release.namespace}.example.com"
+    release.install(enabled=True, bundle=published.address, ingress={"enabled": True, "host": host})
+    address = soon("the ingress has an address", ingress_address)
+    soon("the ingress controller has read the Ingress", lambda: knows(address, Host=host))
+    codes = {path: _code(f"{address}{path}", Host=host) for path in ("/", "/v2/models/poses", "/metrics")}
+    assert codes == {"/": 200, "/v2/models/poses": 200, "/metrics": 404}
+
+
+def _code(url: str, **headers: str) -> int:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as e:
+        return e.code
+
+
+def test_a_second_release_uses_what_the_first_made_for_the_whole_cluster(release: Release, s3: S3) -> None:
+    first, second = release.namespace, f"{release.namespace}-b"
+    fetcher = ("get", "clusterstoragecontainer", "vitruvian", "--ignore-not-found", "-o", "name")
+    doctor = ("vitruvian", "doctor", "-n", second)
+    make_namespace(second)
+    other = Release(second, s3, release.folder)
+    try:
+        release.install(wait=False)
+        assert f"belongs to release v in namespace {first}" in other.install(wait=False)
+        assert f"of release v in namespace {first}" in run(*doctor, check=False)
+        # Neither an upgrade nor the end of a release that only uses it takes it away.
+        release.install(wait=False)
+        other.helm("uninstall", "v", "--wait")
+        assert kubectl(*fetcher)
+        other.install(wait=False)
+
+        release.helm("uninstall", "v", "--wait")
+        assert not kubectl(*fetcher)
+        assert "no ClusterStorageContainer vitruvian" in run(*doctor, check=False)
+        other.install(wait=False)
+        assert kubectl(*fetcher)
+    finally:
+        run("helm", "-n", second, "uninstall", "v", "--ignore-not-found")
+        kubectl("delete", "namespace", second, "--wait=false")
+
+
+OLD_ACCOUNT = """
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: vitruvian, annotations: {role: everything}}
+secrets: [{name: vitruvian-s3}]
+"""
+
+
+def test_an_upgrade_keeps_the_account_that_pods_run_as_until_somebody_deletes_it(release: Release) -> None:
+    namespace = release.namespace
+    old = release.folder / "chart"
+    shutil.copytree(CHART, old)
+    (old / "templates" / "serviceaccounts.yaml").write_text(OLD_ACCOUNT)
+    helpers = old / "templates" / "_helpers.tpl"
+    helpers.write_text(helpers.read_text() + '{{ define "vitruvian.accountPullSecrets" }}{{ end }}')
+    release.helm("install", "v", old)
+
+    for _ in range(2):
+        release.install(wait=False)
+        kept = get(namespace, "serviceaccount", "vitruvian")
+        assert kept["metadata"]["annotations"]["role"] == "everything"
+        assert {"name": "vitruvian-s3"} in kept["secrets"]
+        for duty in ("trainer", "server"):
+            get(namespace, "serviceaccount", f"vitruvian-{duty}")
+    assert "delete serviceaccount vitruvian" in run("vitruvian", "doctor", "-n", namespace, check=False)
+    kubectl("-n", namespace, "delete", "serviceaccount", "vitruvian")
+    release.install(wait=False)
+    assert not kubectl("-n", namespace, "get", "serviceaccount", "vitruvian", "--ignore-not-found")
 
 
 def _everything(namespace: str) -> set[str]:

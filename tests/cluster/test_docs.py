@@ -46,3 +46,4 @@ def test_the_page_does_what_it_says(release: Release, published: Published, tmp_
     assert "is ended" in told["vitruvian cancel yoga -n studio"]
     assert "it answers at http" in told["vitruvian deploy -f classifier.yaml -n studio"]
     assert "Succeeded" in told["helm test vitruvian -n studio"]
+    assert "InferenceService yoga is removed" in told["vitruvian undeploy yoga -n studio"]

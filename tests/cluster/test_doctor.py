@@ -16,7 +16,8 @@ from tests.cluster.kube import CHART, get, kubectl, run
 from vitruvian.doctor.cluster import DEPLOY, TRAIN
 from vitruvian.store import open_store
 
-FROM_THE_CHART = ("settings", "runtime", "service account", "bundle fetcher", "S3 keys")
+ACCOUNTS = ("trainer account", "server account")
+FROM_THE_CHART = ("settings", "runtime", *ACCOUNTS, "bundle fetcher", "S3 keys", "server S3 keys")
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,13 @@ def test_with_the_chart_and_the_data_nothing_essential_is_missing(
 def test_an_empty_namespace_lacks_the_chart_and_is_told_how_to_get_it(namespace: str) -> None:
     told = doctor("-n", namespace)
     assert told.code == 1
-    for name in ("settings", "runtime", "service account"):
+    for name in ("settings", "runtime", "server account"):
         assert told.level(name) == "error"
     assert told.findings["settings"]["command"].startswith(f"helm install vitruvian charts/vitruvian -n {namespace}")
     assert "create secret generic vitruvian-s3" in told.findings["S3 keys"]["command"]
     assert told.level("KubeRay") == told.level("API server") == "ok"
     seen = run("vitruvian", "doctor", "-n", namespace, check=False)
-    assert "✗ missing: settings, runtime, service account" in seen
+    assert "✗ missing: settings, runtime, server account" in seen
 
 
 def test_a_classifier_of_ray_serve_needs_its_settings_and_no_kserve_runtime(namespace: str, tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,10 +20,12 @@ from tests.projects import declare
 from vitruvian.store import open_store
 
 MOTION = Path(__file__).parents[3] / "shared" / "data" / "mocap-17kp"
+# 3,000 figures make 1,920 to learn from.
+_STEP_OF_TWO = re.compile(r"2 workers, 480 steps an epoch.*epoch +\d+/12  step ", re.DOTALL)
 SMALL = {"head": {"cpu": "50m", "memory": "3Gi"}, "worker": {"cpu": "50m", "memory": "3Gi"}}
 
 
-def _declare(folder: Path, s3: S3, source: str, epochs: int) -> Path:
+def _declare(folder: Path, s3: S3, source: str, epochs: int, **training: Any) -> Path:
     declared = {
         "apiVersion": "vitruvian.dev/v1alpha1",
         "kind": "Classifier",
@@ -39,6 +44,7 @@ def _declare(folder: Path, s3: S3, source: str, epochs: int) -> Path:
                 "batchSize": 16,
                 "checkpoints": {"everySteps": 5},
                 "earlyStopping": None,
+                **training,
             },
             "gates": [{"metric": "accuracy", "atLeast": 0.3}],
             "artifacts": f"s3://{s3.bucket}/motion-{secrets.token_hex(2)}",
@@ -114,6 +120,43 @@ def test_a_minute_without_s3_costs_nothing(
     assert json.loads(checkpoints.get("champion.json"))["version"]
     kubectl("-n", namespace, "rollout", "status", "deployment/v-server", "--timeout=180s")
     assert "Succeeded" in release.helm("test", "v")
+
+
+@pytest.mark.timeout(900)
+def test_a_pod_that_is_asked_to_go_costs_no_step_and_training_takes_the_room_there_is(
+    release: Release, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3.outside.items():
+        monkeypatch.setenv(name, value)
+    namespace = release.namespace
+    release.install()
+    range_of_workers = {"workers": {"min": 1, "max": 2}, "batchSize": 4, "checkpoints": {"everySteps": 100_000}}
+    file = _declare(tmp_path, s3, "synthetic://poses?count=3000", epochs=12, **range_of_workers)
+    name = _submit(namespace, file)
+    checkpoints = open_store(yaml.safe_load(file.read_text())["spec"]["artifacts"])
+
+    log = tmp_path / "log.txt"
+    with open(log, "w") as out:
+        follow = [str(Path(sys.executable).with_name("vitruvian")), "logs", name, "-n", namespace]
+        following = subprocess.Popen(follow, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        soon("two workers train", lambda: _STEP_OF_TWO.search(log.read_text()), 400)
+        workers = get(namespace, "pods", "-l", "ray.io/node-type=worker")["items"]
+        kubectl("-n", namespace, "delete", "pod", workers[0]["metadata"]["name"])
+        saved = _step(checkpoints)
+        assert saved > 0, "a pod is gone only when its training is saved"
+        place = f"going on from epoch {1 + saved // 480}, step {saved % 480}"
+        soon("training goes on at this very step", lambda: place in log.read_text(), 240)
+        assert following.wait(600) == 0, log.read_text()
+    finally:
+        following.kill()
+        following.wait()
+    assert _attempts(namespace, name) == 1
+    assert json.loads(checkpoints.get("champion.json"))["version"]
+    begun = [
+        (int(epoch), int(step)) for epoch, step in re.findall(r"going on from epoch (\d+), step (\d+)", log.read_text())
+    ]
+    assert begun == sorted(set(begun)), "each number of workers goes on where the last one was"
 
 
 def _submit(namespace: str, file: Path) -> str:

@@ -10,15 +10,17 @@ import pytest
 import yaml
 
 from vitruvian import spec
-from vitruvian.cluster import rayjob, raypods, rayservice, serving
+from vitruvian.cluster import rayjob, raypods, rayservice, servers, serving
 from vitruvian.cluster.objects import manifest
 from vitruvian.cluster.runs import run_of
-from vitruvian.cluster.settings import Ingress, RayServeSettings, TrainerSettings, parse
+from vitruvian.cluster.settings import GcsFaultTolerance, Ingress, RayServeSettings, TrainerSettings, parse
 from vitruvian.errors import SpecError, TrainingError
+from vitruvian.training import notice
 from vitruvian.training.launch import _refuse_to_run_in_place
 from vitruvian.training.progress import Bar, bar_of
 
 ROOT = Path(__file__).parents[2]
+BUNDLE = "s3://models/yoga/bundles/7"
 
 
 def declared(name: str = "yoga", artifacts: str = "s3://models/yoga", **parts: Any) -> tuple[spec.Classifier, str]:
@@ -62,6 +64,31 @@ def test_the_head_does_no_work_and_each_worker_is_a_pod() -> None:
     assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (2, 2, 2)
     assert "enableInTreeAutoscaling" not in cluster
     assert spec.parse(config["data"]["classifier.yaml"]).name == "yoga"
+
+
+def test_of_a_range_of_workers_rays_autoscaler_sets_the_number() -> None:
+    job, _ = built(training={"strategy": "ddp", "workers": {"min": 2, "max": 8}})
+    cluster = job["spec"]["rayClusterSpec"]
+    (group,) = cluster["workerGroupSpecs"]
+    assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (8, 2, 8)
+    assert cluster["enableInTreeAutoscaling"]
+
+
+def test_a_worker_with_a_gpu_asks_for_it() -> None:
+    job, _ = built(training={"strategy": "ddp", "workers": 2, "gpusPerWorker": 1})
+    (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert group["rayStartParams"]["num-gpus"] == "1"
+    assert group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+def test_a_pod_that_trains_saves_before_it_ends() -> None:
+    job, _ = built()
+    for pod in pods(job)[1:]:
+        (ray,) = pod["containers"]
+        *command, seconds = ray["lifecycle"]["preStop"]["exec"]["command"]
+        assert command == ["vitruvian", "leave", "--seconds"]
+        assert int(seconds) < pod["terminationGracePeriodSeconds"]
+        assert notice.VARIABLE in {entry["name"] for entry in ray["env"]}
 
 
 def test_prometheus_finds_a_runs_metrics_where_the_run_shows_them() -> None:
@@ -108,6 +135,8 @@ def test_settings_reach_the_pods_they_are_for() -> None:
         nodeSelector: {pool: gpu}
         tolerations: [{key: nvidia.com/gpu, operator: Exists}]
         headNodeSelector: {pool: steady}
+        headTolerations: [{key: steady, operator: Exists}]
+        scratchLimit: 20Gi
         queue: team-a
         attempts: 5
         env: {WANDB_MODE: offline}
@@ -121,11 +150,22 @@ def test_settings_reach_the_pods_they_are_for() -> None:
     assert job["spec"]["backoffLimit"] == 4
     assert {pod["containers"][0]["image"] for pod in pods(job)} == {"registry.example/trainer:7"}
     assert {pod["serviceAccountName"] for pod in pods(job)} == {"trainer"}
-    assert head["nodeSelector"] == {"pool": "steady"} and "tolerations" not in head
-    assert worker["nodeSelector"] == {"pool": "gpu"} and worker["tolerations"]
+    for pod in (head, submitter):
+        assert pod["nodeSelector"] == {"pool": "steady"}
+        assert pod["tolerations"] == [{"key": "steady", "operator": "Exists"}]
+    assert worker["nodeSelector"] == {"pool": "gpu"}
+    assert worker["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
+    for pod in pods(job):
+        assert [each["emptyDir"] for each in pod["volumes"] if "emptyDir" in each] == [{"sizeLimit": "20Gi"}] * 2
     assert worker["containers"][0]["resources"]["limits"] == {"memory": "16Gi", "cpu": "8"}
     assert {"name": "WANDB_MODE", "value": "offline"} in worker["containers"][0]["env"]
-    assert "nodeSelector" not in submitter
+
+
+def test_without_settings_pods_run_anywhere_and_write_what_the_node_has() -> None:
+    job, _ = built()
+    for pod in pods(job):
+        assert "nodeSelector" not in pod and "tolerations" not in pod
+        assert [each["emptyDir"] for each in pod["volumes"] if "emptyDir" in each] == [{}, {}]
 
 
 @pytest.mark.parametrize(
@@ -134,6 +174,7 @@ def test_settings_reach_the_pods_they_are_for() -> None:
         ("hed: {}", "hed: Extra inputs are not permitted"),
         ("attempts: 0", "attempts: Input should be greater than or equal to 1"),
         ("worker: {memory: [1]}", "worker.memory: Input should be a valid string"),
+        ("scratchLimit: much", "scratchLimit: String should match pattern"),
         ("a: [", "is not valid YAML"),
     ],
 )
@@ -142,6 +183,50 @@ def test_settings_that_are_wrong_are_named(text: str, named: str) -> None:
         parse(TrainerSettings, text, "settings.yaml")
     assert named in str(refused.value)
     assert str(refused.value).startswith("settings.yaml: ")
+
+
+RAYSERVE = {"backend": "rayserve"}
+LETTERS = "abcdefghij" * 6
+
+
+@pytest.mark.parametrize(
+    ("backend", "name", "told"),
+    [
+        ("rayserve", "3d-yoga", "metadata.name: no RayService can be called '3d-yoga'; begin it with a letter"),
+        ("kserve", "3d-yoga", "no InferenceService can be called '3d-yoga'; begin it with a letter"),
+        ("rayserve", LETTERS[:48], f"can be called '{LETTERS[:48]}'; 47 characters at most, not 48"),
+        ("kserve", LETTERS[:54], f"can be called '{LETTERS[:54]}'; 53 characters at most, not 54"),
+        ("rayserve", LETTERS[:47], None),
+        ("kserve", LETTERS[:53], None),
+    ],
+)
+def test_a_name_that_no_server_can_have_is_refused_before_anything_is_applied(
+    backend: str, name: str, told: str | None
+) -> None:
+    classifier, _ = declared(name, serving={"backend": backend})
+    if told is None:
+        assert servers.serving_objects(classifier, BUNDLE, "7", "studio", RayServeSettings())
+        return
+    with pytest.raises(SpecError, match=re.escape(told)):
+        servers.serving_objects(classifier, BUNDLE, "7", "studio", RayServeSettings())
+
+
+def test_a_name_that_no_run_can_have_is_refused() -> None:
+    with pytest.raises(SpecError, match="no RayJob can be called '3d-yoga'; begin it with a letter"):
+        built(name="3d-yoga")
+
+
+def test_a_host_that_no_name_server_knows_is_refused() -> None:
+    classifier, _ = declared(LETTERS[:40], serving=RAYSERVE)
+    settings = RayServeSettings(ingress=Ingress(domain="example.com"))
+    rayservice.ray_service(classifier, BUNDLE, "7", "studio", settings)
+    with pytest.raises(SpecError, match="64 characters, more than 63; shorten it"):
+        rayservice.ray_service(classifier, BUNDLE, "7", LETTERS[:23], settings)
+
+
+def test_more_workers_than_anybody_means_are_refused() -> None:
+    with pytest.raises(SpecError, match=re.escape("spec.training.workers: 1,001 pods are more than 1,000")):
+        built(training={"strategy": "ddp", "workers": 1001, "batchSize": 2002})
 
 
 @pytest.mark.parametrize(
@@ -226,12 +311,9 @@ def test_machines_may_be_lost_for_ever_but_not_in_place() -> None:
         _refuse_to_run_in_place([(0, 0), *[(1, 5)] * 5])
 
 
-BUNDLE = "s3://models/yoga/bundles/7"
-
-
 def test_ray_serve_says_how_many_servers_there_are_and_each_has_a_pod() -> None:
     classifier, _ = declared(serving={"backend": "rayserve", "replicas": {"min": 2, "max": 5, "queueLength": 3}})
-    (service,) = rayservice.ray_service(classifier, BUNDLE, "7", "studio", RayServeSettings())
+    service, _ = rayservice.ray_service(classifier, BUNDLE, "7", "studio", RayServeSettings())
     config = yaml.safe_load(service["spec"]["serveConfigV2"])
     (application,) = config["applications"]
     assert application["args"] == {"bundle": BUNDLE, "name": "yoga"}
@@ -241,6 +323,59 @@ def test_ray_serve_says_how_many_servers_there_are_and_each_has_a_pod() -> None:
     assert (group["replicas"], group["rayStartParams"]) == (2, {"num-cpus": "1"})
     assert group["minReplicas"] == 0 and group["maxReplicas"] > 5
     assert not service["spec"]["excludeHeadPodFromServeSvc"]
+
+
+def clusters() -> dict[str, dict[str, Any]]:
+    job, _ = built()
+    classifier, _ = declared(serving=RAYSERVE)
+    (service,) = rayservice.ray_service(classifier, BUNDLE, "7", "studio", RayServeSettings())
+    return {"RayJob": job["spec"]["rayClusterSpec"], "RayService": service["spec"]["rayClusterConfig"]}
+
+
+@pytest.mark.parametrize("kind", ["RayJob", "RayService"])
+def test_ray_answers_only_those_with_the_token_and_shows_no_port_that_nobody_uses(kind: str) -> None:
+    cluster = clusters()[kind]
+    assert cluster["authOptions"] == {"mode": "token"}
+    (ray,) = cluster["headGroupSpec"]["template"]["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in ray["ports"]}
+    own = {"run-metrics": 8081} if kind == "RayJob" else {"serve": 8000}
+    assert ports == {"gcs-server": 6379, "dashboard": 8265, **own}
+
+
+def test_servers_are_spread_over_nodes_and_zones_where_there_is_room() -> None:
+    (group,) = clusters()["RayService"]["workerGroupSpecs"]
+    rules = group["template"]["spec"]["topologySpreadConstraints"]
+    assert [rule["topologyKey"] for rule in rules] == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+    for rule in rules:
+        assert rule["whenUnsatisfiable"] == "ScheduleAnyway"
+        assert rule["labelSelector"]["matchLabels"].items() >= {"vitruvian.dev/classifier": "yoga"}.items()
+
+
+def test_a_node_is_drained_server_by_server_and_one_server_holds_none_up() -> None:
+    several, _ = declared(serving={**RAYSERVE, "replicas": {"min": 3, "max": 5}})
+    service, budget = rayservice.ray_service(several, BUNDLE, "7", "studio", RayServeSettings())
+    assert (budget["kind"], budget["metadata"]["name"]) == ("PodDisruptionBudget", "yoga-servers")
+    assert budget["spec"]["minAvailable"] == 2
+    (group,) = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    of_workers = {"ray.io/node-type": "worker"}
+    assert budget["spec"]["selector"]["matchLabels"] == group["template"]["metadata"]["labels"] | of_workers
+    one, _ = declared(serving={**RAYSERVE, "replicas": {"max": 5}})
+    assert len(rayservice.ray_service(one, BUNDLE, "7", "studio", RayServeSettings())) == 1
+
+
+def test_a_redis_keeps_the_heads_state_where_the_settings_name_one() -> None:
+    classifier, _ = declared(serving=RAYSERVE)
+    assert "gcsFaultToleranceOptions" not in clusters()["RayService"]
+    text = "gcsFaultTolerance: {redisAddress: 'rediss://redis.data:6379', redisSecret: redis}"
+    settings = parse(RayServeSettings, text, "settings")
+    (service,) = rayservice.ray_service(classifier, BUNDLE, "7", "studio", settings)
+    assert service["spec"]["rayClusterConfig"]["gcsFaultToleranceOptions"] == {
+        "redisAddress": "rediss://redis.data:6379",
+        "redisPassword": {"valueFrom": {"secretKeyRef": {"name": "redis", "key": "password"}}},
+    }
+    open_to_all = RayServeSettings(gcs_fault_tolerance=GcsFaultTolerance(redis_address="redis:6379"))
+    (service,) = rayservice.ray_service(classifier, BUNDLE, "7", "studio", open_to_all)
+    assert service["spec"]["rayClusterConfig"]["gcsFaultToleranceOptions"] == {"redisAddress": "redis:6379"}
 
 
 def test_a_new_version_and_other_bounds_begin_no_new_cluster() -> None:

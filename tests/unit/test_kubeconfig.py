@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,25 +15,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vitruvian.cluster import api, kubeconfig
+from tests.apiserver import api_server
+from tests.apiserver import kubeconfig as kubeconfig_of
+from vitruvian.cluster import api, kubeconfig, runs
 from vitruvian.cluster.api import Cluster
 from vitruvian.cluster.objects import manifest
 from vitruvian.doctor.cluster import checks
 from vitruvian.doctor.finding import Level
-from vitruvian.errors import NotFound, VitruvianError
-
-
-def _config(server: str, **user: str) -> bytes:
-    return yaml.safe_dump(
-        {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "c", "cluster": {"server": server}}],
-            "users": [{"name": "u", "user": user}],
-            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": "studio"}}],
-            "current-context": "x",
-        }
-    ).encode()
+from vitruvian.errors import NotAllowed, NotFound, VitruvianError
 
 
 def _use(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
@@ -44,8 +36,8 @@ UNREADABLE = {
     "a list": b"- a",
     "a text": b"hello",
     "no context in the list": b"contexts: [null]\ncurrent-context: x",
-    "no address": _config(""),
-    "another protocol": _config("ftp://x"),
+    "no address": kubeconfig_of("").encode(),
+    "another protocol": kubeconfig_of("ftp://x").encode(),
 }
 
 
@@ -68,7 +60,7 @@ def test_what_cant_be_a_namespace_is_refused(namespace: str) -> None:
 
 
 def test_a_context_that_isnt_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "config").write_bytes(_config("https://127.0.0.1:1"))
+    (tmp_path / "config").write_text(kubeconfig_of("https://127.0.0.1:1"))
     _use(monkeypatch, tmp_path / "config")
     assert kubeconfig.choose(None, None) == kubeconfig.Chosen("x", "studio")
     with pytest.raises(VitruvianError, match="the kubeconfig has no context 'nope'"):
@@ -76,13 +68,13 @@ def test_a_context_that_isnt_there_is_named(tmp_path: Path, monkeypatch: pytest.
 
 
 @contextmanager
-def _answering(body: bytes | None) -> Iterator[str]:
+def _answering(body: bytes | None, status: int = 200, certificate: Path | None = None) -> Iterator[str]:
     """A server that gives the same answer to everything; None: it drops the connection."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if body is not None:
-                self.send_response(200)
+                self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.end_headers()
                 self.wfile.write(body)
@@ -93,9 +85,14 @@ def _answering(body: bytes | None) -> Iterator[str]:
             pass
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
+    yield f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}"
     server.shutdown()
+    server.server_close()
 
 
 ANSWERS = {"a page": b"<html></html>", "a list": b"[]", "nothing in it": b"{}", "null": b"null", "no answer": None}
@@ -105,7 +102,7 @@ ANSWERS = {"a page": b"<html></html>", "a list": b"[]", "nothing in it": b"{}", 
 def test_what_is_no_api_server_is_one_line(body: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _use(monkeypatch, tmp_path / "config")
     with _answering(body) as address:
-        (tmp_path / "config").write_bytes(_config(address))
+        (tmp_path / "config").write_text(kubeconfig_of(address))
         with pytest.raises(VitruvianError) as refused:
             Cluster()
         assert address.removeprefix("http://") in str(refused.value)
@@ -114,12 +111,74 @@ def test_what_is_no_api_server_is_one_line(body: bytes | None, tmp_path: Path, m
         assert any(each.level is Level.error and each.name == "API server" for each in found)
 
 
+def test_a_page_from_before_the_api_server_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _use(monkeypatch, tmp_path / "config")
+    with _answering(b"<html>\n<h1>Bad gateway</h1>\n</html>", 502) as address:
+        (tmp_path / "config").write_text(kubeconfig_of(address))
+        with pytest.raises(
+            VitruvianError, match=r"the API server answered 502: Bad Gateway; try again later"
+        ) as refused:
+            Cluster()
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_certificate_that_isnt_trusted_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl to make a certificate")
+    pem = tmp_path / "server.pem"
+    words = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run(["openssl", *words.split(), "-keyout", pem, "-out", pem], check=True, capture_output=True)
+    _use(monkeypatch, tmp_path / "config")
+    with _answering(b"{}", certificate=pem) as address:
+        (tmp_path / "config").write_text(kubeconfig_of(address))
+        with pytest.raises(VitruvianError, match="the API server's certificate isn't trusted") as refused:
+            Cluster()
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["nobody", "", "..", "a/b", "UPPER", "ü", "a\nb", "x" * 100, "x" * 300, "*", "a=b,c"])
+def test_a_run_that_isnt_there_is_one_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _use(monkeypatch, tmp_path / "config")
+    with api_server() as server:
+        (tmp_path / "config").write_text(kubeconfig_of(server.url))
+        cluster = Cluster()
+        for act in (runs.find, runs.cancel):
+            with pytest.raises(NotFound, match="studio: there is no run or classifier") as refused:
+                act(cluster, name)
+            assert len(str(refused.value)) < 300 and len(str(refused.value).splitlines()) == 1
+        assert runs.runs(cluster, name) == []
+        with pytest.raises(NotFound, match="nobody-1: the run is gone; somebody cancelled it"):
+            list(runs.follow(cluster, "nobody-1"))
+
+
+@pytest.mark.parametrize("verb", ["get", "list"])
+def test_a_right_that_is_lacking_is_one_line(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _use(monkeypatch, tmp_path / "config")
+    with api_server() as server:
+        (tmp_path / "config").write_text(kubeconfig_of(server.url))
+        server.forbidden.add((verb, "rayjobs"))
+        cluster = Cluster()
+        with pytest.raises(NotAllowed, match=f'cannot {verb} resource "rayjobs"; ask the cluster\'s administrator'):
+            runs.find(cluster, "yoga")
+
+
+def test_a_cluster_without_kuberay_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _use(monkeypatch, tmp_path / "config")
+    with api_server() as server:
+        (tmp_path / "config").write_text(kubeconfig_of(server.url))
+        server.unknown.add("ray.io/v1")
+        cluster = Cluster()
+        for act in (runs.find, runs.runs, runs.cancel):
+            with pytest.raises(VitruvianError, match=r"the cluster has no RayJob of ray\.io/v1; install KubeRay"):
+                act(cluster, "yoga")
+
+
 def test_a_server_that_never_answers_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(api, "_SECONDS", (0.2, 0.2))
     _use(monkeypatch, tmp_path / "config")
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        (tmp_path / "config").write_bytes(_config(f"http://127.0.0.1:{silent.getsockname()[1]}"))
+        (tmp_path / "config").write_text(kubeconfig_of(f"http://127.0.0.1:{silent.getsockname()[1]}"))
         with pytest.raises(VitruvianError, match="can't be reached"):
             Cluster()
 

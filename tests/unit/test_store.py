@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import settings
@@ -13,7 +19,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.stores import MB, StoreContract, keys
-from vitruvian.errors import Conflict, NotFound, StoreError
+from vitruvian.bundle import promote, read_champion
+from vitruvian.errors import BundleError, Conflict, NotFound, StoreError
 from vitruvian.store import FolderStore, S3Store, Store, open_store
 
 
@@ -250,3 +257,78 @@ class FolderAsDictionary(RuleBasedStateMachine):
 
 TestFolderAsDictionary = FolderAsDictionary.TestCase
 TestFolderAsDictionary.settings = settings(max_examples=50, stateful_step_count=25, deadline=None)
+
+
+def _only(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    """Let AWS's variables lead to an endpoint and nowhere else."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
+    files = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+    for name, value in {**keys, **files, "AWS_ENDPOINT_URL": endpoint}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.timeout(60)
+def test_an_s3_server_that_never_answers_is_given_up_in_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        _only(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        began = time.monotonic()
+        with pytest.raises(StoreError, match=r"s3://models/yoga: the store can't be reached \(ReadTimeoutError\)"):
+            open_store("s3://models/yoga").get("key")
+        assert time.monotonic() - began < 30
+
+
+class _Page(BaseHTTPRequestHandler):
+    """A web server that has the same page for everything."""
+
+    page: ClassVar[bytes] = b"<!DOCTYPE html>\n<html><body>Welcome</body></html>"
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(self.page)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(self.page)
+
+    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET
+
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+def test_a_web_server_is_taken_for_no_store_and_nothing_is_to_be_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    with HTTPServer(("127.0.0.1", 0), _Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        _only(monkeypatch, f"http://127.0.0.1:{server.server_port}")
+        store = open_store("s3://models/yoga")
+        attempts: list[Callable[[], object]] = [
+            lambda: store.put("key", b"", if_absent=True),
+            lambda: store.tag("key"),
+            lambda: promote(store, "1", "digest"),
+        ]
+        for attempt in attempts:
+            with pytest.raises(StoreError, match="what answers is no S3 server; check that http://127"):
+                attempt()
+        with pytest.raises(BundleError, match=r"begins with '<!DOCTYPE html>.*check the address, and AWS") as refused:
+            read_champion(store)
+        assert "delete" not in str(refused.value)
+        assert len(str(refused.value).splitlines()) == 1
+        server.shutdown()
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"[]", b"{}", b"\xff\xfe", b"3", b'"1"', b"[" * 100_000])
+def test_a_champion_of_somebody_else_is_not_to_be_deleted(content: bytes, store: Store) -> None:
+    store.put("champion.json", content)
+    with pytest.raises(BundleError, match=r"champion\.json: is not what Vitruvian writes") as refused:
+        read_champion(store)
+    assert "delete" not in str(refused.value)
+
+
+@pytest.mark.parametrize("version", ["", ".", "..", "a/b", 7, None])
+def test_a_champion_of_ours_that_is_damaged_may_be_deleted(version: object, store: Store) -> None:
+    store.put("champion.json", json.dumps({"version": version}).encode())
+    with pytest.raises(BundleError, match=r"champion\.json: doesn't name a version; delete it and publish again"):
+        read_champion(store)

@@ -11,18 +11,25 @@ from typing import Any, Final
 from kubernetes import client, dynamic, watch
 from kubernetes.client.exceptions import ApiException
 from kubernetes.dynamic.exceptions import ResourceNotFoundError
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, SSLError
 
-from vitruvian.cluster.kubeconfig import choose
+from vitruvian.cluster.kubeconfig import choose, untrusted
 from vitruvian.cluster.objects import Object, is_name
-from vitruvian.errors import Conflict, NotFound, VitruvianError
+from vitruvian.errors import Conflict, NotAllowed, NotFound, VitruvianError
 
 # What it would tell of each try again, the error tells at the end.
 logging.getLogger("urllib3").setLevel(logging.ERROR)
 MANAGER: Final = "vitruvian"
 _SECONDS: Final = (5, 10)
 """To connect, and between two parts of an answer; each request is tried twice."""
+_SECONDS_OF_SILENCE: Final = 24 * 3600
+"""So long a run may write nothing."""
 _COMES_WITH: Final = {"ray.io": "KubeRay", "serving.kserve.io": "KServe"}
+_LONGEST_MESSAGE: Final = 500
+
+
+class UnknownKind(VitruvianError):
+    """A kind of object that the cluster doesn't have."""
 
 
 class Cluster:
@@ -64,6 +71,12 @@ class Cluster:
             found = self._to(api_version, kind).get(name=name, namespace=self.namespace)
         return dict(found.to_dict())
 
+    def find(self, api_version: str, kind: str, name: str) -> Object | None:
+        """Return an object; None where there is none, or the cluster doesn't even have the kind."""
+        with contextlib.suppress(NotFound, UnknownKind):
+            return self.get(api_version, kind, name)
+        return None
+
     def list(self, api_version: str, kind: str, selector: str) -> list[Object]:
         """Return the objects with these labels, the oldest first."""
         with self._explained(f"{kind}s"):
@@ -80,7 +93,11 @@ class Cluster:
         """Yield the lines of a container's log until it ends, or until the connection breaks."""
         with self._explained(f"the log of pod {pod}"):
             yield from watch.Watch().stream(
-                self._core.read_namespaced_pod_log, name=pod, namespace=self.namespace, container=container
+                self._core.read_namespaced_pod_log,
+                name=pod,
+                namespace=self.namespace,
+                container=container,
+                _request_timeout=(_SECONDS[0], _SECONDS_OF_SILENCE),
             )
 
     def _to(self, api_version: str, kind: str) -> Any:
@@ -89,7 +106,7 @@ class Cluster:
         except ResourceNotFoundError as e:
             owner = _COMES_WITH.get(api_version.partition("/")[0])
             hint = f"install {owner}" if owner else "check the cluster's version"
-            raise VitruvianError(f"the cluster has no {kind} of {api_version}", hint=hint) from e
+            raise UnknownKind(f"the cluster has no {kind} of {api_version}", hint=hint) from e
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:
@@ -97,8 +114,11 @@ class Cluster:
         try:
             yield
         except ApiException as e:
-            raise _refused(e, where) from e
+            # What the client makes of a certificate that it doesn't trust has no status.
+            raise _refused(e, where) if e.status else untrusted(self._host) from e
         except (HTTPError, OSError) as e:
+            if isinstance(e, SSLError) or isinstance(getattr(e, "reason", None), SSLError):
+                raise untrusted(self._host) from e
             hint = "check the cluster and the kubeconfig's current context"
             raise VitruvianError("the API server can't be reached", where=self._host, hint=hint) from e
         except (AttributeError, KeyError, TypeError, ValueError) as e:
@@ -123,12 +143,16 @@ def _refused(error: ApiException, where: str) -> VitruvianError:
     if error.status == 401:
         return VitruvianError("the API server doesn't know this user (401)", where=where, hint="log in again")
     if error.status == 403:
-        return VitruvianError(message, where=where, hint="ask the cluster's administrator for this right")
+        return NotAllowed(message, where=where, hint="ask the cluster's administrator for this right")
+    if error.status >= 500:
+        return VitruvianError(f"the API server answered {error.status}: {message}", where=where, hint="try again later")
     return VitruvianError(message, where=where, hint="mend what it names, and run the same command again")
 
 
 def _message(error: ApiException) -> str:
     try:
-        return " ".join(str(json.loads(error.body)["message"]).split())
+        told = str(json.loads(error.body)["message"])
     except (TypeError, ValueError, KeyError):
-        return str(error.body or error.reason).strip()
+        # Not the API server, but what stands before it, with a page of its own.
+        told = str(error.reason)
+    return " ".join(told.split())[:_LONGEST_MESSAGE]

@@ -53,6 +53,12 @@ def namespace_of() -> str:
     return _DEFAULT
 
 
+def untrusted(host: str) -> VitruvianError:
+    """Return the error for a server whose certificate isn't the kubeconfig's."""
+    hint = "check the certificate-authority of the kubeconfig's cluster"
+    return VitruvianError("the API server's certificate isn't trusted", where=host, hint=hint)
+
+
 def _context(context: str | None) -> tuple[str, str | None]:
     contexts, active = config.list_kube_config_contexts()
     chosen = next((each for each in contexts if each["name"] == context), active)

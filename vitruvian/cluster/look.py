@@ -11,7 +11,7 @@ from kubernetes import client, dynamic
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError, SSLError
 
-from vitruvian.cluster.kubeconfig import choose
+from vitruvian.cluster.kubeconfig import choose, untrusted
 from vitruvian.cluster.objects import Object
 from vitruvian.errors import NotAllowed, NotFound, VitruvianError
 
@@ -70,9 +70,9 @@ class Look:
             answer = self._client.request(method, path, body=body, serialize=False, _request_timeout=_SECONDS)
         except ApiException as e:
             # What the client makes of a certificate that it doesn't trust has no status.
-            raise _refused(e, path) if e.status else _untrusted(self.host) from e
+            raise _refused(e, path) if e.status else untrusted(self.host) from e
         except SSLError as e:
-            raise _untrusted(self.host) from e
+            raise untrusted(self.host) from e
         except (HTTPError, OSError, ValueError) as e:
             hint = "check the cluster and the kubeconfig's current context"
             raise VitruvianError("the API server can't be reached", where=self.host, hint=hint) from e
@@ -89,11 +89,6 @@ def _called(path: str) -> str:
     inside = parts[2:] if parts[0] == "api" else parts[3:]
     in_namespace = inside[:1] == ["namespaces"] and len(inside) > 2
     return " ".join(inside[2:] if in_namespace else inside) or path
-
-
-def _untrusted(host: str) -> VitruvianError:
-    hint = "check the certificate-authority of the kubeconfig's cluster"
-    return VitruvianError("the API server's certificate isn't trusted", where=host, hint=hint)
 
 
 def _refused(error: ApiException, path: str) -> VitruvianError:

@@ -47,6 +47,17 @@ def labels(classifier: str, component: str) -> dict[str, str]:
     }
 
 
+def servers_of(classifier: str) -> str:
+    """Return the name of what goes with a classifier's servers: KServe makes, changes and deletes the obvious ones."""
+    return f"{classifier}-servers"
+
+
+def is_ours(found: Object, classifier: str) -> bool:
+    """Tell whether an object of the cluster was made for a classifier by us."""
+    marks = found["metadata"].get("labels") or {}
+    return (marks.get("app.kubernetes.io/managed-by"), marks.get(CLASSIFIER)) == ("vitruvian", classifier)
+
+
 def owned(made: Object, owner: Object) -> Object:
     """Return an object that goes when its owner does; the owner as the cluster keeps it, with its uid."""
     metadata = owner["metadata"]
@@ -70,6 +81,17 @@ def bundle_in_reach(bundle: str) -> str:
 def is_name(text: str) -> bool:
     """Tell whether Kubernetes takes a text for the name of an object."""
     return re.fullmatch(NAME, text) is not None
+
+
+def check_name(classifier: str, kind: str, longest: int) -> None:
+    """Raise `SpecError` where a classifier's name can't be that of an object from which others get theirs."""
+    if not classifier[0].isalpha():
+        hint = "begin it with a letter"
+    elif len(classifier) > longest:
+        hint = f"{longest} characters at most, not {len(classifier)}"
+    else:
+        return
+    raise SpecError(f"no {kind} can be called '{classifier}'", where="metadata.name", hint=hint)
 
 
 def manifest(objects: list[Object]) -> str:

@@ -8,32 +8,39 @@ from __future__ import annotations
 import secrets
 from typing import Final
 
-from vitruvian.cluster.objects import Object, labels
+from vitruvian.cluster.objects import Object, check_name, labels
 from vitruvian.cluster.raypods import (
+    GRACE_SECONDS,
+    HEAD_PORTS,
     METRICS_PORT,
     SCRATCH_MOUNTS,
-    SCRATCH_VOLUMES,
     autoscaled,
     config_mount,
     container,
+    head_place,
     head_pod,
     measured,
     pod_spec,
     ray_cluster,
+    scratch_volumes,
     worker_pod,
 )
 from vitruvian.cluster.settings import Resources, TrainerSettings
 from vitruvian.errors import SpecError
 from vitruvian.spec import Classifier, Training, Workers
+from vitruvian.training.notice import VARIABLE as NOTICE
 
 KIND: Final = ("ray.io/v1", "RayJob")
 # KubeRay derives other names from a RayJob's and refuses longer ones.
 _LONGEST_NAME: Final = 47
+# A larger number is taken for a slip.
+_MOST_WORKERS: Final = 1000
 _FOLDER: Final = "/etc/vitruvian"
 # Of the mebibyte that a ConfigMap may hold.
 _LARGEST_DECLARATION: Final = 1_000_000
-# KubeRay names none of Ray's own ports where a container names any, but `metrics`, which are Ray's.
-_PORTS: Final = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "run-metrics": METRICS_PORT}
+# Of a pod's time between the order to end and its end: what Ray needs after training has saved.
+_SECONDS_TO_END: Final = 10
+_PORTS: Final = {**HEAD_PORTS, "run-metrics": METRICS_PORT}
 
 
 def name_of(classifier: Classifier) -> str:
@@ -56,7 +63,13 @@ def build(
 
 
 def check(classifier: Classifier) -> None:
-    """Raise `SpecError` where pods on other machines couldn't reach what the declaration names."""
+    """Raise `SpecError` for what a cluster can't run, as for folders that pods on other machines couldn't reach."""
+    # A run's name is made shorter than the classifier's where that is too long.
+    check_name(classifier.name[:_LONGEST_NAME], KIND[1], _LONGEST_NAME)
+    workers = classifier.spec.training.world_size
+    if workers > _MOST_WORKERS:
+        what = f"{workers:,} pods are more than {_MOST_WORKERS:,}"
+        raise SpecError(what, where="spec.training.workers", hint="write a smaller number")
     for field, address in (("data.source", classifier.spec.data.source), ("artifacts", classifier.artifacts)):
         if not address.startswith(("s3://", "synthetic://")):
             hint = f"use s3://BUCKET/PREFIX, not {address}"
@@ -92,14 +105,24 @@ def _cluster(classifier: Classifier, metadata: Object, settings: TrainerSettings
     marks, declared = metadata["labels"], (config_mount(metadata["name"], _FOLDER),)
     group = {
         "groupName": "workers",
-        "replicas": fewest,
+        "replicas": most,
         "minReplicas": fewest,
         "maxReplicas": most,
         "rayStartParams": {"num-cpus": "1"} | ({"num-gpus": str(gpus)} if gpus else {}),
-        "template": worker_pod(marks, settings, gpus, declared),
+        "template": _saves_last(worker_pod(marks, settings, gpus, declared)),
     }
-    cluster = ray_cluster(measured(head_pod(marks, settings, declared), _PORTS), [group] if most else [])
+    head = measured(_saves_last(head_pod(marks, settings, declared)), _PORTS, settings)
+    cluster = ray_cluster(head, [group] if most else [])
     return cluster if fewest == most else autoscaled(cluster)
+
+
+def _saves_last(pod: Object) -> Object:
+    """Return a pod that isn't ended before the training on it, where there is one, has saved or its time is over."""
+    (ray,) = pod["spec"]["containers"]
+    env = [*ray["env"], {"name": NOTICE, "value": "/tmp/vitruvian/notice"}]
+    command = ["vitruvian", "leave", "--seconds", str(GRACE_SECONDS - _SECONDS_TO_END)]
+    ended = {**ray, "env": env, "lifecycle": {"preStop": {"exec": {"command": command}}}}
+    return {**pod, "spec": {**pod["spec"], "containers": [ended]}}
 
 
 def _workers(training: Training) -> tuple[int, int]:
@@ -118,6 +141,6 @@ def _submitter(marks: dict[str, str], settings: TrainerSettings) -> Object:
         "name": "ray-job-submitter",
         "volumeMounts": list(SCRATCH_MOUNTS),
     }
-    pod = {"restartPolicy": "Never", "containers": [submitter], "volumes": list(SCRATCH_VOLUMES)}
-    spec = {**pod_spec(settings), **pod}
+    pod = {"restartPolicy": "Never", "containers": [submitter], "volumes": scratch_volumes(settings)}
+    spec = {**pod_spec(settings), **head_place(settings), **pod}
     return {"metadata": {"labels": marks}, "spec": spec}

@@ -10,45 +10,65 @@ from vitruvian.cluster.settings import RaySettings, Resources
 RAY_VERSION: Final = "2.60.0"
 METRICS_PORT: Final = 8081
 """Where our own metrics are; Ray's are on 8080."""
+GRACE_SECONDS: Final = 60
+"""Between the order to a pod to end and its end."""
 # Two minutes or so without its store cost neither a run nor a server an attempt.
 _PATIENCE: Final = {"AWS_RETRY_MODE": "standard", "AWS_MAX_ATTEMPTS": "24"}
 # What a pod may write where its root file system can't be written.
-SCRATCH_MOUNTS: Final = ({"name": "tmp", "mountPath": "/tmp"}, {"name": "home", "mountPath": HOME})
-SCRATCH_VOLUMES: Final = ({"name": "tmp", "emptyDir": {}}, {"name": "home", "emptyDir": {}})
+_SCRATCH: Final = {"tmp": "/tmp", "home": HOME}
+SCRATCH_MOUNTS: Final = tuple({"name": name, "mountPath": folder} for name, folder in _SCRATCH.items())
+# KubeRay names none of Ray's own ports where a container names any, but `metrics`, which are Ray's.
+HEAD_PORTS: Final = {"gcs-server": 6379, "dashboard": 8265}
+"""What KubeRay and workers ask the head on; the port of Ray's client, which nobody uses, isn't among them."""
 
 
 def head_pod(labels: dict[str, str], settings: RaySettings, mounts: tuple[Object, ...] = ()) -> Object:
     """Return the template of the pod that leads."""
-    return _pod(labels, settings, settings.head, settings.head_node_selector, (), 0, mounts)
+    made = _pod(labels, settings, settings.head, 0, mounts)
+    return {**made, "spec": made["spec"] | head_place(settings)}
 
 
 def worker_pod(labels: dict[str, str], settings: RaySettings, gpus: int = 0, mounts: tuple[Object, ...] = ()) -> Object:
     """Return the template of a pod that works."""
-    return _pod(labels, settings, settings.worker, settings.node_selector, settings.tolerations, gpus, mounts)
+    made = _pod(labels, settings, settings.worker, gpus, mounts)
+    return {**made, "spec": made["spec"] | _place(settings.node_selector, settings.tolerations)}
+
+
+def head_place(settings: RaySettings) -> Object:
+    """Return where the pod that leads may run, and what else of a Ray cluster does no work."""
+    return _place(settings.head_node_selector, settings.head_tolerations)
 
 
 def ray_cluster(head: Object, groups: list[Object]) -> Object:
-    """Return a RayCluster's spec from the head pod's template and the groups of workers; the head gets no work."""
+    """Return a RayCluster's spec from the head pod's template and the groups of workers.
+
+    The head gets no work, and Ray's ports answer only those that know the token, which KubeRay makes for each cluster.
+    """
     cluster: Object = {
         "rayVersion": RAY_VERSION,
+        "authOptions": {"mode": "token"},
         "headGroupSpec": {"rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"}, "template": head},
     }
     return {**cluster, "workerGroupSpecs": groups} if groups else cluster
 
 
-def measured(pod: Object, ports: dict[str, int]) -> Object:
+def measured(pod: Object, ports: dict[str, int], settings: RaySettings) -> Object:
     """Return a pod with its ports, by name, and with what Prometheus needs to find its metrics on METRICS_PORT."""
-    (ray,) = pod["spec"]["containers"]
-    declared = [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()]
+    if not settings.scrape_annotations:
+        return with_ports(pod, ports)
     annotations = {
         "prometheus.io/scrape": "true",
         "prometheus.io/port": str(METRICS_PORT),
         "prometheus.io/path": "/metrics",
     }
-    return {
-        "metadata": {**pod["metadata"], "annotations": annotations},
-        "spec": {**pod["spec"], "containers": [{**ray, "ports": declared}]},
-    }
+    return with_ports({**pod, "metadata": {**pod["metadata"], "annotations": annotations}}, ports)
+
+
+def with_ports(pod: Object, ports: dict[str, int]) -> Object:
+    """Return a pod with its ports, by name."""
+    (ray,) = pod["spec"]["containers"]
+    declared = [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()]
+    return {**pod, "spec": {**pod["spec"], "containers": [{**ray, "ports": declared}]}}
 
 
 def autoscaled(cluster: Object) -> Object:
@@ -70,7 +90,7 @@ def pod_spec(settings: RaySettings) -> Object:
     spec: Object = {
         "securityContext": POD_SECURITY,
         "automountServiceAccountToken": False,
-        "terminationGracePeriodSeconds": 60,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
     }
     if settings.service_account:
         spec["serviceAccountName"] = settings.service_account
@@ -107,20 +127,21 @@ def config_mount(name: str, folder: str) -> Object:
     return {"name": name, "mountPath": folder, "readOnly": True}
 
 
+def scratch_volumes(settings: RaySettings) -> list[Object]:
+    """Return the volumes of SCRATCH_MOUNTS."""
+    limit = {"sizeLimit": settings.scratch_limit} if settings.scratch_limit else {}
+    return [{"name": name, "emptyDir": limit} for name in _SCRATCH]
+
+
 def _pod(
-    labels: dict[str, str],
-    settings: RaySettings,
-    resources: Resources,
-    node_selector: dict[str, str],
-    tolerations: tuple[Object, ...],
-    gpus: int,
-    mounts: tuple[Object, ...],
+    labels: dict[str, str], settings: RaySettings, resources: Resources, gpus: int, mounts: tuple[Object, ...]
 ) -> Object:
     made = {**container(settings, resources, gpus), "volumeMounts": [*mounts, *SCRATCH_MOUNTS]}
     volumes = [{"name": mount["name"], "configMap": {"name": mount["name"]}} for mount in mounts]
-    spec = {**pod_spec(settings), "containers": [made], "volumes": [*volumes, *SCRATCH_VOLUMES]}
-    if node_selector:
-        spec["nodeSelector"] = node_selector
-    if tolerations:
-        spec["tolerations"] = list(tolerations)
+    spec = {**pod_spec(settings), "containers": [made], "volumes": [*volumes, *scratch_volumes(settings)]}
     return {"metadata": {"labels": labels}, "spec": spec}
+
+
+def _place(node_selector: dict[str, str], tolerations: tuple[Object, ...]) -> Object:
+    place: Object = {"nodeSelector": node_selector} if node_selector else {}
+    return place | ({"tolerations": list(tolerations)} if tolerations else {})

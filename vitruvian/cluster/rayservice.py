@@ -9,14 +9,40 @@ from __future__ import annotations
 
 from typing import Final
 
-from vitruvian.cluster.objects import VERSION, Object, bundle_in_reach, labels, manifest
-from vitruvian.cluster.raypods import METRICS_PORT, autoscaled, head_pod, measured, ray_cluster, worker_pod
-from vitruvian.cluster.settings import RayServeSettings
+from vitruvian.cluster.objects import (
+    VERSION,
+    Object,
+    bundle_in_reach,
+    check_name,
+    labels,
+    manifest,
+    servers_of,
+)
+from vitruvian.cluster.raypods import (
+    HEAD_PORTS,
+    METRICS_PORT,
+    autoscaled,
+    head_pod,
+    measured,
+    ray_cluster,
+    with_ports,
+    worker_pod,
+)
+from vitruvian.cluster.settings import GcsFaultTolerance, RayServeSettings
+from vitruvian.errors import SpecError
 from vitruvian.spec import Classifier, Replicas
 
 KIND: Final = ("ray.io/v1", "RayService")
+INGRESS: Final = ("networking.k8s.io/v1", "Ingress")
 PORT: Final = 8000
 _MOST_PODS: Final = 1000
+# KubeRay derives other names from a RayService's and never begins one with a longer name.
+_LONGEST_NAME: Final = 47
+# Of a host's part between two dots.
+_LONGEST_LABEL: Final = 63
+_PLACES: Final = ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
+# What is asked from outside, as in the chart: neither /metrics nor what Serve says of itself.
+_PUBLIC: Final = {"/": "Exact", "/health": "Exact", "/predict": "Prefix", "/v2": "Prefix"}
 METRICS_VARIABLE: Final = "VITRUVIAN_METRICS_PORT"
 IMPORT_PATH: Final = "vitruvian.serving.rayserve:app"
 
@@ -26,8 +52,9 @@ def ray_service(
 ) -> list[Object]:
     """Return the objects that serve one version: the RayService first, which owns the others.
 
-    Raises `SpecError` for a bundle that pods can't reach.
+    Raises `SpecError` for a bundle that pods can't reach, and for a name that KubeRay doesn't take.
     """
+    check_name(classifier.name, KIND[1], _LONGEST_NAME)
     marks = labels(classifier.name, "rayserve")
     metadata = {"name": classifier.name, "namespace": namespace, "labels": marks}
     service: Object = {
@@ -41,9 +68,12 @@ def ray_service(
             "rayClusterConfig": _cluster(classifier.spec.serving.replicas, marks, settings),
         },
     }
-    if settings.ingress is None:
-        return [service]
-    return [service, _ingress(metadata, settings)]
+    made = [service]
+    if settings.ingress is not None:
+        made.append(_ingress(metadata, settings))
+    if classifier.spec.serving.replicas.min > 1:
+        made.append(_disruption_budget(metadata, classifier.spec.serving.replicas))
+    return made
 
 
 def _serve_config(classifier: Classifier, bundle: str) -> str:
@@ -74,9 +104,11 @@ def _serve_config(classifier: Classifier, bundle: str) -> str:
 
 
 def _cluster(replicas: Replicas, marks: dict[str, str], settings: RayServeSettings) -> Object:
-    worker = measured(worker_pod(marks, settings), {"serve": PORT, "server-metrics": METRICS_PORT})
+    worker = measured(worker_pod(marks, settings), {"serve": PORT, "server-metrics": METRICS_PORT}, settings)
     container = worker["spec"]["containers"][0]
     container["env"] = [*container["env"], {"name": METRICS_VARIABLE, "value": str(METRICS_PORT)}]
+    # Where there is room, no node and no zone takes all servers with it.
+    worker["spec"]["topologySpreadConstraints"] = [_spread(marks, key) for key in _PLACES]
     group = {
         "groupName": "servers",
         "replicas": replicas.min,
@@ -87,7 +119,47 @@ def _cluster(replicas: Replicas, marks: dict[str, str], settings: RayServeSettin
         "rayStartParams": {"num-cpus": "1"},
         "template": worker,
     }
-    return autoscaled(ray_cluster(head_pod(marks, settings), [group]))
+    head = with_ports(head_pod(marks, settings), {**HEAD_PORTS, "serve": PORT})
+    cluster = autoscaled(ray_cluster(head, [group]))
+    if settings.gcs_fault_tolerance is not None:
+        cluster["gcsFaultToleranceOptions"] = _fault_tolerance(settings.gcs_fault_tolerance)
+    return cluster
+
+
+def _spread(marks: dict[str, str], key: str) -> Object:
+    return {
+        "maxSkew": 1,
+        "topologyKey": key,
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": _servers(marks)},
+        # While a second Ray cluster takes over, each is spread by itself.
+        "matchLabelKeys": ["ray.io/cluster"],
+    }
+
+
+def _fault_tolerance(wanted: GcsFaultTolerance) -> Object:
+    # No externalStorageNamespace: a cluster that takes over would read and write the state of the one before it.
+    options: Object = {"redisAddress": wanted.redis_address}
+    if wanted.redis_secret is not None:
+        key = {"name": wanted.redis_secret, "key": "password"}
+        options["redisPassword"] = {"valueFrom": {"secretKeyRef": key}}
+    return options
+
+
+def _disruption_budget(metadata: Object, replicas: Replicas) -> Object:
+    """Return the PodDisruptionBudget by which nodes are drained server by server."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {**metadata, "name": servers_of(metadata["name"])},
+        # A number of them, since a RayCluster doesn't tell Kubernetes how many pods it wants.
+        "spec": {"minAvailable": replicas.min - 1, "selector": {"matchLabels": _servers(metadata["labels"])}},
+    }
+
+
+def _servers(marks: dict[str, str]) -> dict[str, str]:
+    """Return the labels of a service's pods but its head."""
+    return {**marks, "ray.io/node-type": "worker"}
 
 
 def _ingress(metadata: Object, settings: RayServeSettings) -> Object:
@@ -95,14 +167,18 @@ def _ingress(metadata: Object, settings: RayServeSettings) -> Object:
     assert wanted is not None
     name = metadata["name"]
     backend = {"service": {"name": f"{name}-serve-svc", "port": {"number": PORT}}}
-    path = {"path": "/", "pathType": "Prefix", "backend": backend}
-    host = f"{name}-{metadata['namespace']}.{wanted.domain}"
-    spec: Object = {"rules": [{"host": host, "http": {"paths": [path]}}]}
+    paths = [{"path": path, "pathType": kind, "backend": backend} for path, kind in _PUBLIC.items()]
+    first = f"{name}-{metadata['namespace']}"
+    if len(first) > _LONGEST_LABEL:
+        what = f"no host can begin with {first}: that is {len(first)} characters, more than {_LONGEST_LABEL}"
+        raise SpecError(what, where="metadata.name", hint="shorten it")
+    host = f"{first}.{wanted.domain}"
+    spec: Object = {"rules": [{"host": host, "http": {"paths": paths}}]}
     if wanted.class_name:
         spec["ingressClassName"] = wanted.class_name
     return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "Ingress",
-        "metadata": {**metadata, "annotations": wanted.annotations},
+        "apiVersion": INGRESS[0],
+        "kind": INGRESS[1],
+        "metadata": {**metadata, "name": servers_of(name), "annotations": wanted.annotations},
         "spec": spec,
     }

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 
 from vitruvian.cluster.api import Cluster
 from vitruvian.cluster.objects import CLASSIFIER, Object, is_name, owned
+from vitruvian.cluster.pods import obstacle
 from vitruvian.cluster.rayjob import KIND, build, name_of
 from vitruvian.cluster.settings import TrainerSettings
 from vitruvian.errors import Conflict, NotFound, VitruvianError
 from vitruvian.spec import Classifier
 
 _SECONDS_BETWEEN_LOOKS = 1.0
+_OURS = "app.kubernetes.io/component=trainer"
+_LONGEST_LABEL = 63
 _ENDED = frozenset({"Complete", "Failed", "ValidationFailed"})
 
 
@@ -79,9 +82,9 @@ def submit(cluster: Cluster, classifier: Classifier, declaration: str, settings:
 
 def runs(cluster: Cluster, classifier: str | None = None) -> list[Run]:
     """Return the runs of one classifier or of all, the oldest first."""
-    if classifier is not None and not is_name(classifier):
+    if classifier is not None and not (is_name(classifier) and len(classifier) <= _LONGEST_LABEL):
         return []
-    selector = f"app.kubernetes.io/component=trainer,{CLASSIFIER}" + (f"={classifier}" if classifier else "")
+    selector = f"{_OURS},{CLASSIFIER}" + (f"={classifier}" if classifier else "")
     return [run_of(job) for job in cluster.list(*KIND, selector)]
 
 
@@ -93,7 +96,7 @@ def find(cluster: Cluster, name: str) -> Run:
         of_classifier = runs(cluster, name)
         if not of_classifier:
             hint = "'vitruvian status' lists the runs there are"
-            raise NotFound(f"there is no run or classifier '{name}'", where=cluster.namespace, hint=hint) from e
+            raise NotFound(f"there is no run or classifier {name[:70]!r}", where=cluster.namespace, hint=hint) from e
         return of_classifier[-1]
 
 
@@ -105,7 +108,11 @@ def follow(cluster: Cluster, name: str) -> Iterator[str]:
     heard: set[str] = set()
     told = ""
     while True:
-        run = run_of(cluster.get(*KIND, name))
+        try:
+            run = run_of(cluster.get(*KIND, name))
+        except NotFound as e:
+            hint = "somebody cancelled it, or its time to stay was over; its checkpoints stay"
+            raise NotFound("the run is gone", where=name, hint=hint) from e
         for pod in cluster.list("v1", "Pod", f"job-name={name}"):
             if pod["metadata"]["uid"] not in heard and pod["status"]["phase"] in ("Running", "Succeeded", "Failed"):
                 heard.add(pod["metadata"]["uid"])
@@ -138,22 +145,11 @@ def _waits_for(cluster: Cluster, name: str, run: Run) -> str:
     if run.state == "Suspended":
         return f"{name} is suspended: its queue lets it start when there is room"
     waiting = []
-    for pod in cluster.list("v1", "Pod", f"{CLASSIFIER}={run.classifier},ray.io/node-type"):
-        reason = _reason(pod)
+    for pod in cluster.list("v1", "Pod", f"{CLASSIFIER}={run.classifier},{_OURS},ray.io/node-type"):
+        reason = obstacle(pod)
         if reason:
             waiting.append(f"{pod['metadata']['name']}: {reason}")
     return f"{name} is starting" + ("; " + ", ".join(waiting) if waiting else "")
-
-
-def _reason(pod: Object) -> str:
-    for condition in pod["status"].get("conditions", ()):
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return str(condition.get("message", ""))
-    for container in pod["status"].get("containerStatuses", ()):
-        waiting = container["state"].get("waiting")
-        if waiting and waiting["reason"] not in ("ContainerCreating", "PodInitializing"):
-            return f"{waiting['reason']} {waiting.get('message', '')}".strip()
-    return ""
 
 
 def cancel(cluster: Cluster, name: str) -> Run:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from vitruvian.cluster.objects import VERSION, Object, bundle_in_reach, labels
+from vitruvian.cluster.objects import VERSION, Object, bundle_in_reach, check_name, labels, servers_of
 from vitruvian.spec import Classifier, Replicas
 
 KIND: Final = ("serving.kserve.io/v1beta1", "InferenceService")
-_SERVICE_ACCOUNT: Final = "vitruvian"
+# KServe's Service is NAME-predictor, and a Service's name has 63 characters at most.
+_LONGEST_NAME: Final = 53
+POD_LABEL: Final = "serving.kserve.io/inferenceservice"
+_SERVICE_ACCOUNT: Final = "vitruvian-server"
 # The chart's longest server.drainSeconds, and what a server then takes for the answers it still owes.
 _GRACE_SECONDS: Final = 155
 
@@ -20,9 +23,10 @@ _GRACE_SECONDS: Final = 155
 def inference_service(classifier: Classifier, bundle: str, version: str, namespace: str) -> Object:
     """Return the InferenceService that serves one version from its address.
 
-    Raises `SpecError` for a bundle that pods can't reach.
+    Raises `SpecError` for a bundle that pods can't reach, and for a name that KServe doesn't take.
     """
     replicas = classifier.spec.serving.replicas
+    check_name(classifier.name, KIND[1], _LONGEST_NAME)
     annotations = {"serving.kserve.io/deploymentMode": "Standard", VERSION: version}
     predictor: Object = {
         "serviceAccountName": _SERVICE_ACCOUNT,
@@ -63,7 +67,7 @@ def autoscaler(classifier: Classifier, namespace: str) -> Object | None:
     if replicas.queue_length is None:
         return None
     # KServe takes an autoscaler of the Deployment's name for its own, and deletes it.
-    name, deployment = f"{classifier.name}-servers", f"{classifier.name}-predictor"
+    name, deployment = servers_of(classifier.name), f"{classifier.name}-predictor"
     cpu = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": replicas.cpu_percent}}
     queue = {
         "metric": {"name": "vitruvian_queue_length"},
@@ -79,4 +83,20 @@ def autoscaler(classifier: Classifier, namespace: str) -> Object | None:
             "maxReplicas": replicas.max,
             "metrics": [{"type": "Resource", "resource": cpu}, {"type": "Pods", "pods": queue}],
         },
+    }
+
+
+def disruption_budget(classifier: Classifier, namespace: str) -> Object | None:
+    """Return the PodDisruptionBudget by which nodes are drained server by server; None where one may be all there is.
+
+    KServe makes none.
+    """
+    if classifier.spec.serving.replicas.min < 2:
+        return None
+    name = servers_of(classifier.name)
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": name, "namespace": namespace, "labels": labels(classifier.name, "server")},
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": {POD_LABEL: classifier.name}}},
     }

@@ -61,7 +61,7 @@ class RaySettings(_Part):
     image_pull_secrets: tuple[Name, ...] = ()
     """Secrets with the registry's credentials."""
     service_account: Name | None = None
-    """The pods' service account: on EKS the one that may use the bucket."""
+    """The pods' service account; the chart sets `vitruvian-trainer` for runs, `vitruvian-server` for Ray Serve."""
     secrets: tuple[Name, ...] = ("vitruvian-s3",)
     """Secrets whose keys become environment variables, AWS_ENDPOINT_URL and the like; an absent one is left out."""
     env: dict[Variable, str] = Field(default_factory=dict)
@@ -75,9 +75,15 @@ class RaySettings(_Part):
     tolerations: tuple[dict[str, Any], ...] = ()
     """Taints that workers tolerate: those of GPU or spot nodes."""
     head_node_selector: dict[str, str] = Field(default_factory=dict)
-    """Labels of the nodes that the leading pod runs on; best not spot nodes."""
+    """Labels of the nodes that the leading pod, and what starts a run, is on; best not spot nodes."""
+    head_tolerations: tuple[dict[str, Any], ...] = ()
+    """Taints that the leading pod, and what starts a run, tolerates."""
+    scratch_limit: Quantity | None = None
+    """The most that a pod may write to /tmp, and to its home, before Kubernetes evicts it; none: what the node has."""
     priority_class: Name | None = None
     """The pods' priority class."""
+    scrape_annotations: bool = True
+    """Annotate pods with prometheus.io/scrape, for a Prometheus without its operator."""
 
 
 class TrainerSettings(RaySettings):
@@ -107,6 +113,15 @@ class Ingress(_Part):
     """Annotations: for the ALB health checks and the like."""
 
 
+class GcsFaultTolerance(_Part):
+    """Where Ray keeps its head's state, so that servers answer while the head is lost and a new one takes over."""
+
+    redis_address: Annotated[str, Field(pattern=r"^(rediss?://)?[^\s/,:]+:[0-9]+$")]
+    """Redis: redis://HOST:PORT, or rediss:// with TLS; networkPolicy.egressPorts in the chart must have its port."""
+    redis_secret: Name | None = None
+    """A Secret whose key `password` is Redis' password; none: it wants none."""
+
+
 class RayServeSettings(RaySettings):
     """How Ray Serve's pods are made; the chart keeps it in the ConfigMap `vitruvian-rayserve`, key `settings.yaml`."""
 
@@ -119,6 +134,8 @@ class RayServeSettings(RaySettings):
     """The pod of one server."""
     ingress: Ingress | None = None
     """How servers are reached from outside; none: by their Service only."""
+    gcs_fault_tolerance: GcsFaultTolerance | None = None
+    """`{redisAddress, redisSecret}`: a Redis for the head's state, so that servers answer on while the head is lost."""
 
 
 S = TypeVar("S", bound=RaySettings)

@@ -1,0 +1,126 @@
+"""The cluster's commands as people run them, against an API server in this process."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.apiserver import ApiServer, api_server, kubeconfig
+from tests.projects import declare, vitruvian
+
+OURS = {"app.kubernetes.io/managed-by": "vitruvian", "vitruvian.dev/classifier": "poses"}
+SERVICE = {
+    "apiVersion": "serving.kserve.io/v1beta1",
+    "kind": "InferenceService",
+    "metadata": {"name": "poses", "labels": OURS},
+}
+
+
+@pytest.fixture
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
+    with api_server() as made:
+        (tmp_path / "config").write_text(kubeconfig(made.url))
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+        yield made
+
+
+def test_undeploy_says_what_it_removed_and_fails_where_there_is_nothing(api: ApiServer, tmp_path: Path) -> None:
+    file = declare(tmp_path, "s3://studio/poses", artifacts="s3://models/poses")
+    for words in (("poses",), ("-f", file)):
+        api.keep("inferenceservices", SERVICE)
+        done = vitruvian("undeploy", *words)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.splitlines()[-1] == "InferenceService poses is removed"
+        assert api.names() == set()
+    done = vitruvian("undeploy", "poses")
+    assert done.returncode == 1
+    assert done.stderr.startswith("✗ namespace studio: nothing serves 'poses'; see 'kubectl -n studio get ")
+    done = vitruvian("undeploy", "poses", "--ignore-not-found")
+    assert (done.returncode, done.stderr) == (0, "")
+    for wrong in ((), ("poses", "-f", file)):
+        done = vitruvian("undeploy", *wrong)
+        assert done.returncode == 2
+        assert done.stderr == "✗ undeploy: says what to remove by NAME or by -f FILE; give one of them\n"
+
+
+def test_a_declaration_that_can_be_read_only_once_is_submitted(api: ApiServer, tmp_path: Path) -> None:
+    file = declare(tmp_path, "s3://studio/poses", artifacts="s3://models/poses")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(file.read_bytes(),), daemon=True)
+    writer.start()
+    done = vitruvian("submit", "-f", pipe, "--no-follow")
+    assert done.returncode == 0, done.stderr
+    writer.join()
+    assert {name.partition("/")[0] for name in api.names()} == {"rayjobs", "configmaps"}
+    (config,) = [each for (resource, _), each in api.kept.items() if resource == "configmaps"]
+    assert config["data"]["classifier.yaml"] == file.read_text()
+    done = vitruvian("submit", "-f", tmp_path)
+    assert (done.returncode, done.stderr) == (2, f"✗ {tmp_path}: is a folder; give a YAML file\n")
+
+
+def test_metrics_of_a_host_without_a_port_are_refused(tmp_path: Path) -> None:
+    done = vitruvian("run", "-f", declare(tmp_path, tmp_path), "--metrics-host", "0.0.0.0")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "✗ --metrics-host: shows nothing by itself; add --metrics-port 8081\n",
+    )
+
+
+@pytest.mark.parametrize("count", [10**9, 1001])
+def test_more_servers_than_anybody_means_are_refused(count: int, tmp_path: Path) -> None:
+    file = declare(tmp_path, tmp_path, serving={"replicas": {"max": count}})
+    done = vitruvian("spec", "validate", file)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"✗ {file}: spec.serving.replicas.max: input should be less than or equal to 1000, not {count}\n"
+    )
+
+
+COMMANDS = [("status",), ("logs", "poses"), ("cancel", "poses"), ("undeploy", "poses")]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_cluster_that_isnt_there_is_one_line(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config").write_text(kubeconfig("http://127.0.0.1:9"))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    done = vitruvian(*command)
+    assert done.returncode == 1
+    hint = "check the cluster and the kubeconfig's current context"
+    assert done.stderr == f"✗ http://127.0.0.1:9: the API server can't be reached; {hint}\n"
+
+
+def test_a_name_that_nobody_has_is_one_line(api: ApiServer) -> None:
+    for command in ("logs", "cancel"):
+        done = vitruvian(command, "a\nb")
+        assert done.returncode == 1
+        line = "✗ studio: there is no run or classifier 'a\\nb'; 'vitruvian status' lists the runs there are\n"
+        assert done.stderr == line
+    done = vitruvian("status", "[red]")
+    assert (done.returncode, done.stdout) == (0, "no runs of classifier [red] in namespace studio\n")
+
+
+def test_without_waiting_both_backends_go_on_and_a_version_may_stay_unseen(
+    api: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.keep("inferenceservices", SERVICE)
+    serving = {"backend": "rayserve"}
+    file = declare(tmp_path, "s3://studio/poses", artifacts="s3://models/poses", serving=serving)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    done = vitruvian("deploy", "-f", file, "--version", "0123456789ab", "--wait", "0")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "poses version 0123456789ab is applied\n"
+    unseen, both = done.stderr.splitlines()
+    assert unseen == "version 0123456789ab is not looked up from here: no AWS credentials were found"
+    assert both.startswith("InferenceService poses goes on, too; without --wait 0, deploy ends it")
+    assert api.names() == {"inferenceservices/poses", "rayservices/poses"}
