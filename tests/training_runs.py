@@ -69,6 +69,7 @@ def train_ranks(job: Job, world: int, stop_at: int | None = None) -> None:
         port = free.getsockname()[1]
     try:
         spawn(_rank, (world, port, job, stop_at), nprocs=world)  # type: ignore[no-untyped-call]
+        assert stop_at is None, "training was never stopped"
     except ProcessRaisedException as e:
         if stop_at is None or "Killed" not in str(e):
             raise

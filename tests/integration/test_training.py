@@ -92,7 +92,7 @@ def test_a_model_that_is_shared_out_learns_what_a_whole_one_learns(root: Path, a
 def test_a_shared_out_run_that_broke_off_ends_with_the_same_bits(root: Path) -> None:
     whole, broken = (make_job(root, run=f"fsdp-{run}", strategy="fsdp", workers=2) for run in ("whole", "broken"))
     train_ranks(whole, 2)
-    train_ranks(broken, 2, stop_at=9)
+    train_ranks(broken, 2, stop_at=10)
     assert len(_history(broken)) == 1
     train_ranks(broken, 2)
     assert equal(last_checkpoint(whole), last_checkpoint(broken))
@@ -102,7 +102,7 @@ def test_a_shared_out_run_that_broke_off_ends_with_the_same_bits(root: Path) -> 
 def test_a_shared_out_run_goes_on_with_one_worker(root: Path) -> None:
     whole, changed = (make_job(root, run=f"fsdp-{run}", strategy="fsdp", workers=2) for run in ("two", "two-one"))
     train_ranks(whole, 2)
-    train_ranks(changed, 2, stop_at=9)
+    train_ranks(changed, 2, stop_at=10)
     train_until(changed)
     for first, second in zip(_history(whole), _history(changed), strict=True):
         assert first["trainLoss"] == pytest.approx(second["trainLoss"], abs=1e-5)
