@@ -192,6 +192,7 @@ class Workers(Part):
 
 Select = Literal["best", "last"]
 Strategy = Literal["none", "ddp", "fsdp"]
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 class Training(Part):
@@ -204,6 +205,18 @@ class Training(Part):
     """Number of worker processes; a range: as many as there is room for, from its min to its max, at any time."""
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
     """1: each worker has a GPU of its own, with nccl between workers; 0: the CPU, with gloo."""
+    precision: Precision = "auto"
+    """fp32; bf16: matrices are multiplied in bfloat16, weights stay in float32; auto: bf16 on a GPU that is built for
+    it, fp32 elsewhere."""
+    accumulate: Positive = 1
+    """In how many parts a worker computes its share of a step: more of them take less memory. Batch normalisation sees
+    each part by itself, all else stays the same."""
+    activation_checkpointing: bool = False
+    """Whether what happens within a layer is computed twice instead of being kept: less memory, a third more work."""
+    compile: bool = False
+    """Whether layers are compiled (torch.compile); the machine needs a C++ compiler, and the first steps minutes."""
+    loaders: Annotated[int, Field(ge=0, le=64)] | None = None
+    """Threads of each worker that prepare the next steps' examples; 0: the loop does it; none: 2 with a GPU, else 0."""
     epochs: Positive = 15
     """Passes over the training part, at most."""
     batch_size: Positive = 64
@@ -241,6 +254,9 @@ class Training(Part):
             raise ValueError("select is last, but earlyStopping ends training by validation; set earlyStopping: null")
         if self.batch_size < self.world_size:
             raise ValueError(f"batchSize {self.batch_size} is less than one example for each worker")
+        if self.batch_size < self.world_size * self.accumulate:
+            asked = f"{self.world_size} workers with accumulate {self.accumulate}"
+            raise ValueError(f"batchSize {self.batch_size} is less than one example for each part of {asked}")
         return self
 
     @property

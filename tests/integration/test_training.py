@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -18,7 +19,7 @@ from tests.training_runs import chosen_model, chosen_weights, equal, last_checkp
 from vitruvian.artifact import fetch
 from vitruvian.errors import ArtifactError, TrainingError
 from vitruvian.models.inputs import preprocess_for
-from vitruvian.store import open_store
+from vitruvian.store import FolderStore, open_store
 from vitruvian.training import notice
 from vitruvian.training.checkpoints import STATE, Checkpoints, Position, read_state
 from vitruvian.training.job import best_epoch
@@ -145,8 +146,10 @@ def test_a_stale_attempt_cant_commit(root: Path) -> None:
     stale, later = Checkpoints(store, keep=3), Checkpoints(store, keep=3)
     assert (stale.claim().attempt, later.claim().attempt) == (1, 2)
     later.save(module, optimizer, Position(), 4, 0, 1)
+    later.settle()
+    stale.save(module, optimizer, Position(), 9, 0, 1)
     with pytest.raises(TrainingError, match="attempt 1 is stale: a later one has taken over"):
-        stale.save(module, optimizer, Position(), 9, 0, 1)
+        stale.settle()
     assert read_state(store) == later.state
 
 
@@ -169,6 +172,114 @@ def test_a_damaged_checkpoint_is_named(root: Path) -> None:
     store.put(shard, store.get(shard)[:-1] + b"x")
     with pytest.raises(ArtifactError, match="distcp"):
         train_until(job)
+
+
+def test_of_checkpoints_the_newest_whole_one_is_gone_on_from(root: Path) -> None:
+    whole, job = make_job(root, run="undamaged"), make_job(root, run="passed-over")
+    train_until(whole)
+    train_until(job, lambda event: event["kind"] == "checkpoint" and event["step"] == 6)
+    store = open_store(job.checkpoints)
+    *_, fourth, sixth = read_state(store).checkpoints
+    for entry in list(store.list(f"{sixth}/")):
+        store.delete(entry.key)
+    events = train_until(job)
+    passed_over = [event["error"] for event in events if event["kind"] == "passed over"]
+    assert [error.what for error in passed_over] == ["there is no complete artifact here"]
+    assert next(event["step"] for event in events if event["kind"] == "start") == 4, fourth
+    assert equal(last_checkpoint(whole), last_checkpoint(job))
+
+
+class _Slow(FolderStore):
+    """A store whose writes of shards wait for leave."""
+
+    def __init__(self, root: Path, leave: threading.Event) -> None:
+        super().__init__(root)
+        self.leave = leave
+
+    def at(self, prefix: str) -> FolderStore:
+        return _Slow(self.root / prefix, self.leave)
+
+    def upload(self, key: str, path: Path) -> None:
+        assert self.leave.wait(60)
+        super().upload(key, path)
+
+
+def test_what_is_learnt_while_a_checkpoint_is_written_isnt_in_it(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1.0)
+
+    def step() -> None:
+        module(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+
+    step()
+    before = [value.clone() for value in module.parameters()]
+    leave, told = threading.Event(), threading.Event()
+    checkpoints = Checkpoints(_Slow(tmp_path, leave), keep=3)
+    checkpoints.claim()
+    checkpoints.save(module, optimizer, Position(step=1), 1, 0, 1, lambda seconds: told.set())
+    step()
+    assert not told.is_set()
+    assert read_state(FolderStore(tmp_path)).checkpoints == ()
+    leave.set()
+    checkpoints.settle()
+    assert told.is_set()
+    found = checkpoints.find(1)
+    assert found is not None
+    position = checkpoints.load(found[0], module, optimizer, 0, 1)
+    assert position == Position(step=1)
+    assert all(map(torch.equal, before, module.parameters()))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"loaders": 2}, {"activationCheckpointing": True}], ids=["loaders", "activation checkpointing"]
+)
+def test_how_examples_and_activations_come_changes_no_bit(root: Path, settings: dict[str, Any]) -> None:
+    plain, other = make_job(root, run="plain"), make_job(root, run=f"plain-{next(iter(settings))}", **settings)
+    if not read_state(open_store(plain.checkpoints)).checkpoints:
+        train_until(plain)
+    train_until(other, lambda event: event["kind"] == "checkpoint" and event["step"] == 10)
+    train_until(other)
+    assert equal(chosen_weights(plain), chosen_weights(other))
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_step_in_parts_teaches_what_it_teaches_at_once(root: Path, strategy: str) -> None:
+    once = make_job(root, run="at-once", epochs=2)
+    parts = make_job(root, run=f"parts-{strategy}", epochs=2, accumulate=3, strategy=strategy, workers=2)
+    if not read_state(open_store(once.checkpoints)).checkpoints:
+        train_until(once)
+    train_ranks(parts, 2)
+    for first, second in zip(_history(once), _history(parts), strict=True):
+        assert first["trainLoss"] == pytest.approx(second["trainLoss"], abs=1e-5)
+        assert first["validationLoss"] == pytest.approx(second["validationLoss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["none", "fsdp"])
+def test_bfloat16_learns_and_keeps_float32_weights(root: Path, strategy: str) -> None:
+    workers = 1 if strategy == "none" else 2
+    job = make_job(root, run=f"bf16-{strategy}", precision="bf16", strategy=strategy, workers=workers)
+    train_until(job) if strategy == "none" else train_ranks(job, 2)
+    losses = [record["trainLoss"] for record in _history(job)]
+    assert losses[-1] < losses[0]
+    full = make_job(root, run="fp32", precision="fp32")
+    if not read_state(open_store(full.checkpoints)).checkpoints:
+        train_until(full)
+    assert losses != [record["trainLoss"] for record in _history(full)]
+    assert losses == pytest.approx([record["trainLoss"] for record in _history(full)], abs=0.1)
+    assert {value.dtype for value in chosen_weights(job).values()} == {torch.float32}
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler: apt-get install g++")
+def test_compiled_layers_learn_what_the_others_learn(root: Path) -> None:
+    plain, compiled = (
+        make_job(root, run=f"compiled-{compile}", epochs=1, batchSize=102, compile=compile) for compile in (False, True)
+    )
+    train_until(plain)
+    train_until(compiled)
+    assert _history(plain)[0]["trainLoss"] == pytest.approx(_history(compiled)[0]["trainLoss"], abs=1e-4)
+    assert chosen_weights(plain).keys() == chosen_weights(compiled).keys()
 
 
 def test_a_worker_that_is_killed_under_ray_loses_no_more_than_an_interval(root: Path, tmp_path: Path) -> None:

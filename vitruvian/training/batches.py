@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +16,7 @@ from vitruvian.data.prepared import PreparedPart
 from vitruvian.data.preprocess import HeatmapPreprocess, ImagePreprocess
 
 Strength = Literal["none", "light", "medium", "strong"]
+T = TypeVar("T")
 
 
 class _Ranges(NamedTuple):
@@ -50,6 +54,25 @@ def load(
     """Return inputs as the model takes them, (n, …) of float32, and labels (n,)."""
     inputs = torch.from_numpy(preprocess.tensor(part.gather(indices)))
     return inputs, torch.from_numpy(part.labels[indices])
+
+
+def ahead(steps: Iterable[int], make: Callable[[int], T], loaders: int) -> Iterator[T]:
+    """Yield what `make` returns for each step, in order; so many threads make the next ones while one is used."""
+    if not loaders:
+        yield from map(make, steps)
+        return
+    with ThreadPoolExecutor(loaders, "loader") as pool:
+        made: deque[Future[T]] = deque()
+        try:
+            for step in steps:
+                made.append(pool.submit(make, step))
+                if len(made) > loaders:
+                    yield made.popleft().result()
+            while made:
+                yield made.popleft().result()
+        finally:
+            for future in made:
+                future.cancel()
 
 
 def augment(

@@ -1,16 +1,17 @@
 """Saving what a run needs to go on exactly, and finding it again.
 
-A checkpoint is complete when its manifest is written; it counts when `state.json` names it. Every start of a worker
-group is an attempt, and only the latest one can move `state.json`: it does so by compare-and-swap.
+Training stands still only while its state is copied in memory; the copy is written while it goes on. A checkpoint is
+complete when its manifest is written; it counts when `state.json` names it. Every start of a worker group is an
+attempt, and only the latest one can move `state.json`: it does so by compare-and-swap.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import tempfile
+import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from vitruvian import artifact
-from vitruvian.errors import Conflict, NotFound, TrainingError
+from vitruvian.errors import ArtifactError, Conflict, NotFound, TrainingError
 from vitruvian.store import Store
+from vitruvian.training.behind import Behind
 
 STATE = "state.json"
+
+# Where one process saves by itself, that is on purpose.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,9 @@ class Checkpoints:
     keep: int
     state: State = field(default_factory=State)
     _tag: str | None = None
+    _behind: Behind = field(default_factory=Behind)
+    _stager: DefaultStager = field(default_factory=lambda: _stager())
+    _group: dist.ProcessGroup | None = None
 
     def claim(self) -> State:
         """Become the latest attempt; earlier ones can't commit any more. Call on rank 0 only."""
@@ -76,44 +85,103 @@ class Checkpoints:
                 continue
 
     def save(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, position: Position, step: int, rank: int, world: int
-    ) -> str:
-        """Write a checkpoint, every rank its own shards; return its prefix. All ranks call it together."""
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        position: Position,
+        step: int,
+        rank: int,
+        world: int,
+        saved: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        """Begin to write a checkpoint, every rank its own shards; all ranks call it together.
+
+        It returns once the state is copied. The checkpoint counts when `saved` is told how long it took; `settle`, or
+        the next call, raises what went wrong.
+        """
+        began = time.monotonic()
+        # There is memory for one copy.
+        self.settle()
+        if world > 1 and self._group is None:
+            # What is agreed on behind the training must not mix with what the training sends.
+            group = dist.new_group(backend="gloo")
+            assert isinstance(group, dist.ProcessGroup)
+            self._group = group
+        copied: Any = self._stager.stage(_tensors(module, optimizer, rank))
         prefix = f"step-{step:08d}-attempt-{self.state.attempt}"
+        about = {"attempt": self.state.attempt, "step": step, "world": world, "position": asdict(position)}
+
+        def write() -> None:
+            self._write_out(copied, prefix, about, rank, world)
+            saved(time.monotonic() - began)
+
+        self._behind.add(write)
+
+    def settle(self) -> None:
+        """Wait until all that was begun is written; raises `TrainingError` where this attempt is stale."""
+        self._behind.settle()
+
+    def _write_out(self, state: Any, prefix: str, about: Mapping[str, Any], rank: int, world: int) -> None:
+        below = self.store.at(prefix)
         with tempfile.TemporaryDirectory(prefix="vitruvian-checkpoint-") as name:
             folder = Path(name)
-            with _alone(world):
-                save(_tensors(module, optimizer, rank), checkpoint_id=folder, no_dist=world == 1)
-            mine = {path.name: artifact.describe(path) for path in sorted(folder.iterdir())}
-            below = self.store.at(prefix)
-            for file in mine:
+            save(state, checkpoint_id=folder, process_group=self._group, no_dist=world == 1)
+            files = {path.name: artifact.describe(path) for path in sorted(folder.iterdir())}
+            for file in files:
                 below.upload(file, folder / file)
-        files = mine if world == 1 else _merged(mine, world)
+        if world > 1:
+            files = _merged(files, world, self._group)
         if rank == 0:
-            about = {"attempt": self.state.attempt, "step": step, "world": world, "position": asdict(position)}
             below.put(artifact.MANIFEST, artifact.Manifest(files, about).to_json())
             self._commit(prefix)
-        return prefix
 
-    def keep_weights(self, folder: Path, epoch: int) -> None:
-        """Write the weights that would become the model now. Call on rank 0 only."""
+    def keep_weights(self, write: Callable[[Path], None], epoch: int) -> None:
+        """Write the weights that would become the model now, while training goes on. Call on rank 0 only."""
+        scratch = tempfile.TemporaryDirectory(prefix="vitruvian-weights-")
+        write(Path(scratch.name))
         prefix = f"weights-{epoch:04d}-attempt-{self.state.attempt}"
-        artifact.commit(self.store, prefix, folder)
-        former = self.state.weights
-        self._write(replace(self.state, weights=prefix))
-        if former:
-            artifact.remove(self.store, former)
 
-    def load(self, prefix: str, module: nn.Module, optimizer: torch.optim.Optimizer, rank: int, world: int) -> Position:
-        """Restore a checkpoint into a module and its optimizer; raises `ArtifactError` where a shard is damaged."""
-        folder = artifact.fetch(self.store, prefix)
+        def commit() -> None:
+            with scratch:
+                artifact.commit(self.store, prefix, Path(scratch.name))
+            former = self.state.weights
+            self._write(replace(self.state, weights=prefix))
+            if former:
+                artifact.remove(self.store, former)
+
+        self._behind.add(commit)
+
+    def find(self, world: int) -> tuple[Path, list[ArtifactError]] | None:
+        """Return where the newest checkpoint is that all workers find whole, and what is wrong with those after it.
+
+        None where there never was one; raises `ArtifactError` where none is whole. All ranks call it together.
+        """
+        faults: list[ArtifactError] = []
+        for prefix in reversed(self.state.checkpoints):
+            folder = None
+            try:
+                folder = artifact.fetch(self.store, prefix)
+            except ArtifactError as e:
+                faults.append(e)
+            if _all(folder is not None, world):
+                assert folder is not None
+                return folder, faults
+        if faults:
+            raise faults[0]
+        if self.state.checkpoints:
+            raise ArtifactError("can't be read by another worker", where=self.store.url, hint="see that worker's log")
+        return None
+
+    def load(
+        self, folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, rank: int, world: int
+    ) -> Position:
+        """Restore what `find` found into a module and its optimizer."""
         state = _tensors(module, optimizer, rank)
         saved = json.loads((folder / artifact.MANIFEST).read_text())
         if rank >= int(saved["world"]):
             # More workers than before: this one keeps the generator it was seeded with.
             state = {name: value for name, value in state.items() if name not in _generators(rank)}
-        with _alone(world):
-            load(state, checkpoint_id=folder, no_dist=world == 1)
+        load(state, checkpoint_id=folder, no_dist=world == 1)
         set_state_dict(module, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
         for name, generator in _generators(rank).items():
             if name in state:
@@ -165,13 +233,21 @@ def _tensors(module: nn.Module, optimizer: torch.optim.Optimizer, rank: int) -> 
     return {"model": model, "optimizer": optim, **generators}
 
 
-@contextlib.contextmanager
-def _alone(world: int) -> Iterator[None]:
-    """Silence what torch warns of where one process saves by itself on purpose."""
-    with warnings.catch_warnings():
-        if world == 1:
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield
+def _stager() -> DefaultStager:
+    # Its copies are made once and used again for each checkpoint.
+    gpu = torch.cuda.is_available()
+    return DefaultStager(
+        StagingOptions(gpu, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=gpu)
+    )
+
+
+def _all(here: bool, world: int) -> bool:
+    """Return whether it holds on all workers."""
+    if world == 1:
+        return here
+    everywhere = torch.tensor([here], dtype=torch.int32)
+    dist.all_reduce(everywhere, dist.ReduceOp.MIN)
+    return bool(everywhere)
 
 
 def _generators(rank: int) -> dict[str, torch.Generator]:
@@ -182,7 +258,7 @@ def _generators(rank: int) -> dict[str, torch.Generator]:
     return generators
 
 
-def _merged(mine: dict[str, artifact.File], world: int) -> dict[str, artifact.File]:
+def _merged(mine: dict[str, artifact.File], world: int, group: dist.ProcessGroup | None) -> dict[str, artifact.File]:
     everyone: list[dict[str, artifact.File]] = [{} for _ in range(world)]
-    dist.all_gather_object(everyone, mine)
+    dist.all_gather_object(everyone, mine, group=group)
     return {name: file for files in everyone for name, file in files.items()}

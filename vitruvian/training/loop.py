@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
@@ -22,13 +20,14 @@ from vitruvian.models.registry import architecture, default_learning_rate
 from vitruvian.spec import Training
 from vitruvian.store import open_store
 from vitruvian.training import notice
-from vitruvian.training.batches import augment, load, order, share
+from vitruvian.training.batches import ahead, augment, load, order, share
 from vitruvian.training.checkpoints import Checkpoints, Position
 from vitruvian.training.job import Emit, Job, waited
 from vitruvian.training.parallel import Learner
 
 _BATCH_OF_VALIDATION = 256
 _SECONDS_BETWEEN_EVENTS = 0.2
+_LOADERS_OF_A_GPU = 2
 CPU = torch.device("cpu")
 
 
@@ -65,11 +64,11 @@ def _train(job: Job, rank: int, world: int, emit: Emit, device: torch.device) ->
     part, validation = prepared.part("train"), prepared.part("validation")
     # Drawn on the CPU: the same weights whatever trains them.
     module = architecture(job.model.architecture).build(job.model, prepared.classes).to(device)
-    learner = Learner(module, settings.strategy, world, device)
+    learner = Learner(module, settings, world, device)
     optimizer = _optimizer(module, settings, settings.learning_rate or default_learning_rate(job.model))
 
     checkpoints = Checkpoints(open_store(job.checkpoints), settings.checkpoints.keep)
-    position = _resume(checkpoints, module, optimizer, rank, world)
+    position = _resume(checkpoints, module, optimizer, rank, world, emit)
     if position == Position():
         # The same examples on every worker, whatever their number.
         first = order(settings.seed, 0, len(part))
@@ -95,28 +94,28 @@ def _train(job: Job, rank: int, world: int, emit: Emit, device: torch.device) ->
     while position.epoch < settings.epochs and not _out_of_patience(position, settings):
         began = time.monotonic()
         epoch = position.epoch
-        shuffled = order(settings.seed, epoch, len(part))
         # The sums of an interrupted epoch are counted once, on rank 0.
         loss_sum, correct, seen = (position.loss_sum, position.correct, position.seen) if rank == 0 else (0.0, 0, 0)
         told = 0.0
         learner.trained.train()
-        for step in range(position.step, steps):
-            everyone = shuffled[step * settings.batch_size : (step + 1) * settings.batch_size]
-            mine = share(everyone, rank, world)
+        shares = _shares(part, prepared, settings, epoch, position.step, rank, world, device)
+        for step, examples in enumerate(shares, position.step):
             _set_learning_rate(optimizer, epoch * steps + step, settings.epochs * steps, settings.warmup)
             leaving = _anyone(notice.given(), world)
-            loss, hits = _step(
-                learner.trained, optimizer, part, prepared, settings, epoch, everyone, mine, world, device
-            )
-            loss_sum, correct, seen = loss_sum + loss, correct + hits, seen + len(mine)
+            loss, hits, count = _step(learner, optimizer, settings, examples)
+            loss_sum, correct, seen = loss_sum + loss, correct + hits, seen + count
 
             done = epoch * steps + step + 1
             due = settings.checkpoints.every_steps and done % settings.checkpoints.every_steps == 0
-            if (leaving() or due) and step + 1 < steps:
+            asked = leaving()
+            if (asked or due) and step + 1 < steps:
                 sums = _summed(loss_sum, correct, seen, world)
                 here = Position(epoch, step + 1, sums.loss, sums.correct, sums.seen, position.history)
                 _save(checkpoints, module, optimizer, here, done, rank, world, emit)
                 loss_sum, correct, seen = (sums.loss, sums.correct, sums.seen) if rank == 0 else (0.0, 0, 0)
+                if asked:
+                    checkpoints.settle()
+                    notice.answer()
             if time.monotonic() - told > _SECONDS_BETWEEN_EVENTS or step + 1 == steps:
                 told = time.monotonic()
                 emit(
@@ -131,7 +130,7 @@ def _train(job: Job, rank: int, world: int, emit: Emit, device: torch.device) ->
 
         learned = _summed(loss_sum, correct, seen, world)
         trained = time.monotonic()
-        valid = _validate(module, validation, prepared, rank, world, device)
+        valid = _validate(learner, validation, prepared, rank, world)
         record = {
             "epoch": epoch + 1,
             "trainLoss": learned.mean_loss,
@@ -145,9 +144,11 @@ def _train(job: Job, rank: int, world: int, emit: Emit, device: torch.device) ->
         # Which epoch is the last is known before; which is the best so far is not.
         taken = position.epoch == settings.epochs if settings.select == "last" else waited(position.history) == 0
         if taken:
-            _keep(checkpoints, learner, job, epoch + 1, rank)
+            learner.keep_whole(architecture(job.model.architecture).save, checkpoints, epoch + 1, rank)
         _save(checkpoints, module, optimizer, position, position.epoch * steps, rank, world, emit)
         emit({"kind": "epoch", **record})
+    checkpoints.settle()
+    notice.answer()
 
 
 def _prepared(job: Job) -> Prepared:
@@ -180,49 +181,79 @@ def _set_learning_rate(optimizer: torch.optim.Optimizer, step: int, total: int, 
         group["lr"] = group["peak"] * factor
 
 
-def _step(
-    learner: nn.Module,
-    optimizer: torch.optim.Optimizer,
+@dataclass(frozen=True)
+class Examples:
+    """What one worker computes at once."""
+
+    inputs: torch.Tensor
+    labels: torch.Tensor
+    weight: float
+    """What the sum of their losses counts for in the step's gradient; 0: they only keep the other workers company."""
+
+
+def _shares(
     part: PreparedPart,
     prepared: Prepared,
     settings: Training,
     epoch: int,
-    everyone: np.ndarray[Any, np.dtype[np.int64]],
-    mine: np.ndarray[Any, np.dtype[np.int64]],
+    first: int,
+    rank: int,
     world: int,
     device: torch.device,
-) -> tuple[float, int]:
-    # A worker without an example in the last, short step still takes part in the average, with a weight of 0.
-    used = mine if len(mine) else everyone[:1]
-    weight = world / len(everyone) if len(mine) else 0.0
-    inputs, labels = load(part, used, prepared.preprocess)
-    inputs = augment(inputs, used, prepared.preprocess.kind, settings.augmentation, settings.seed, epoch)
-    inputs, labels = inputs.to(device), labels.to(device)
-    logits = learner(inputs)
-    loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=settings.label_smoothing)
+) -> Iterator[list[Examples]]:
+    """Yield this worker's share of each step of an epoch from `first` on, in as many parts as are accumulated."""
+    shuffled = order(settings.seed, epoch, len(part))
+
+    def share_of(step: int) -> list[Examples]:
+        everyone = shuffled[step * settings.batch_size : (step + 1) * settings.batch_size]
+        mine = share(everyone, rank, world)
+        return [examples_of(some, everyone) for some in np.array_split(mine, settings.accumulate)]
+
+    def examples_of(mine: NDArray[np.int64], everyone: NDArray[np.int64]) -> Examples:
+        # A worker without an example in the last, short step still takes part in the average, with a weight of 0.
+        used = mine if len(mine) else everyone[:1]
+        # DDP takes the mean over workers: scaled so, it is the mean over the step's examples.
+        weight = world / len(everyone) if len(mine) else 0.0
+        inputs, labels = load(part, used, prepared.preprocess)
+        inputs = augment(inputs, used, prepared.preprocess.kind, settings.augmentation, settings.seed, epoch)
+        return Examples(inputs, labels, weight)
+
+    loaders = settings.loaders if settings.loaders is not None else 0 if device.type == "cpu" else _LOADERS_OF_A_GPU
+    return ahead(range(first, math.ceil(len(part) / settings.batch_size)), share_of, loaders)
+
+
+def _step(
+    learner: Learner, optimizer: torch.optim.Optimizer, settings: Training, share: list[Examples]
+) -> tuple[float, int, int]:
+    """Learn from a step's examples; return the sum of this worker's losses, its hits and the number of its examples."""
     optimizer.zero_grad(set_to_none=True)
-    # DDP takes the mean over workers: scaled so, it is the mean over the step's examples.
-    torch.autograd.backward(loss * weight)
-    nn.utils.clip_grad_norm_(learner.parameters(), settings.gradient_clip)
+    loss_sum, correct, seen = 0.0, 0, 0
+    for index, examples in enumerate(share):
+        with learner.averaging(index + 1 == len(share)):
+            labels = examples.labels.to(learner.device)
+            logits = learner.answer(examples.inputs)
+            loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=settings.label_smoothing)
+            torch.autograd.backward(loss * examples.weight)
+        if examples.weight:
+            loss_sum += float(loss.detach())
+            correct += int((logits.detach().argmax(1) == labels).sum())
+            seen += len(labels)
+    nn.utils.clip_grad_norm_(learner.module.parameters(), settings.gradient_clip)
     optimizer.step()
-    if not len(mine):
-        return 0.0, 0
-    return float(loss.detach()), int((logits.detach().argmax(1) == labels).sum())
+    return loss_sum, correct, seen
 
 
 @torch.no_grad()
-def _validate(
-    module: nn.Module, part: PreparedPart, prepared: Prepared, rank: int, world: int, device: torch.device
-) -> Sums:
-    module.eval()
+def _validate(learner: Learner, part: PreparedPart, prepared: Prepared, rank: int, world: int) -> Sums:
+    learner.module.eval()
     mine = share(np.arange(len(part)), rank, world)
     loss_sum, correct = 0.0, 0
     # As many batches on each worker: a module that is shared out computes on all of them together.
     for start in range(0, math.ceil(len(part) / world), _BATCH_OF_VALIDATION):
         batch = mine[start : start + _BATCH_OF_VALIDATION]
         inputs, labels = load(part, batch if len(batch) else np.arange(1), prepared.preprocess)
-        inputs, labels = inputs.to(device), labels.to(device)
-        logits = module(inputs)
+        labels = labels.to(learner.device)
+        logits = learner.answer(inputs)
         if len(batch):
             loss_sum += float(F.cross_entropy(logits, labels, reduction="sum"))
             correct += int((logits.argmax(1) == labels).sum())
@@ -258,7 +289,7 @@ def _out_of_patience(position: Position, settings: Training) -> bool:
 
 
 def _resume(
-    checkpoints: Checkpoints, module: nn.Module, optimizer: torch.optim.Optimizer, rank: int, world: int
+    checkpoints: Checkpoints, module: nn.Module, optimizer: torch.optim.Optimizer, rank: int, world: int, emit: Emit
 ) -> Position:
     state = checkpoints.claim() if rank == 0 else None
     if world > 1:
@@ -267,9 +298,13 @@ def _resume(
         state = claimed[0]
     assert state is not None
     checkpoints.state = state
-    if not state.checkpoints:
+    found = checkpoints.find(world)
+    if found is None:
         return Position()
-    return checkpoints.load(state.checkpoints[-1], module, optimizer, rank, world)
+    folder, faults = found
+    for fault in faults:
+        emit({"kind": "passed over", "error": fault})
+    return checkpoints.load(folder, module, optimizer, rank, world)
 
 
 def _save(
@@ -282,14 +317,7 @@ def _save(
     world: int,
     emit: Emit,
 ) -> None:
-    began = time.monotonic()
-    checkpoints.save(module, optimizer, position, step, rank, world)
-    notice.answer()
-    emit({"kind": "checkpoint", "step": step, "seconds": time.monotonic() - began})
+    def saved(seconds: float) -> None:
+        emit({"kind": "checkpoint", "step": step, "seconds": seconds})
 
-
-def _keep(checkpoints: Checkpoints, learner: Learner, job: Job, epoch: int, rank: int) -> None:
-    with tempfile.TemporaryDirectory(prefix="vitruvian-weights-") as name:
-        learner.save_whole(architecture(job.model.architecture).save, Path(name), rank)
-        if rank == 0:
-            checkpoints.keep_weights(Path(name), epoch)
+    checkpoints.save(module, optimizer, position, step, rank, world, saved)

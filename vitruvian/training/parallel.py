@@ -2,56 +2,104 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from vitruvian.spec import Strategy
+from vitruvian.spec import Training
+from vitruvian.training.checkpoints import Checkpoints
 
 
 class Learner:
     """A module as one of `world` workers trains it."""
 
-    def __init__(self, module: nn.Module, strategy: Strategy, world: int, device: torch.device) -> None:
+    def __init__(self, module: nn.Module, settings: Training, world: int, device: torch.device) -> None:
         self.module = module
         """What holds the weights, or this worker's share of them."""
         self.trained: nn.Module = module
         """What is called in training: it averages gradients over the workers."""
+        self.device = device
+        self.half = _half(settings, device)
+        """Whether matrices are multiplied in bfloat16."""
         self._shell: nn.Module | None = None
-        if world == 1:
-            return
-        if strategy == "ddp":
-            self.trained = DistributedDataParallel(module)
-        else:
+        shared_out = world > 1 and settings.strategy == "fsdp"
+        if shared_out:
             # What the whole weights are put into to be saved; without any of its own it takes no memory.
             self._shell = copy.deepcopy(module).to("meta")
-            _shard(module, world, device)
+        if settings.activation_checkpointing:
+            _recompute(module)
+        if settings.compile:
+            for block in _blocks(module) or [module]:
+                block.compile()
+        if shared_out:
+            _shard(module, world, device, self.half)
+        elif world > 1:
+            self.trained = DistributedDataParallel(module)
 
-    def save_whole(self, save: Callable[[nn.Module, Path], None], folder: Path, rank: int) -> None:
-        """Have rank 0 save the module with all of its weights; all ranks call it together."""
-        if self._shell is None:
+    def answer(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return logits (n, classes) of float32; while training through what averages gradients."""
+        called = self.trained if self.module.training else self.module
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            logits: torch.Tensor = called(inputs.to(self.device))
+        return logits.float()
+
+    def averaging(self, now: bool) -> contextlib.AbstractContextManager[object]:
+        """Average gradients over the workers in what follows, or only add them up here."""
+        if now or not isinstance(self.trained, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self.trained.no_sync()
+
+    def keep_whole(
+        self, save: Callable[[nn.Module, Path], None], checkpoints: Checkpoints, epoch: int, rank: int
+    ) -> None:
+        """Have rank 0 keep the module with all of its weights; all ranks call it together."""
+        kept = self.module
+        if self._shell is not None:
+            whole = get_model_state_dict(self.module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+            kept = self._shell
             if rank == 0:
-                save(self.module, folder)
-            return
-        whole = get_model_state_dict(self.module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+                kept.load_state_dict(whole, assign=True)
         if rank == 0:
-            self._shell.load_state_dict(whole, assign=True)
-            save(self._shell, folder)
+            checkpoints.keep_weights(lambda folder: save(kept, folder), epoch)
 
 
-def _shard(module: nn.Module, world: int, device: torch.device) -> None:
+def _half(settings: Training, device: torch.device) -> bool:
+    """Return whether to multiply in bfloat16: by default on GPUs that are built for it."""
+    if settings.precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return settings.precision == "bf16"
+
+
+def _blocks(module: nn.Module) -> list[nn.Module]:
+    """Return the layers that a module repeats."""
+    return [block for part in module.modules() if isinstance(part, nn.ModuleList) for block in part]
+
+
+def _recompute(module: nn.Module) -> None:
+    """Keep only what goes into each block, and compute it again for its gradients."""
+    for part in list(module.modules()):
+        if isinstance(part, nn.ModuleList):
+            for index, block in enumerate(part):
+                # Of blocks within blocks the inner ones only: the outer would compute all of theirs a third time.
+                if not _blocks(block):
+                    part[index] = checkpoint_wrapper(block)
+
+
+def _shard(module: nn.Module, world: int, device: torch.device, half: bool) -> None:
     """Share out weights, gradients and the optimizer's state; each block is put together only while it computes."""
     mesh = init_device_mesh(device.type, (world,))
-    for part in module.modules():
-        if isinstance(part, nn.ModuleList):
-            for block in part:
-                if not isinstance(block, FSDPModule):
-                    fully_shard(block, mesh=mesh)
-    fully_shard(module, mesh=mesh)
+    # Weights travel as they are used, gradients are added up in full.
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if half else MixedPrecisionPolicy()
+    for block in _blocks(module):
+        if not isinstance(block, FSDPModule):
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(module, mesh=mesh, mp_policy=policy)

@@ -11,6 +11,7 @@ import time
 from typing import Any, NamedTuple
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from vitruvian.training.job import waited
@@ -102,6 +103,11 @@ class EpochTable:
         """Show one event."""
         if event["kind"] == "start":
             self._start(event)
+        elif event["kind"] == "passed over":
+            error = event["error"]
+            self.console.print(
+                f"  [yellow]a checkpoint is passed over: {escape(f'{error.where}: {error.what}')}[/]", soft_wrap=True
+            )
         elif event["kind"] == "step":
             self._step(
                 Bar(event["epoch"] + 1, self.epochs, event["step"], self.steps, event["loss"], event["accuracy"])
