@@ -25,11 +25,18 @@ from vitruvian.training.loop import train
 TINY_VIT = {"imageSize": 16, "patchSize": 8, "hiddenSize": 16, "layers": 1, "heads": 2}
 
 
-def make_job(root: Path, architecture: str = "vit", run: str = "run", count: int = 160, **training: Any) -> Job:
+def make_job(
+    root: Path,
+    architecture: str = "vit",
+    run: str = "run",
+    count: int = 160,
+    model: Model | None = None,
+    **training: Any,
+) -> Job:
     """Return a job on a prepared synthetic set below `root`; several runs share the data."""
     declared = {"architecture": architecture} | ({"dimensions": TINY_VIT} if architecture == "vit" else {})
-    model = Model.model_validate(declared)
-    folder = root / f"prepared-{architecture}-{count}"
+    model = model or Model.model_validate(declared)
+    folder = root / f"prepared-{model.architecture}-{count}"
     if not folder.exists():
         folder.mkdir(parents=True)
         data = Data.model_validate({"source": f"synthetic://poses?count={count}"})

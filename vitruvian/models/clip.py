@@ -17,6 +17,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, CLIPVisionConfig,
 
 from vitruvian.errors import SpecError
 from vitruvian.models.pretrained import place, pretrained, refuse_more
+from vitruvian.models.registry import Featured
 from vitruvian.spec import Clip, Dimensions, Model
 
 _TOKENS_OF_A_PROMPT = 77
@@ -24,7 +25,7 @@ _TOKENS_OF_A_PROMPT = 77
 _PROMPTS = "prompts.json"
 
 
-class LinearClip(nn.Module):
+class LinearClip(Featured):
     """Images (n, 3, size, size) to logits (n, classes): a linear layer on the visual tower's features."""
 
     def __init__(self, vision_model: Any, classes: int) -> None:
@@ -33,11 +34,24 @@ class LinearClip(nn.Module):
         self.head = nn.Linear(vision_model.config.hidden_size, classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.head(self.vision_model(pixel_values=images).pooler_output)
+        return self.classify(self.features(images))
+
+    def front(self) -> Sequence[nn.Module]:
+        """Return the visual tower."""
+        return [self.vision_model]
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the visual tower's features (n, width)."""
+        features: torch.Tensor = self.vision_model(pixel_values=images).pooler_output
+        return features
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """Return logits (n, classes) of features (n, width)."""
+        logits: torch.Tensor = self.head(features)
         return logits
 
 
-class PromptedClip(nn.Module):
+class PromptedClip(Featured):
     """Images (n, 3, size, size) to logits (n, classes): the cosine to the features of each class' prompts, scaled."""
 
     tokens: torch.Tensor
@@ -71,14 +85,27 @@ class PromptedClip(nn.Module):
         return self
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.classify(self.features(images))
+
+    def front(self) -> Sequence[nn.Module]:
+        """Return the visual tower without its projection."""
+        return [self.inner.vision_model]
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the visual tower's features (n, width)."""
+        features: torch.Tensor = self.inner.vision_model(pixel_values=images).pooler_output
+        return features
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """Return logits (n, classes) of features (n, width)."""
         if self._stale and not self.training:
             # Here and not before: FSDP puts weights together only while it computes.
             with torch.no_grad():
                 self.classes.copy_(self._classes())
             self._stale = False
         classes = self._classes() if self._stale else self.classes
-        features = self.inner.visual_projection(self.inner.vision_model(pixel_values=images).pooler_output)
-        logits: torch.Tensor = self.inner.logit_scale.exp() * F.normalize(features) @ classes.T
+        projected = F.normalize(self.inner.visual_projection(features))
+        logits: torch.Tensor = self.inner.logit_scale.exp() * projected @ classes.T
         return logits
 
 

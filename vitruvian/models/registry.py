@@ -29,6 +29,22 @@ class Architecture(Protocol):
         """Return the module that `save` wrote."""
 
 
+class Featured(nn.Module):
+    """A model that comes in two parts: features of images, and logits of features."""
+
+    def front(self) -> Sequence[nn.Module]:
+        """Return what the features follow from."""
+        raise NotImplementedError
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Return features (n, width) of images (n, 3, size, size)."""
+        raise NotImplementedError
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """Return logits (n, classes) of features (n, width); after `features`, what `forward` returns."""
+        raise NotImplementedError
+
+
 _FILES = {"vit": "vit", "clip": "clip", "resnet50": "resnet50", "heatmap-cnn": "heatmap_cnn"}
 
 

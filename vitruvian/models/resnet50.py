@@ -12,10 +12,11 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from vitruvian.models.batchnorm import share
 from vitruvian.models.pretrained import pretrained, refuse_more
+from vitruvian.models.registry import Featured
 from vitruvian.spec import Model
 
 
-class Resnet(nn.Module):
+class Resnet(Featured):
     """Images (n, 3, size, size) to logits (n, classes); the stem and the first `frozen` stages don't learn."""
 
     def __init__(self, inner: Any, frozen: int = 0) -> None:
@@ -38,6 +39,20 @@ class Resnet(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.inner(pixel_values=images).logits
+        return logits
+
+    def front(self) -> Sequence[nn.Module]:
+        """Return all but the head."""
+        return [self.inner.resnet]
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the last stage's mean over the image, (n, width)."""
+        pooled: torch.Tensor = self.inner.resnet(pixel_values=images).pooler_output
+        return pooled.flatten(1)
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """Return logits (n, classes) of features (n, width)."""
+        logits: torch.Tensor = self.inner.classifier(features)
         return logits
 
 

@@ -12,10 +12,11 @@ from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
 from vitruvian.models.pretrained import pretrained, refuse_more
+from vitruvian.models.registry import Featured
 from vitruvian.spec import Dimensions, Model
 
 
-class Vit(nn.Module):
+class Vit(Featured):
     """Images (n, 3, size, size) to logits (n, classes)."""
 
     def __init__(self, inner: Any) -> None:
@@ -24,6 +25,22 @@ class Vit(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.inner(pixel_values=images).logits
+        return logits
+
+    def front(self) -> Sequence[nn.Module]:
+        """Return all before the last normalisation, which learns whatever is frozen."""
+        return [self.inner.vit.embeddings, *_layers(self.inner)]
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the first token's features (n, width), which the class is told by."""
+        hidden: torch.Tensor = self.inner.vit.embeddings(images)
+        for layer in _layers(self.inner):
+            hidden = layer(hidden)
+        return hidden[:, 0]
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """Return logits (n, classes) of features (n, width)."""
+        logits: torch.Tensor = self.inner.classifier(self.inner.vit.layernorm(features))
         return logits
 
 
@@ -55,8 +72,12 @@ def _scratch(model: Model, classes: int) -> Any:
     return ViTForImageClassification(config)
 
 
+def _layers(inner: Any) -> Any:
+    return inner.vit.layers if hasattr(inner.vit, "layers") else inner.vit.encoder.layer
+
+
 def _freeze(inner: Any, count: int) -> None:
-    layers = inner.vit.layers if hasattr(inner.vit, "layers") else inner.vit.encoder.layer
+    layers = _layers(inner)
     refuse_more(count, len(layers), "layers", "freezeLayers")
     for part in [inner.vit.embeddings, *layers[:count]] if count else []:
         part.requires_grad_(False)

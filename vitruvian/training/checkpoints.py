@@ -28,6 +28,7 @@ from vitruvian import artifact
 from vitruvian.errors import ArtifactError, Conflict, NotFound, TrainingError
 from vitruvian.store import Store
 from vitruvian.training.behind import Behind
+from vitruvian.training.together import everywhere
 
 STATE = "state.json"
 
@@ -163,7 +164,7 @@ class Checkpoints:
                 folder = artifact.fetch(self.store, prefix)
             except ArtifactError as e:
                 faults.append(e)
-            if _all(folder is not None, world):
+            if everywhere(folder is not None, world):
                 assert folder is not None
                 return folder, faults
         if faults:
@@ -239,15 +240,6 @@ def _stager() -> DefaultStager:
     return DefaultStager(
         StagingOptions(gpu, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=gpu)
     )
-
-
-def _all(here: bool, world: int) -> bool:
-    """Return whether it holds on all workers."""
-    if world == 1:
-        return here
-    everywhere = torch.tensor([here], dtype=torch.int32)
-    dist.all_reduce(everywhere, dist.ReduceOp.MIN)
-    return bool(everywhere)
 
 
 def _generators(rank: int) -> dict[str, torch.Generator]:

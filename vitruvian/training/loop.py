@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,14 +16,16 @@ from torch.nn import functional as F
 
 from vitruvian.artifact import fetch
 from vitruvian.data.prepared import Prepared, PreparedPart
-from vitruvian.models.registry import architecture, default_learning_rate
+from vitruvian.models.registry import Featured, architecture, default_learning_rate
 from vitruvian.spec import Training
 from vitruvian.store import open_store
 from vitruvian.training import notice
 from vitruvian.training.batches import ahead, augment, load, order, share
 from vitruvian.training.checkpoints import Checkpoints, Position
+from vitruvian.training.features import Features, computed, fixed, hindrance
 from vitruvian.training.job import Emit, Job, waited
-from vitruvian.training.parallel import Learner
+from vitruvian.training.parallel import Learner, half
+from vitruvian.training.together import anywhere
 
 _BATCH_OF_VALIDATION = 256
 _SECONDS_BETWEEN_EVENTS = 0.2
@@ -64,7 +66,8 @@ def _train(job: Job, rank: int, world: int, emit: Emit, device: torch.device) ->
     part, validation = prepared.part("train"), prepared.part("validation")
     # Drawn on the CPU: the same weights whatever trains them.
     module = architecture(job.model.architecture).build(job.model, prepared.classes).to(device)
-    learner = Learner(module, settings, world, device)
+    kept = _features(module, prepared, settings, rank, world, device, emit)
+    learner = Learner(module, settings, world, device, on_features=kept is not None)
     optimizer = _optimizer(module, settings, settings.learning_rate or default_learning_rate(job.model))
 
     checkpoints = Checkpoints(open_store(job.checkpoints), settings.checkpoints.keep)
@@ -98,10 +101,10 @@ def _train(job: Job, rank: int, world: int, emit: Emit, device: torch.device) ->
         loss_sum, correct, seen = (position.loss_sum, position.correct, position.seen) if rank == 0 else (0.0, 0, 0)
         told = 0.0
         learner.trained.train()
-        shares = _shares(part, prepared, settings, epoch, position.step, rank, world, device)
+        shares = _shares(part, prepared, kept, settings, epoch, position.step, rank, world, device)
         for step, examples in enumerate(shares, position.step):
             _set_learning_rate(optimizer, epoch * steps + step, settings.epochs * steps, settings.warmup)
-            leaving = _anyone(notice.given(), world)
+            leaving = anywhere(notice.given(), world)
             loss, hits, count = _step(learner, optimizer, settings, examples)
             loss_sum, correct, seen = loss_sum + loss, correct + hits, seen + count
 
@@ -130,7 +133,7 @@ def _train(job: Job, rank: int, world: int, emit: Emit, device: torch.device) ->
 
         learned = _summed(loss_sum, correct, seen, world)
         trained = time.monotonic()
-        valid = _validate(learner, validation, prepared, rank, world)
+        valid = _validate(learner, validation, prepared, kept, rank, world)
         record = {
             "epoch": epoch + 1,
             "trainLoss": learned.mean_loss,
@@ -149,6 +152,23 @@ def _train(job: Job, rank: int, world: int, emit: Emit, device: torch.device) ->
         emit({"kind": "epoch", **record})
     checkpoints.settle()
     notice.answer()
+
+
+def _features(
+    module: nn.Module, prepared: Prepared, settings: Training, rank: int, world: int, device: torch.device, emit: Emit
+) -> Features | None:
+    """Return what a front that doesn't learn makes of the examples, where that is the same in every epoch."""
+    if not fixed(module):
+        return None
+    assert isinstance(module, Featured)
+    why = hindrance(settings)
+    if why is not None:
+        emit({"kind": "features", "why": why})
+        return None
+    began = time.monotonic()
+    features, found = computed(module, prepared, rank, world, device, half(settings, device))
+    emit({"kind": "features", "found": found, "count": len(features.train), "seconds": time.monotonic() - began})
+    return features
 
 
 def _prepared(job: Job) -> Prepared:
@@ -194,6 +214,7 @@ class Examples:
 def _shares(
     part: PreparedPart,
     prepared: Prepared,
+    kept: Features | None,
     settings: Training,
     epoch: int,
     first: int,
@@ -214,6 +235,8 @@ def _shares(
         used = mine if len(mine) else everyone[:1]
         # DDP takes the mean over workers: scaled so, it is the mean over the step's examples.
         weight = world / len(everyone) if len(mine) else 0.0
+        if kept is not None:
+            return Examples(kept.train[used], torch.from_numpy(part.labels[used]), weight)
         inputs, labels = load(part, used, prepared.preprocess)
         inputs = augment(inputs, used, prepared.preprocess.kind, settings.augmentation, settings.seed, epoch)
         return Examples(inputs, labels, weight)
@@ -244,14 +267,20 @@ def _step(
 
 
 @torch.no_grad()
-def _validate(learner: Learner, part: PreparedPart, prepared: Prepared, rank: int, world: int) -> Sums:
+def _validate(
+    learner: Learner, part: PreparedPart, prepared: Prepared, kept: Features | None, rank: int, world: int
+) -> Sums:
     learner.module.eval()
     mine = share(np.arange(len(part)), rank, world)
     loss_sum, correct = 0.0, 0
     # As many batches on each worker: a module that is shared out computes on all of them together.
     for start in range(0, math.ceil(len(part) / world), _BATCH_OF_VALIDATION):
         batch = mine[start : start + _BATCH_OF_VALIDATION]
-        inputs, labels = load(part, batch if len(batch) else np.arange(1), prepared.preprocess)
+        used = batch if len(batch) else np.arange(1)
+        if kept is None:
+            inputs, labels = load(part, used, prepared.preprocess)
+        else:
+            inputs, labels = kept.validation[used], torch.from_numpy(part.labels[used])
         labels = labels.to(learner.device)
         logits = learner.answer(inputs)
         if len(batch):
@@ -266,20 +295,6 @@ def _summed(loss: float, correct: int, seen: int, world: int) -> Sums:
     sums = torch.tensor([loss, correct, seen], dtype=torch.float64)
     dist.all_reduce(sums)
     return Sums(float(sums[0]), int(sums[1]), int(sums[2]))
-
-
-def _anyone(here: bool, world: int) -> Callable[[], bool]:
-    """Begin to ask all workers whether it holds for any; the answer, the same on all, comes beside the step's work."""
-    if world == 1:
-        return lambda: here
-    anyone = torch.tensor([here], dtype=torch.int32)
-    asked = dist.all_reduce(anyone, dist.ReduceOp.MAX, async_op=True)
-
-    def answer() -> bool:
-        asked.wait()
-        return bool(anyone)
-
-    return answer
 
 
 def _out_of_patience(position: Position, settings: Training) -> bool:

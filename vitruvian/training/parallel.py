@@ -15,20 +15,26 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from vitruvian.models.registry import Featured
 from vitruvian.spec import Training
 from vitruvian.training.checkpoints import Checkpoints
+from vitruvian.training.features import Head
 
 
 class Learner:
     """A module as one of `world` workers trains it."""
 
-    def __init__(self, module: nn.Module, settings: Training, world: int, device: torch.device) -> None:
+    def __init__(
+        self, module: nn.Module, settings: Training, world: int, device: torch.device, on_features: bool = False
+    ) -> None:
         self.module = module
         """What holds the weights, or this worker's share of them."""
-        self.trained: nn.Module = module
-        """What is called in training: it averages gradients over the workers."""
+        self.called = Head(module) if on_features and isinstance(module, Featured) else module
+        """What is called for an answer."""
+        self.trained: nn.Module = self.called
+        """The same in training: it averages gradients over the workers."""
         self.device = device
-        self.half = _half(settings, device)
+        self.half = half(settings, device)
         """Whether matrices are multiplied in bfloat16."""
         self._shell: nn.Module | None = None
         shared_out = world > 1 and settings.strategy == "fsdp"
@@ -43,11 +49,11 @@ class Learner:
         if shared_out:
             _shard(module, world, device, self.half)
         elif world > 1:
-            self.trained = DistributedDataParallel(module)
+            self.trained = DistributedDataParallel(self.called)
 
     def answer(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return logits (n, classes) of float32; while training through what averages gradients."""
-        called = self.trained if self.module.training else self.module
+        """Return logits (n, classes) of float32, of images or their features."""
+        called = self.trained if self.module.training else self.called
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             logits: torch.Tensor = called(inputs.to(self.device))
         return logits.float()
@@ -72,7 +78,7 @@ class Learner:
             checkpoints.keep_weights(lambda folder: save(kept, folder), epoch)
 
 
-def _half(settings: Training, device: torch.device) -> bool:
+def half(settings: Training, device: torch.device) -> bool:
     """Return whether to multiply in bfloat16: by default on GPUs that are built for it."""
     if settings.precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -103,6 +103,8 @@ class EpochTable:
         """Show one event."""
         if event["kind"] == "start":
             self._start(event)
+        elif event["kind"] == "features":
+            self._features(event)
         elif event["kind"] == "passed over":
             error = event["error"]
             self.console.print(
@@ -115,6 +117,15 @@ class EpochTable:
         elif event["kind"] == "epoch":
             self.history.append(event)
             self.console.print(self._row(event))
+
+    def _features(self, event: dict[str, Any]) -> None:
+        if "why" in event:
+            said = f"what is frozen is computed in every epoch anew: {event['why']}"
+        elif event["found"]:
+            said = f"features of {event['count']} examples: kept from before, the same weights, data and transforms"
+        else:
+            said = f"features of {event['count']} examples: computed once, in {event['seconds']:.1f} s, for all epochs"
+        self.console.print(f"  {said}", highlight=False, soft_wrap=True)
 
     def _start(self, event: dict[str, Any]) -> None:
         self.epochs, self.steps = event["epochs"], event["steps"]
