@@ -456,7 +456,7 @@ def documents(text: str, where: str) -> list[Any]:
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
-        problem = getattr(e, "problem", None) or str(e)
+        problem = getattr(e, "problem", None) or " ".join(str(e).split())
         raise SpecError(f"is not valid YAML: {problem}", where=place, hint="mend this line") from e
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
         raise SpecError(f"holds a value that can't be read ({e})", where=where, hint="put it in quotes") from e

@@ -112,8 +112,8 @@ def _tracker(flag: str, on: bool) -> Callable[[Given], Iterator[Outcome]]:
 
 def _formats(given: Given) -> Iterator[Outcome]:
     known = spec.Export.model_json_schema()["properties"]["formats"]["items"]["enum"]
-    asked = dict.fromkeys(given.value)
-    if any(name not in known for name in asked):
+    asked = list(given.value)
+    if not asked or any(name not in known for name in asked):
         yield Refused("has a format that isn't known", f"choose from {', '.join(known)}")
         return
     later = [name for name in asked if any(spec.unimplemented(spec.Export.model_validate({"formats": [name]})))]

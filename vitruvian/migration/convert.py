@@ -120,12 +120,9 @@ def _take(found: dict[str, Entry], entry: Entry, key: Key, config: Config, draft
 
 
 def _unknown(path: str, system: System) -> str:
-    keys = [key.path for key in system.keys]
-    near = difflib.get_close_matches(path, keys, n=1, cutoff=0.6)
-    if not near:
-        by_last = {key.rpartition(".")[2]: key for key in keys}
-        near = [by_last[last] for last in difflib.get_close_matches(path.rpartition(".")[2], by_last, n=1, cutoff=0.6)]
-    return f"unknown key; did you mean '{near[0]}'?" if near else f"no key of {system.title} that is known"
+    by_name = {key.path.rpartition(".")[2]: key.path for key in system.keys}
+    near = difflib.get_close_matches(path.rpartition(".")[2], by_name, n=1, cutoff=0.6)
+    return f"unknown key; did you mean '{by_name[near[0]]}'?" if near else f"no key of {system.title} that is known"
 
 
 def _name(draft: _Draft, system: System, name: str | None) -> None:

@@ -54,7 +54,7 @@ def entries(config: Config, system: System, values: Any = None, above: str = "")
         path = f"{above}.{name}" if above else str(name)
         key = system.key(path)
         # Where only a key's own name is told, a section may be called like it.
-        if isinstance(value, dict) and value and (key is None or system.nested and key.kind is not Kind.any):
+        if isinstance(value, dict) and value and (key is None or (system.nested and key.kind is not Kind.any)):
             yield from entries(config, system, value, path)
         elif key or not config.code or path.partition(".")[0].isupper():
             yield Entry(path, value, config.where, key)
@@ -77,12 +77,12 @@ def recognise(configs: Sequence[Config], systems: Sequence[System]) -> System:
         if not any(each[number] for each in scores.values()):
             titles = "; ".join(system.title for system in systems)
             raise SpecError("is not a config of a system that is known here", where=config.where, hint=titles)
-    whole = [system for system in systems if all(scores[system.name])]
+    most = [max(scores[system.name][number] for system in systems) for number in range(len(configs))]
+    whole = [system for system in systems if scores[system.name] == most]
     if not whole:
         last = configs[-1].where
         raise SpecError("belongs to another system than the files before it", where=last, hint="import them apart")
-    best = max(sum(scores[system.name]) for system in whole)
-    first, *others = [system for system in whole if sum(scores[system.name]) == best]
+    first, *others = whole
     if others:
         raise SpecError(
             f"may be a config of {first.title} or of {others[0].title}",
@@ -112,7 +112,7 @@ def checked(entry: Entry, kind: Kind) -> Any:
 
     value = entry.value
     if isinstance(value, Computed):
-        raise wrong("is computed when the file runs", "write its value instead")
+        raise wrong("is known only when the file runs", "write its value instead")
     if kind is Kind.list and isinstance(value, str):
         value = [value]
     if kind is Kind.integer and isinstance(value, float) and value.is_integer():
@@ -125,7 +125,7 @@ def checked(entry: Entry, kind: Kind) -> Any:
             raise wrong(f"{kind.value} is wanted", "write a smaller one" if kind is Kind.number else "round it")
         is_now = _TYPES.get(type(value), "something else")
         raise wrong(f"{kind.value} is wanted, not {is_now}", "mend it")
-    if isinstance(value, int) and abs(value) >= 10**15 or isinstance(value, float) and not math.isfinite(value):
+    if (isinstance(value, int) and abs(value) >= 10**15) or (isinstance(value, float) and not math.isfinite(value)):
         raise wrong("the number is out of range", "write a smaller one")
     if isinstance(value, str) and (not value.strip() or not _writable(value)):
         raise wrong("the text is empty" if not value.strip() else "the text isn't one that a file can hold", "mend it")

@@ -13,15 +13,41 @@ _READ = "comes with the weights and is read from there"
 _LABELS = "classes are the folders' names in spec.data.source; the head is new"
 # transformers' ViTConfig and ViTImageProcessor, and what every config and processor has.
 _SHAPE = (
-    "architectures attention_probs_dropout_prob dtype encoder_stride finetuning_task hidden_act hidden_dropout_prob "
-    "hidden_size image_size initializer_range intermediate_size layer_norm_eps num_attention_heads num_channels "
-    "num_hidden_layers patch_size pooler_act pooler_output_size problem_type qkv_bias torch_dtype transformers_version"
-).split()
+    "architectures",
+    "attention_probs_dropout_prob",
+    "dtype",
+    "encoder_stride",
+    "finetuning_task",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "hidden_size",
+    "image_size",
+    "initializer_range",
+    "intermediate_size",
+    "layer_norm_eps",
+    "num_attention_heads",
+    "num_channels",
+    "num_hidden_layers",
+    "patch_size",
+    "pooler_act",
+    "pooler_output_size",
+    "problem_type",
+    "qkv_bias",
+    "torch_dtype",
+    "transformers_version",
+)
 _NORMALISED = ("image_mean", "image_std")
 _PROCESSOR = (
-    "do_convert_rgb do_normalize do_rescale do_resize feature_extractor_type image_processor_type resample rescale_factor "
-    "size"
-).split()
+    "do_convert_rgb",
+    "do_normalize",
+    "do_rescale",
+    "do_resize",
+    "feature_extractor_type",
+    "image_processor_type",
+    "resample",
+    "rescale_factor",
+    "size",
+)
 _PREPARED = "one decoder prepares pictures the same for training and serving: the model's square, 0 to 1, normalised"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -102,9 +103,8 @@ def _json(where: str, text: str) -> Any:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in found if names.count(name) > 1)
-            raise SpecError(f"the key {ascii(twice)} stands twice", where=where, hint="keep one of them")
+            ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+            raise SpecError(f"the key {twice!a} stands twice", where=where, hint="keep one of them")
         return found
 
     try:
@@ -145,15 +145,28 @@ def _constants(where: str, text: str) -> dict[str, Any]:
     except (ValueError, RecursionError, MemoryError) as e:
         raise SpecError("holds Python that can't be read", where=where, hint="is it a config?") from e
     found: dict[str, Any] = {}
-    for statement in tree.body:
-        if isinstance(statement, ast.Assign):
-            found |= {each.id: _literal(statement.value) for each in statement.targets if isinstance(each, ast.Name)}
-        elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
-            found[statement.target.id] = _literal(statement.value)
+    plain = [each for scope in ast.walk(tree) if isinstance(scope, ast.Module | ast.ClassDef) for each in scope.body]
+    unconditional = set(map(id, plain))
+    for name, value in (pair for statement in plain for pair in _assigned(statement)):
+        found[name] = _literal(value)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.func.id.isupper():
-            found.setdefault(node.func.id, _literal(node.args[0]) if node.args else [])
+        if id(node) not in unconditional:
+            # Within a function or a condition: whether it counts, only running the file would tell.
+            found |= {name: Computed() for name, _ in _assigned(node)}
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        if isinstance(call.func, ast.Name) and not call.func.id.isupper():
+            argument = _literal(call.args[0]) if call.args else []
+            same = found.setdefault(call.func.id, argument) == argument
+            found[call.func.id] = argument if same else Computed()
     return found
+
+
+def _assigned(node: ast.AST) -> list[tuple[str, ast.expr]]:
+    if isinstance(node, ast.Assign):
+        return [(target.id, node.value) for target in node.targets if isinstance(target, ast.Name)]
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
+        return [(node.target.id, node.value)]
+    return []
 
 
 def _literal(node: ast.expr) -> Any:

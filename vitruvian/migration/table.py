@@ -70,8 +70,8 @@ Rule = Callable[[Given], Iterable[Outcome]]
 class Key:
     """A key of a config, or a flag without its dashes.
 
-    `to` is the field of the Classifier that says the same, or what else does its work; empty: nothing. A key whose `to` is
-    no field, or which has a rule of its own, is carried over as the rule says, or named with its note.
+    `to` is the field of the Classifier that says the same, or what else does its work; empty: nothing. A rule says what
+    becomes of a value. Without one a value of a kind is put into the field, and any other is named with the note.
     """
 
     path: str
@@ -87,7 +87,7 @@ class Key:
         """Return what becomes of a value that is of the key's kind."""
         if self.rule:
             return self.rule(given)
-        if self.to.startswith("spec."):
+        if self.kind is not Kind.any:
             return (Put(self.to, given.value),)
         return (Remark(f"{self.to}: {self.note}" if self.to else self.note),)
 

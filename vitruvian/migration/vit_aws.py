@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from vitruvian import spec
 from vitruvian.migration.table import Aside, Given, Habit, Key, Kind, Outcome, Put, Refused, Remark, System, Whole
 
-HUB = "the Hugging Face Hub isn't a source yet: download the set as a folder for each class, name that in spec.data.source"
+HUB = "the Hugging Face Hub isn't a source yet: download the set, a folder for each class, name it in spec.data.source"
 _METRICS = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "f1": "f1", "f1_score": "f1"}
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _MOST_LAYERS = 12
@@ -36,7 +36,9 @@ def _gpu(given: Given) -> Iterator[Outcome]:
 
 
 def _enabled(given: Given) -> Iterator[Outcome]:
-    if not given.value:
+    if given.value and "push_model_s3.bucket_name" not in given.values:
+        yield Remark("names no bucket: spec.artifacts is a folder on this machine")
+    elif not given.value:
         yield Remark("nothing goes to S3, and no gate ends a run: spec.artifacts is a folder on this machine")
 
 
@@ -111,8 +113,8 @@ SYSTEM = System(
         Key(
             "directories_config.clean_train_dir_before_training",
             "spec.training.checkpoints.keep",
-            "checkpoints belong to their data and declaration: those of another training are never read, and so many of "
-            "the latest are kept",
+            "checkpoints belong to their data and declaration: those of another training are never read, and so many "
+            "of the latest are kept",
             ids=("S0.15",),
             rule=lambda given: [
                 Remark(

@@ -12,7 +12,7 @@ SYSTEM = System(
         Key(
             "data_dir",
             "spec.data.source",
-            "for training, a folder with a folder for each class; `vitruvian predict BUNDLE FOLDER` predicts unseen ones",
+            "for training, a folder with a folder for each class; `vitruvian predict BUNDLE FOLDER` takes unseen ones",
             Kind.text,
             ("S1.11", "S1.02", "S1.12"),
         ),
