@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,89 +15,30 @@ from hypothesis import strategies as st
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from tests.configs import (
+    CLASS_MAPPING,
+    CLIP_YAML,
+    CONFIG_PY,
+    MAIN_PY,
+    NOTEBOOK,
+    PREPROCESSING,
+    PROCESSOR,
+    TESTING,
+    TRAINING,
+    VIT_CONFIG,
+)
 from vitruvian import spec
 from vitruvian.cli import app
 from vitruvian.errors import SpecError
 from vitruvian.migration.convert import Imported, convert
 from vitruvian.migration.read import Config, read, read_flags
 from vitruvian.migration.systems import FLAGS, SYSTEMS
-from vitruvian.migration.table import Key, Kind, System
+from vitruvian.migration.table import Key, Kind, System, Whole
 
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = ROOT.parent / "shared" / "requirements.md"
 PAGE = ROOT / "docs" / "coming-from.md"
 
-PREPROCESSING = """{
-  "huggingface_dataset_name": "Bingsu/Human_Action_Recognition",
-  "test_size": 0.25,
-  "validation_size": 0.1,
-  "output_dir": "data"
-}"""
-TRAINING = """{
-  "directories_config": {
-    "input_dir": "data", "clean_train_dir_before_training": true, "train_dir": "data/checkpoints",
-    "training_curve_path": "figs/curves.png", "best_model_path": "models/best"
-  },
-  "model_params": {"model_name": "google/vit-base-patch16-224", "nb_layers_to_freeze": 2},
-  "training_config": {"enable_gpu": true, "learning_rate": 5e-5, "batch_size": 32, "num_train_epochs": 8}
-}"""
-TESTING = """{
-  "input_dir": "data/test", "trained_model_path": "models/best",
-  "metrics_output_file": "data/output/performance_metrics_15_2.xlsx",
-  "push_model_s3": {
-    "enabled": true,
-    "conditions": [{"metric": "accuracy", "threshold": 0.78}, {"metric": "precision", "threshold": 0.75}],
-    "bucket_name": "pose-models", "prefix": "vit/best/"
-  }
-}"""
-NOTEBOOK = json.dumps(
-    {
-        "cells": [
-            {"cell_type": "markdown", "source": ["# Prediction"]},
-            {
-                "cell_type": "code",
-                "source": ["%matplotlib inline\n", "import numpy as np\n", "data_dir = 'data/unseen'\n"],
-            },
-            {"cell_type": "code", "source": "model = load('trained_model.h5')\nfor name in []:\n    print(name)"},
-        ]
-    }
-)
-CONFIG_PY = """
-from pathlib import Path
-
-BATCH_SIZE = 64
-LEARNING_RATE = 1e-3
-EPOCHS: int = 100
-MODEL_PATH = Path(__file__).parent / "pose_classifier.pth"
-"""
-MAIN_PY = """
-from data import download_images_from_s3
-
-def main():
-    download_images_from_s3(["checkin-poses"])
-
-main()
-"""
-CLASS_MAPPING = """{
-  "class_to_idx": {"1": 0, "2": 4}, "idx_to_class": {"0": "1", "4": "2"}, "classes": ["1", "2"]
-}"""
-VIT_CONFIG = """{
-  "_name_or_path": "google/vit-base-patch16-224-in21k", "architectures": ["ViTForImageClassification"],
-  "hidden_size": 768, "id2label": {"0": "calling"}, "label2id": {"calling": 0}, "image_size": 224,
-  "model_type": "vit", "num_hidden_layers": 12, "torch_dtype": "float32"
-}"""
-PROCESSOR = """{
-  "do_normalize": true, "do_resize": true, "image_mean": [0.5, 0.5, 0.5], "size": {"height": 224, "width": 224}
-}"""
-CLIP_YAML = """
-model: {model_name: openai/clip-vit-large-patch14, unfreeze_visual: true}
-training:
-  batch_size: 64
-  max_epochs: 10
-  lr: 3e-6
-  no_mixed_precision: false
-tracking: {experiment_name: clip_har_v2, use_mlflow: true, no_wandb: true}
-"""
 LAUNCHER = ["--distributed_mode", "ddp", "--nproc_per_node", "4", "--push_to_hub", "--lr=2e-6"]
 LAUNCHER += ["--export_format", "onnx", "tensorrt"]
 
@@ -500,10 +442,6 @@ def test_no_key_is_dropped_in_silence(system: System, key: Key) -> None:
 
 def _always(system: System) -> System:
     """Return the system as one that wrote an empty file."""
-    from dataclasses import replace
-
-    from vitruvian.migration.table import Whole
-
     return replace(system, wholes=(Whole("a.yaml", "", ""),))
 
 
@@ -533,7 +471,7 @@ def subsets(draw: st.DrawFn) -> dict[str, Any]:
     return _nested({key.path: draw(RIGHT[key.kind]) for key in chosen})
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(values=subsets(), extra=st.dictionaries(st.text(max_size=12), SCALARS, max_size=2))
 def test_any_known_keys_give_a_valid_classifier_or_a_clear_refusal(
     values: dict[str, Any], extra: dict[str, Any]

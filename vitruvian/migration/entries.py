@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -128,16 +129,13 @@ def checked(entry: Entry, kind: Kind) -> Any:
     if (isinstance(value, int) and abs(value) >= 10**15) or (isinstance(value, float) and not math.isfinite(value)):
         raise wrong("the number is out of range", "write a smaller one")
     if isinstance(value, str) and (not value.strip() or not _writable(value)):
-        raise wrong("the text is empty" if not value.strip() else "the text isn't one that a file can hold", "mend it")
+        raise wrong("the text is empty" if not value.strip() else "the text isn't one line of characters", "mend it")
     return value
 
 
 def _writable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    """Tell whether a text is characters on one line: no control, line break or half of a pair."""
+    return not any(unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") for each in text)
 
 
 def shown(text: str, most: int = 200) -> str:
