@@ -596,6 +596,8 @@ def _write_new(path: Path, text: str) -> None:
     try:
         aside.write_text(text, encoding="utf-8")
         aside.replace(path)
+    except OSError as e:
+        raise explained(e, path) from e
     finally:
         aside.unlink(missing_ok=True)
 

@@ -8,7 +8,7 @@ from vitruvian.migration.table import Aside, Given, Habit, Key, Kind, Outcome, R
 
 _SORTED = "sort the pictures into a folder for each pose and name it in spec.data.source"
 _POSEDB = f"data.format posedb isn't implemented yet: {_SORTED}"
-_LABELS = "a bundle's labels hold it: classes are the folders' names, in their order, here without a number in between"
+_LABELS = "a bundle's labels hold it: classes are the folders' names, in their order, numbered without gaps"
 
 
 def _buckets(given: Given) -> Iterator[Outcome]:

@@ -10,6 +10,7 @@ from vitruvian import spec
 from vitruvian.migration.table import Aside, Given, Habit, Key, Kind, Outcome, Put, Refused, Remark, System
 
 _MODEL = "openai/clip-vit-base-patch16"
+_BATCH = 256
 _STRENGTHS = ("none", "light", "medium", "strong")
 _MODES = ("none", "ddp", "fsdp")
 _EXPORTER = frozenset({"export_format", "precision", "validate"})
@@ -55,7 +56,9 @@ def _mode(given: Given) -> Iterator[Outcome]:
 
 def _batch(given: Given) -> Iterator[Outcome]:
     if not _TRAINER & given.values.keys() and _EXPORTER & given.values.keys():
-        yield Remark("an exported model takes any number of inputs at once")
+        yield Put("spec.training.batchSize", _BATCH)
+        if "batch_size" in given.values:
+            yield Remark("an exported model takes any number of inputs at once")
         return
     workers = _workers(given.values)
     yield Put("spec.training.batchSize", given.value * (workers or 1))
@@ -97,7 +100,7 @@ def _experiment(given: Given) -> Iterator[Outcome]:
     if name:
         yield Put("metadata.name", name)
         yield Remark(
-            f"the classifier is called '{name}'; --mlflow and --wandb of `vitruvian run` say where it is tracked"
+            "is the classifier's name, unless --name is; `vitruvian run --mlflow URI --wandb PROJECT` tracks it"
         )
     else:
         yield Remark("no classifier can be called so: lower-case letters, digits and '-' make a name")
@@ -179,7 +182,7 @@ SYSTEM = System(
             "it in parts. On the exporter: an exported model takes any number of inputs at once",
             Kind.integer,
             ("S4.11", "S4.50"),
-            default=256,
+            default=_BATCH,
             rule=_batch,
         ),
         Key(
