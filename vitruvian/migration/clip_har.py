@@ -100,7 +100,7 @@ def _experiment(given: Given) -> Iterator[Outcome]:
     if name:
         yield Put("metadata.name", name)
         yield Remark(
-            "is the classifier's name, unless --name is; `vitruvian run --mlflow URI --wandb PROJECT` tracks it"
+            "is the classifier's name, unless --name is, and so of MLflow's experiment, unless MLFLOW_EXPERIMENT_NAME is"
         )
     else:
         yield Remark("no classifier can be called so: lower-case letters, digits and '-' make a name")
@@ -235,13 +235,13 @@ SYSTEM = System(
         Key(
             "experiment_name",
             "metadata.name",
-            "as lower-case letters, digits and '-'",
+            "as lower-case letters, digits and '-'; it names MLflow's experiment, unless `MLFLOW_EXPERIMENT_NAME` does",
             Kind.text,
             ("S4.42",),
             rule=_experiment,
         ),
         Key("project_name", "`vitruvian run --wandb PROJECT`", _TRACK, ids=("S4.42",)),
-        Key("group_name", "", "not yet: a run has no group", ids=("S4.42",)),
+        Key("group_name", "`WANDB_RUN_GROUP`", "W&B's own variable", ids=("S4.42",)),
         Key(
             "use_mlflow",
             "`vitruvian run --mlflow URI`",
