@@ -17,7 +17,7 @@ _EXPORTER = frozenset({"export_format", "precision", "validate"})
 _TRAINER = frozenset({"max_epochs", "lr", "distributed_mode", "unfreeze_visual", "unfreeze_text", "eval_batch_size"})
 _TRACK = "flags of `vitruvian run` and `train`; without them nothing is tracked, where there both trackers were"
 _UNTRACKED = "nothing is tracked unless you ask for it with `--mlflow URI`, `--wandb PROJECT` or `--tensorboard FOLDER`"
-_HUB = "not yet; `vitruvian publish` writes the bundle, with its model card, to spec.artifacts"
+_HUB = "`vitruvian publish` writes the bundle, with its model card, to spec.artifacts"
 _RAY = "Ray finds the workers"
 _BUNDLE = "a bundle says what it is, and holds its classes"
 # Layers of a tower in OpenAI's models: (visual, text).
@@ -100,7 +100,7 @@ def _experiment(given: Given) -> Iterator[Outcome]:
     if name:
         yield Put("metadata.name", name)
         yield Remark(
-            "is the classifier's name, unless --name is, and so of MLflow's experiment, unless MLFLOW_EXPERIMENT_NAME is"
+            "names the classifier, unless --name does, and MLflow's experiment, unless MLFLOW_EXPERIMENT_NAME does"
         )
     else:
         yield Remark("no classifier can be called so: lower-case letters, digits and '-' make a name")
@@ -231,7 +231,7 @@ SYSTEM = System(
             "off goes on by itself",
             ids=("S4.30",),
         ),
-        Key("push_to_hub", "", _HUB, ids=("S4.31",)),
+        Key("push_to_hub", "not yet", _HUB, ids=("S4.31",)),
         Key(
             "experiment_name",
             "metadata.name",
@@ -278,8 +278,8 @@ SYSTEM = System(
         ),
         Key(
             "precision",
-            "",
-            "not yet: of an export; ONNX is exported in full precision. In training it is `training.precision`",
+            "not yet",
+            "of an export; ONNX is exported in full precision. In training it is `training.precision`",
             ids=("S4.49",),
         ),
         Key(
@@ -288,7 +288,7 @@ SYSTEM = System(
             "always: an export that answers otherwise than the model, or loses more accuracy, is refused",
             ids=("S4.50",),
         ),
-        Key("benchmark", "", "not yet: one format is made, so there is none to compare", ids=("S4.45", "S4.50")),
+        Key("benchmark", "not yet", "one format is made, so there is none to compare", ids=("S4.45", "S4.50")),
         Key("model_path", "`vitruvian serve BUNDLE`", _BUNDLE, ids=("S4.33", "S4.53")),
         Key("model_type", "`vitruvian serve BUNDLE`", _BUNDLE, ids=("S4.53", "S4.54")),
         Key("class_names", "`labels` in bundle.json", _BUNDLE, ids=("S4.55",)),
