@@ -15,12 +15,15 @@ from vitruvian import spec
 from vitruvian.cluster import rayjob, servers
 from vitruvian.cluster.objects import NAME, manifest
 from vitruvian.cluster.settings import Ingress, RayServeSettings, RaySettings, TrainerSettings
+from vitruvian.migration.systems import SYSTEMS
+from vitruvian.migration.table import System, Whole
 from vitruvian.observability import alerts, metrics
 from vitruvian.observability.dashboards import DASHBOARDS, rendered
 
 ROOT = Path(__file__).parents[1]
 CHART_FOLDER = ROOT / "charts" / "vitruvian"
 VALUES = CHART_FOLDER / "values.yaml"
+COMING_FROM = ROOT / "docs" / "coming-from.md"
 
 SAMPLES = ROOT / "k8s" / "samples"
 SAMPLE = SAMPLES / "classifier.yaml"
@@ -197,6 +200,29 @@ def metrics_page() -> str:
     return METRICS + "\n".join(parts) + "\n"
 
 
+def coming_from_page() -> str:
+    """Return docs/coming-from.md: what is between its marks follows from the tables of keys, the rest stays."""
+    page = COMING_FROM.read_text()
+    for system in SYSTEMS:
+        begin, end = f"<!-- keys: {system.name} -->\n", "<!-- end -->"
+        before, after = page.split(begin)
+        page = before + begin + _keys(system) + end + after.partition(end)[2]
+    return page
+
+
+def _keys(system: System) -> str:
+    rows: dict[tuple[str, str], list[str]] = {}
+    for entry in (*system.keys, *system.wholes):
+        name = entry.name if isinstance(entry, Whole) else entry.path
+        field = entry.to.startswith(("spec.", "metadata.")) and " " not in entry.to
+        rows.setdefault((f"`{entry.to}`" if field else entry.to or "nothing", entry.note), []).append(f"`{name}`")
+    lines = [f"| {', '.join(names)} | {to} | {note} |" for (to, note), names in rows.items()]
+    for habit in system.habits:
+        value = yaml.safe_dump(habit.value).partition("\n")[0]
+        lines.append(f"| always | `{habit.path}: {value}` | {habit.note} |")
+    return "\n".join(["| key | here | note |", "|---|---|---|", *lines]) + "\n"
+
+
 def rules_file() -> str:
     """Return the alerts as a file of rules that Prometheus reads."""
     return "# Written by scripts/generate.py from vitruvian/observability/alerts.py.\n" + manifest([alerts.rules()])
@@ -279,6 +305,7 @@ PAGES = {
     ROOT / "docs" / "classifier.md": classifier_page,
     ROOT / "docs" / "chart.md": chart_page,
     ROOT / "docs" / "metrics.md": metrics_page,
+    COMING_FROM: coming_from_page,
     CHART_FOLDER / "values.schema.json": values_schema,
     CHART_FOLDER / "alerts" / "vitruvian.yaml": rules_file,
     **{CHART_FOLDER / "dashboards" / f"{name}.json": partial(rendered, made) for name, made in DASHBOARDS.items()},

@@ -559,6 +559,49 @@ def spec_validate(file: Annotated[Path, typer.Argument(help="The file that decla
     console.print(f"{_plain(str(file))}: classifier [bold]{classifier.name}[/] is valid", highlight=False)
 
 
+@spec_app.command("import")
+def spec_import(
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE… [-- FLAGS…]", help="An existing system's configs; its flags behind --."),
+    ],
+    name: Annotated[str | None, typer.Option(help="The classifier's name; none: the system's.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="The file to write; none: the output.")] = None,
+) -> None:
+    """Write the Classifier that says what an existing system's configs say; docs/coming-from.md has every key."""
+    from vitruvian import spec
+    from vitruvian.migration import read
+    from vitruvian.migration.convert import convert
+    from vitruvian.migration.systems import FLAGS, SYSTEMS
+
+    if out is not None and out.exists():
+        raise SpecError("is there already", where=out, hint="name another file with -o, or remove it")
+    flags = next((number for number, word in enumerate(files) if word.startswith("--")), len(files))
+    configs = [read.read(file, spec.read(Path(file), read.WANTED)) for file in files[:flags]]
+    if files[flags:]:
+        configs.append(read.read_flags(files[flags:], {key.path: key.kind for key in FLAGS.keys}))
+    made = convert(configs, SYSTEMS, name)
+    for key, what in made.remarks:
+        _remark(f"{key}: {what}")
+    if out is None:
+        print(made.text, end="")
+        return
+    _write_new(out, made.text)
+    console.print(f"{_plain(str(out))}: classifier [bold]{made.classifier.name}[/] is valid", highlight=False)
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    aside = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    except OSError as e:
+        raise explained(e, path) from e
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 @data_app.command("render-keypoints")
 def render(
     source: Annotated[Path, typer.Argument(help="A folder with sequences.npz and index.json.")],

@@ -416,9 +416,17 @@ class _Loader(yaml.SafeLoader):
     """Reads YAML as Kubernetes does: 1e-3 is a number, a key stands once."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Writes what the loader reads as the same value."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -445,35 +453,45 @@ def load(path: Path) -> Classifier:
     return parse(read(path), str(path))
 
 
-def read(path: Path) -> str:
+def read(path: Path, wanted: str = "a Classifier with -f FILE") -> str:
     """Return the text of a declaration's file; raises `SpecError`. What isn't a plain file can be read only once."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as e:
-        raise SpecError("there is no such file", where=path, hint="give a Classifier with -f FILE") from e
+        raise SpecError("there is no such file", where=path, hint=f"give {wanted}") from e
     except IsADirectoryError as e:
         raise SpecError("is a folder", where=path, hint="give a YAML file") from e
     except (OSError, UnicodeDecodeError) as e:
         raise SpecError(f"can't be read ({e})", where=path, hint="give a YAML file") from e
 
 
-def parse(text: str, where: str = "spec") -> Classifier:
-    """Read a Classifier from YAML; raises `SpecError` with a line for each thing that is wrong."""
+def documents(text: str, where: str) -> list[Any]:
+    """Return what a YAML text holds, a key standing once in each map; raises `SpecError` where it isn't YAML."""
     try:
-        documents = [document for document in yaml.load_all(text, _Loader) if document is not None]
+        return [document for document in yaml.load_all(text, _Loader) if document is not None]
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
-        problem = getattr(e, "problem", None) or str(e)
+        problem = getattr(e, "problem", None) or " ".join(str(e).split())
         raise SpecError(f"is not valid YAML: {problem}", where=place, hint="mend this line") from e
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
         raise SpecError(f"holds a value that can't be read ({e})", where=where, hint="put it in quotes") from e
-    if len(documents) == 1 and not isinstance(documents[0], dict):
+
+
+def dump(value: Any) -> str:
+    """Return YAML that `documents` reads as the same maps, lists, texts, numbers and booleans."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+
+
+def parse(text: str, where: str = "spec") -> Classifier:
+    """Read a Classifier from YAML; raises `SpecError` with a line for each thing that is wrong."""
+    found = documents(text, where)
+    if len(found) == 1 and not isinstance(found[0], dict):
         raise SpecError("is not a map of apiVersion, kind, metadata and spec", where=where, hint="write a Classifier")
-    if len(documents) != 1:
-        raise SpecError(f"holds {len(documents)} documents", where=where, hint="write exactly one Classifier")
+    if len(found) != 1:
+        raise SpecError(f"holds {len(found)} documents", where=where, hint="write exactly one Classifier")
     try:
-        classifier = Classifier.model_validate(documents[0])
+        classifier = Classifier.model_validate(found[0])
     except ValidationError as e:
         raise SpecError("\n".join(_lines(e, where))) from e
     refused = list(unimplemented(classifier))

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from moto.server import ThreadedMotoServer
 
+from tests import configs
 from tests.projects import write_data
 from vitruvian import spec
 from vitruvian.bundle import open_bundle
@@ -166,9 +167,29 @@ def test_real_motion_is_drawn_as_the_docs_say(tmp_path: Path) -> None:
     assert (tmp_path / "pictures" / "walk").is_dir()
 
 
+def test_existing_configs_are_imported_as_the_docs_say(tmp_path: Path) -> None:
+    files = {
+        "config/preprocessing_config.json": configs.PREPROCESSING,
+        "config/training_config.json": configs.TRAINING,
+        "config/testing_config.json": configs.TESTING,
+        "config.py": configs.CONFIG_PY,
+        "configs/training_config.yaml": configs.CLIP_YAML,
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    lines = [line for line in commands("docs/coming-from.md") if line.startswith("vitruvian spec import")]
+    for line in lines:
+        done = shell(line, tmp_path)
+        assert done.returncode == 0, done.stderr
+    written = [spec.load(path) for path in sorted(tmp_path.glob("*.yaml"))]
+    assert [each.spec.model.architecture for each in written] == ["resnet50", "vit", "clip"]
+
+
 def test_every_command_in_the_docs_is_one_that_a_test_runs() -> None:
     pages = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
     known = ("make ", "vitruvian run -f", "vitruvian serve", "vitruvian predict", "vitruvian data render-keypoints")
+    imports = ("vitruvian spec import",)
     setup = (". .venv/bin/activate", "export AWS_", "curl -s http://127.0.0.1:8080/")
     jobs = ("ray job submit",)  # tests/integration/test_ray_jobs.py
     # They need images from a registry: tests/unit/test_compose.py and test_kind.py check what can be without.
@@ -179,7 +200,7 @@ def test_every_command_in_the_docs_is_one_that_a_test_runs() -> None:
     }
     for page in pages:
         for line in [] if page in elsewhere else commands(page):
-            assert line.startswith((*known, *setup, *jobs, *images)), f"{page}: no test runs: {line}"
+            assert line.startswith((*known, *imports, *setup, *jobs, *images)), f"{page}: no test runs: {line}"
 
 
 def test_python_in_the_docs_runs(trained: Path) -> None:

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[2] / "vitruvian"
 FLOORS = [
     {"errors", "interrupt", "machine", "observability"},
     {"spec", "store"},
-    {"artifact", "console"},
+    {"artifact", "console", "migration"},
     {"data"},
     {"bundle", "models"},
     {"inference", "card"},
