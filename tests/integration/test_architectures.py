@@ -43,7 +43,7 @@ from vitruvian.training.job import Job, best_epoch
 from vitruvian.training.loop import train
 
 DEEP = {**TINY_VIT, "layers": 2}
-# Small models of each kind; WEIGHTS stands for the folder of a small pretrained ResNet.
+# Small models of each kind; WEIGHTS stands for the folder of small pretrained weights.
 MODELS: dict[str, dict[str, Any]] = {
     "vit": {"architecture": "vit", "dimensions": DEEP},
     "vit, frozen": {"architecture": "vit", "dimensions": DEEP, "freezeLayers": 1},
@@ -57,6 +57,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "clip, prompts": {"architecture": "clip", "dimensions": DEEP, "clip": {"unfreezeText": 1}},
     "clip, frozen": {"architecture": "clip", "dimensions": DEEP, "clip": {"unfreezeVisual": 0, "unfreezeText": 0}},
     "clip, linear": {"architecture": "clip", "dimensions": DEEP, "clip": {"head": "linear", "unfreezeVisual": 1}},
+    "vit, lora": {"architecture": "vit", "pretrained": "WEIGHTS", "lora": {"rank": 2, "dropout": 0.2}},
+    "clip, lora": {"architecture": "clip", "pretrained": "WEIGHTS", "lora": {"rank": 2}, "clip": {"unfreezeText": 1}},
     "heatmap-cnn": {"architecture": "heatmap-cnn"},
 }
 
@@ -70,16 +72,20 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def weights(root: Path) -> Path:
     torch.manual_seed(3)
     config = ResNetConfig(embedding_size=16, hidden_sizes=[16, 32, 48, 64], depths=[1, 1, 1, 1], num_labels=5)
-    folder = root / "weights"
-    folder.mkdir()
-    architecture("resnet50").save(Resnet(ResNetForImageClassification(config)), folder)
-    return folder
+    modules: dict[str, nn.Module] = {"resnet50": Resnet(ResNetForImageClassification(config))}
+    for name in ("vit", "clip"):
+        model = Model.model_validate({"architecture": name, "dimensions": DEEP})
+        modules[name] = architecture(name).build(model, CLASSES)
+    for name, module in modules.items():
+        (root / "weights" / name).mkdir(parents=True)
+        architecture(name).save(module, root / "weights" / name)
+    return root / "weights"
 
 
 def _model(name: str, weights: Path) -> Model:
     declared = MODELS[name]
     if declared.get("pretrained"):
-        declared = {**declared, "pretrained": str(weights)}
+        declared = {**declared, "pretrained": str(weights / declared["architecture"])}
     return Model.model_validate(declared)
 
 
@@ -146,14 +152,20 @@ def _history(job: Job) -> list[dict[str, float]]:
     return [{name: value for name, value in record.items() if "econd" not in name} for record in history]
 
 
-CELLS = [(name, 1) for name in MODELS if name not in ("vit", "heatmap-cnn")] + [("resnet50", 2), ("clip, prompts", 2)]
+CELLS = [(name, "none", 1) for name in MODELS if name not in ("vit", "heatmap-cnn")] + [
+    ("resnet50", "ddp", 2),
+    ("clip, prompts", "ddp", 2),
+    ("vit, lora", "fsdp", 2),
+]
 
 
-@pytest.mark.parametrize(("name", "world"), CELLS)
-def test_a_run_that_broke_off_ends_with_the_same_bits(root: Path, weights: Path, name: str, world: int) -> None:
-    workers = {"strategy": "ddp", "workers": world} if world > 1 else {}
-    whole = _job(root, name, weights, f"whole {name} {world}", **workers)
-    broken = _job(root, name, weights, f"broken {name} {world}", **workers)
+@pytest.mark.parametrize(("name", "strategy", "world"), CELLS)
+def test_a_run_that_broke_off_ends_with_the_same_bits(
+    root: Path, weights: Path, name: str, strategy: str, world: int
+) -> None:
+    workers = {"strategy": strategy, "workers": world}
+    whole = _job(root, name, weights, f"whole {name} {strategy}", **workers)
+    broken = _job(root, name, weights, f"broken {name} {strategy}", **workers)
     # In the middle of the second epoch of 7 steps.
     _train(world, (whole, None), (broken, 10))
     assert [len(_history(job)) for job in (whole, broken)] == [2, 1]
@@ -172,7 +184,7 @@ def _on_two(root: Path, name: str, weights: Path) -> Job:
 
 
 # Not the heatmap-cnn: what its dropout leaves out is drawn by each worker for itself.
-@pytest.mark.parametrize("name", ["resnet50", "clip, prompts", "clip, linear"])
+@pytest.mark.parametrize("name", ["resnet50", "clip, prompts", "clip, linear", "clip, lora"])
 def test_two_workers_learn_what_one_learns(root: Path, weights: Path, name: str) -> None:
     one = _job(root, name, weights, f"one {name}", batchSize=17)
     _train(1, (one, None))
@@ -181,7 +193,7 @@ def test_two_workers_learn_what_one_learns(root: Path, weights: Path, name: str)
         assert first["validationLoss"] == pytest.approx(second["validationLoss"], abs=1e-3)
 
 
-@pytest.mark.parametrize("name", ["resnet50", "clip, prompts"])
+@pytest.mark.parametrize("name", ["resnet50", "clip, prompts", "clip, lora"])
 def test_what_two_workers_validate_is_what_one_of_them_keeps(root: Path, weights: Path, name: str) -> None:
     job = _on_two(root, name, weights)
     history, store = _history(job), open_store(job.checkpoints)
