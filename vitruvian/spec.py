@@ -154,7 +154,8 @@ class Model(Part):
     architecture: Literal["vit", "clip", "resnet50", "heatmap-cnn"]
     """vit, clip and resnet50 for images, heatmap-cnn for heatmaps."""
     pretrained: str | None = None
-    """Weights to begin with: a hub name or a folder with config.json and model.safetensors; none: from scratch."""
+    """Weights to begin with: a hub name, or a folder, file:// or s3://BUCKET/PREFIX with config.json and
+    model.safetensors, or a bundle, or a classifier's artifacts for its champion; none: from scratch."""
     freeze_layers: Annotated[int, Field(ge=0)] = 0
     """What stays as it is: the first N encoder layers of a vit, the first N of a resnet50's 4 stages, and what comes
     before them. For a clip see clip.unfreezeVisual."""

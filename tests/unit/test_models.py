@@ -20,7 +20,8 @@ from transformers import CLIPModel, ResNetConfig, ResNetForImageClassification
 from tests.training_runs import equal
 from vitruvian.data.decode import HEATMAP_SHAPE
 from vitruvian.errors import SpecError
-from vitruvian.models.clip import PromptedClip, prompts_of
+from vitruvian.evaluation.interpolation import choose
+from vitruvian.models.clip import PromptedClip, between, prompts_of
 from vitruvian.models.inputs import preprocess_for, weights_version
 from vitruvian.models.registry import architecture, default_learning_rate
 from vitruvian.models.resnet50 import Resnet
@@ -493,6 +494,32 @@ def test_a_new_layer_alone_learns_faster_than_weights_that_know_something(weight
         "tuned": default_learning_rate(_pretrained(weights, "clip", clip={"head": "linear", "unfreezeVisual": 1})),
     }
     assert rates == {"from scratch": 1e-3, "prompts": 5e-5, "probe": 1e-3, "lora": 5e-4, "tuned": 5e-5}
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "chosen"),
+    [({0.0: 0.5, 0.5: 0.9, 1.0: 0.8}, 0.5), ({0.0: 0.5, 0.5: 0.9, 1.0: 0.9}, 0.5), ({1.0: 0.2, 0.25: 0.2}, 0.25)],
+)
+def test_of_equally_good_points_the_one_nearest_to_the_pretrained_weights_is_taken(
+    accuracy: dict[float, float], chosen: float
+) -> None:
+    assert choose(accuracy) == chosen
+
+
+def test_points_between_two_models_are_what_they_say(weights: dict[str, str]) -> None:
+    model = _pretrained(weights, "clip", clip={"unfreezeVisual": 1, "unfreezeText": 1})
+    first, last = _build(model), _build(model)
+    assert isinstance(first, PromptedClip) and isinstance(last, PromptedClip)
+    _learn(last, _images(model))
+    last.eval()(_images(model))
+    points = [between(first, last, point).eval() for point in (0, 0.25, 1)]
+    assert equal(points[0].state_dict(), first.state_dict())
+    assert equal(points[2].state_dict(), last.state_dict())
+    assert not torch.equal(points[0].classes, points[2].classes)
+    torch.testing.assert_close(points[2].classes, last.classes)
+    for key, value in points[1].state_dict().items():
+        expected = 0.75 * first.state_dict()[key] + 0.25 * last.state_dict()[key]
+        torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-6)
 
 
 def test_saved_weights_name_their_kind(weights: dict[str, str]) -> None:

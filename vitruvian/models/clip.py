@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +17,9 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, CLIPVisionConfig, CLIPVisionModel
 
 from vitruvian.errors import SpecError
+from vitruvian.models.inputs import place
 from vitruvian.models.lora import attach, merged
-from vitruvian.models.pretrained import place, pretrained, refuse_more
+from vitruvian.models.pretrained import pretrained, refuse_more
 from vitruvian.spec import Clip, Dimensions, Lora, Model
 
 _TOKENS_OF_A_PROMPT = 77
@@ -202,6 +204,15 @@ def _sizes(model: Model) -> dict[str, int]:
         "num_attention_heads": size.heads,
         "projection_dim": size.hidden_size,
     }
+
+
+def between(start: PromptedClip, learnt: PromptedClip, coefficient: float) -> PromptedClip:
+    """Return a module between two of the same prompts: 0 is the start to the bit, 1 what was learnt."""
+    inner = copy.deepcopy(learnt.inner)
+    with torch.no_grad():
+        for value, first in zip(inner.parameters(), start.inner.parameters(), strict=True):
+            value.copy_(torch.lerp(first, value, coefficient))
+    return PromptedClip(inner, learnt.tokenizer, learnt.prompts)
 
 
 def adapt(module: nn.Module, examples: Callable[[int], torch.Tensor]) -> None:
