@@ -105,7 +105,7 @@ def _job(root: Path, name: str, weights: Path, run: str, **training: Any) -> Job
         data = Data.model_validate({"source": "synthetic://poses?count=160"})
         prepare(open_source(data, preprocess), data, preprocess, folder)
     settings = {"epochs": 2, "batchSize": 16, "learningRate": 1e-3, "augmentation": "medium"}
-    settings |= {"checkpoints": {"everySteps": 2}}
+    settings |= {"checkpoints": {"everySteps": 5}}
     return Job(model, Training.model_validate(settings | training), str(folder), str(root / run))
 
 
