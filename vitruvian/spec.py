@@ -112,7 +112,8 @@ class Clip(Part):
     )
     """The prompts of a class: {} stands for its name, read as words ("arms-raised": arms raised)."""
     unfreeze_visual: Annotated[int, Field(ge=0)] | None = None
-    """How many of the visual tower's last layers learn; none: of pretrained weights 0, from scratch or with lora all."""
+    """How many of the visual tower's last layers learn; none: of pretrained weights 0, from scratch or with lora
+    all."""
     unfreeze_text: Annotated[int, Field(ge=0)] | None = None
     """The same of the text tower; with head prompts only."""
     interpolation: (

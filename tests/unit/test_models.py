@@ -214,9 +214,9 @@ def test_with_lora_low_rank_changes_and_the_head_learn_and_nothing_else(
     rest = {name for name in changed if not re.search(r"(q|v)_proj\.lora_[AB]\.", name)}
     assert all(any(part in name for part in others) for name in rest), rest
     assert all(any(part in name for name in rest) for part in others), rest
-    found = {tower: set() for tower in ("visual", "text")}
+    found: dict[str, set[int]] = {"visual": set(), "text": set()}
     for key in changed - rest:
-        found["text" if "text_model" in key else "visual"].add(int(re.search(r"layers\.(\d)\.", key)[1]))
+        found["text" if "text_model" in key else "visual"].add(int(key.split("layers.")[1][0]))
     assert found == {"visual": layers, "text": {1, 2} if "unfreezeText" in str(declared) else set()}
     ranks = {value.shape[0] for key, value in module.named_parameters() if "lora_A" in key}
     assert ranks == {2}
@@ -256,7 +256,7 @@ def test_what_lora_learnt_is_saved_as_plain_weights_and_learns_on(
 
 
 def test_a_new_lora_changes_nothing_yet(weights: dict[str, str]) -> None:
-    plain, changed = (_build(_pretrained(weights, "clip", **lora)).eval() for lora in ({}, {"lora": {}}))
+    plain, changed = (_build(_pretrained(weights, "clip", lora=lora)).eval() for lora in (None, {}))
     images = _images(_pretrained(weights, "clip"))
     with torch.inference_mode():
         assert torch.equal(plain(images), changed(images))
