@@ -256,7 +256,8 @@ def test_what_lora_learnt_is_saved_as_plain_weights_and_learns_on(
 
 
 def test_a_new_lora_changes_nothing_yet(weights: dict[str, str]) -> None:
-    plain, changed = (_build(_pretrained(weights, "clip", lora=lora)).eval() for lora in (None, {}))
+    plain = _build(_pretrained(weights, "clip")).eval()
+    changed = _build(_pretrained(weights, "clip", lora={})).eval()
     images = _images(_pretrained(weights, "clip"))
     with torch.inference_mode():
         assert torch.equal(plain(images), changed(images))
