@@ -37,12 +37,12 @@ def card(info: BundleInfo, statistics: Mapping[str, Mapping[str, int]]) -> str:
         f"Version `{info.version}`, made {info.created}.",
         "",
         "## How good it is",
-        f"Measured on {sizes['test']} examples that training never saw "
-        f"({sizes['train']} trained, {sizes['validation']} chose the epoch).",
+        _measured_on(info, sizes),
         "",
         "| metric | value |",
         "|---|---|",
         *(f"| {name} | {value:.3f} |" for name, value in info.metrics.items()),
+        *_interpolated(info),
         "",
         "## Gates",
         *([f"- {'✓' if gate.passed else '✗'} {gate.text}" for gate in info.gates] or ["None were set."]),
@@ -59,3 +59,28 @@ def card(info: BundleInfo, statistics: Mapping[str, Mapping[str, int]]) -> str:
         "```",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _measured_on(info: BundleInfo, sizes: Mapping[str, int]) -> str:
+    if info.spec.get("spec", {}).get("training", {}).get("epochs") == 0:
+        return f"Measured on {sizes['test']} examples. Nothing was trained: the weights are the pretrained ones."
+    return (
+        f"Measured on {sizes['test']} examples that training never saw "
+        f"({sizes['train']} trained, {sizes['validation']} chose the epoch)."
+    )
+
+
+def _interpolated(info: BundleInfo) -> list[str]:
+    """Return what was measured between the pretrained and the learnt weights; nothing where only the latter were."""
+    points = info.lineage.get("interpolation")
+    if not points:
+        return []
+    return [
+        "",
+        f"The weights lie at {points['chosen']:g} between the pretrained ones, 0, and the learnt ones, 1, "
+        "the best on the validation part:",
+        "",
+        "| weights | validation accuracy |",
+        "|---|---|",
+        *(f"| {point} | {value:.3f} |" for point, value in points["validationAccuracy"].items()),
+    ]

@@ -31,8 +31,8 @@ from vitruvian.data.preprocess import HeatmapPreprocess
 from vitruvian.data.sources import open_source
 from vitruvian.errors import ArtifactError, BundleError, GateFailed, TrainingError
 from vitruvian.machine import usable_cpus
-from vitruvian.models.inputs import preprocess_for, weights_version
-from vitruvian.spec import Classifier, Training
+from vitruvian.models.inputs import pinned, preprocess_for, weights_version
+from vitruvian.spec import Classifier, Clip, Model, Training
 from vitruvian.store import explained, open_store
 
 if TYPE_CHECKING:
@@ -47,9 +47,10 @@ Stage = Literal["prepare", "train", "evaluate", "gate", "export", "publish"]
 STAGES: tuple[Stage, ...] = ("prepare", "train", "evaluate", "gate", "export", "publish")
 # Raised when a stage makes something else of the same inputs.
 _REVISIONS: dict[Stage, int] = {"prepare": 1, "train": 2, "evaluate": 1, "gate": 1, "export": 1, "publish": 1}
+_INTERPOLATION = "interpolation.json"
 GOLDEN_TOLERANCE = 1e-3
 _FEW_TESTED = 30
-_LIBRARIES = ("vitruvian", "torch", "ray", "transformers", "numpy", "onnx", "onnxruntime")
+_LIBRARIES = ("vitruvian", "torch", "ray", "transformers", "peft", "numpy", "onnx", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -105,13 +106,28 @@ class Pipeline:
     @cached_property
     def trained(self) -> Made:
         settings = self.spec.training
-        about = f"{self.spec.model.architecture}, {workers_of(settings)}, up to {settings.epochs} epochs"
-        return self._made("train", about, self._trains_on, self._train)
+        how = f"{workers_of(settings)}, up to {settings.epochs} epochs" if settings.epochs else "as it is"
+        about = f"{self.spec.model.architecture}, {how}"
+        make = self._train if settings.epochs else self._take
+        return self._made("train", about, self._trains_on(self.spec.model), make)
 
-    @property
-    def _trains_on(self) -> list[object]:
-        weights = weights_version(self.spec.model)
-        return [self.prepared.digest, self.spec.model.model_dump(), self.spec.training.model_dump(), weights]
+    def _trains_on(self, model: Model) -> list[object]:
+        weights = weights_version(self._pinned)
+        return [self.prepared.digest, model.model_dump(), self.spec.training.model_dump(), weights]
+
+    @cached_property
+    def _pinned(self) -> Model:
+        """What learns, from weights that stay the same while this run lasts."""
+        return pinned(self.spec.model)
+
+    def _take(self, folder: Path) -> None:
+        """Make a model of pretrained weights as they are."""
+        from vitruvian.models.registry import architecture
+
+        kind = architecture(self.spec.model.architecture)
+        (folder / "model").mkdir()
+        kind.save(kind.build(self._pinned, self._data.classes), folder / "model")
+        (folder / "history.json").write_text("[]")
 
     def _train(self, folder: Path) -> None:
         from vitruvian.training.checkpoints import read_state
@@ -120,11 +136,12 @@ class Pipeline:
         from vitruvian.training.progress import EpochTable
 
         settings = self.spec.training
-        key = self._key("train", self._trains_on)
+        # What was learnt is there for other points between, too.
+        key = self._key("train", self._trains_on(without_interpolation(self.spec.model)))
         store = self.store.at(f"checkpoints/{key}")
         log = (self.store.local() or artifact.cache_folder()) / "logs" / f"train-{key}.log"
         self._folder(self.prepared)
-        job = Job(self.spec.model, settings, self.store.at(self.prepared.prefix).url, store.url)
+        job = Job(self._pinned, settings, self.store.at(self.prepared.prefix).url, store.url)
         patience = settings.early_stopping.patience if settings.early_stopping else None
         self.teller.note(f"[dim]starting {workers_of(settings)}; Ray's log: {escape(str(log))}[/]")
         with (
@@ -141,12 +158,29 @@ class Pipeline:
         weights = read_state(store).weights
         if weights is None or not table.history:
             raise TrainingError("training ended without a finished epoch", where=log, hint="look at this log")
-        _copy(artifact.fetch(store, weights), folder / "model")
+        learnt = artifact.fetch(store, weights)
         history = [{name: value for name, value in record.items() if name != "kind"} for record in table.history]
         (folder / "history.json").write_text(json.dumps(history, indent=1))
         chosen = history[chosen_epoch(history, settings.select)]
         accuracy = chosen["validationAccuracy"]
         self.teller.note(f"{settings.select} epoch {chosen['epoch']}: validation accuracy {accuracy:.1%}")
+        if self.spec.model.clip and self.spec.model.clip.interpolation:
+            self._interpolate(self.spec.model.clip.interpolation, learnt, folder)
+        else:
+            _copy(learnt, folder / "model")
+
+    def _interpolate(self, points: tuple[float, ...], learnt: Path, folder: Path) -> None:
+        from vitruvian.evaluation.interpolation import choose, interpolate
+
+        count = len(set(points)) * len(self._data.part("validation"))
+        (folder / "model").mkdir()
+        with self.teller.bar("interpolating", count) as advance:
+            accuracy = interpolate(self._pinned, points, learnt, self._data, folder / "model", advance)
+        measured = {f"{point:g}": value for point, value in accuracy.items()}
+        best = choose(accuracy)
+        (folder / _INTERPOLATION).write_text(json.dumps({"chosen": best, "validationAccuracy": measured}, indent=1))
+        listed = ", ".join(f"{point}: {value:.1%}" for point, value in measured.items())
+        self.teller.note(f"from pretrained (0) to learnt (1): validation accuracy {listed}; taken: {best:g}")
 
     @cached_property
     def evaluated(self) -> Made:
@@ -383,7 +417,9 @@ class Pipeline:
         return measure(part.labels, answers, prepared.classes).headline()
 
     def _lineage(self) -> dict[str, Any]:
+        points = self._folder(self.trained) / _INTERPOLATION
         return {
+            **({"interpolation": json.loads(points.read_text())} if points.exists() else {}),
             "data": {"source": self.spec.data.source, "digest": self.prepared.digest},
             "stages": {made.stage: made.key for made in (self.prepared, self.trained, self.evaluated)},
             "champion": self._opponent,
@@ -454,6 +490,14 @@ def workers_of(settings: Training) -> str:
         return "one process"
     asked = settings.workers
     return f"{settings.strategy}, {asked if isinstance(asked, int) else f'{asked.min} to {asked.max}'} workers"
+
+
+def without_interpolation(model: Model) -> Model:
+    """Return what is learnt, whatever point between the pretrained and the learnt weights is taken of it."""
+    if model.clip is None or model.clip.interpolation is None:
+        return model
+    clip = model.clip.model_copy(update={"interpolation": None})
+    return model.model_copy(update={"clip": None if clip == Clip() else clip})
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -38,6 +38,7 @@ def _as_tuple(value: object) -> object:
 
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+Share0 = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Servers = Annotated[int, Field(ge=1, le=1000)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -95,6 +96,7 @@ class Dimensions(Part):
 
 
 Template = Annotated[str, Field(max_length=300)]
+Coefficient = Annotated[float, Field(ge=0, le=1)]
 
 
 class Clip(Part):
@@ -110,19 +112,41 @@ class Clip(Part):
     )
     """The prompts of a class: {} stands for its name, read as words ("arms-raised": arms raised)."""
     unfreeze_visual: Annotated[int, Field(ge=0)] | None = None
-    """How many of the visual tower's last layers learn; none: of pretrained weights 0, from scratch all."""
+    """How many of the visual tower's last layers learn; none: of pretrained weights 0, from scratch or with lora
+    all."""
     unfreeze_text: Annotated[int, Field(ge=0)] | None = None
     """The same of the text tower; with head prompts only."""
+    interpolation: (
+        Annotated[tuple[Coefficient, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=100)] | None
+    ) = None
+    """Points between the pretrained weights, 0, and the learnt ones, 1; the one with the best validation accuracy
+    becomes the model, of equals the one nearest to 0. None: the learnt weights. With head prompts only."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Clip:
         for template in self.templates:
             if template.count("{}") != 1:
                 raise ValueError(f"the template '{template}' needs {{}} once, where the class' name stands")
-        unused = sorted(map(to_camel, self.model_fields_set & {"templates", "unfreeze_text"}))
+        unused = sorted(map(to_camel, self.model_fields_set & {"templates", "unfreeze_text", "interpolation"}))
         if self.head == "linear" and unused:
             raise ValueError(f"with head linear there are no prompts; remove {', '.join(unused)}")
         return self
+
+
+class Lora(Part):
+    """Low-rank changes that learn in the place of a layer's whole weights (LoRA, Hu et al., 2022)."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = 8
+    """Rank of each change."""
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    """A change counts alpha / rank times."""
+    dropout: Share0 = 0.0
+    """Share of a change's inputs that each step leaves out."""
+    targets: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_as_tuple), Field(min_length=1)
+    ] = ("q_proj", "v_proj")
+    """The linear maps of an encoder layer that are changed: q_proj, k_proj, v_proj; of a vit also o_proj, of a clip
+    out_proj; mlp.fc1, mlp.fc2."""
 
 
 class Model(Part):
@@ -131,7 +155,8 @@ class Model(Part):
     architecture: Literal["vit", "clip", "resnet50", "heatmap-cnn"]
     """vit, clip and resnet50 for images, heatmap-cnn for heatmaps."""
     pretrained: str | None = None
-    """Weights to begin with: a hub name or a folder with config.json and model.safetensors; none: from scratch."""
+    """Weights to begin with: a hub name, or a folder, file:// or s3://BUCKET/PREFIX with config.json and
+    model.safetensors, or a bundle, or a classifier's artifacts for its champion; none: from scratch."""
     freeze_layers: Annotated[int, Field(ge=0)] = 0
     """What stays as it is: the first N encoder layers of a vit, the first N of a resnet50's 4 stages, and what comes
     before them. For a clip see clip.unfreezeVisual."""
@@ -139,6 +164,9 @@ class Model(Part):
     """The size of a vit or clip that is trained from scratch; of a resnet50 its imageSize, also with pretrained."""
     clip: Clip | None = None
     """How a clip learns."""
+    lora: Lora | None = None
+    """Of a pretrained vit or clip learn low-rank changes, and a new head, only; what the other fields keep as it is
+    gets none. Of a clip it is the visual tower's layers, unless clip.unfreezeVisual or clip.unfreezeText say others."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Model:
@@ -150,7 +178,19 @@ class Model(Part):
             raise ValueError("freezeLayers is not for a clip; set clip.unfreezeVisual and clip.unfreezeText")
         if self.dimensions:
             self._check_dimensions(self.dimensions)
+        if self.lora:
+            self._check_lora()
+        if self.clip and self.clip.interpolation and not self.pretrained:
+            raise ValueError("clip.interpolation begins at pretrained weights; set pretrained, or remove it")
         return self
+
+    def _check_lora(self) -> None:
+        if self.architecture not in ("vit", "clip"):
+            raise ValueError(f"lora is for a vit or clip, not for a {self.architecture}; remove it")
+        if not self.pretrained:
+            raise ValueError("lora changes pretrained weights a little; set pretrained, or remove lora")
+        if self.clip and self.clip.unfreeze_visual == 0 and not self.clip.unfreeze_text:
+            raise ValueError("with clip.unfreezeVisual 0 there is nothing that lora could change; remove one of them")
 
     def _check_dimensions(self, size: Dimensions) -> None:
         if self.architecture == "heatmap-cnn":
@@ -217,12 +257,12 @@ class Training(Part):
     """Whether layers are compiled (torch.compile); the machine needs a C++ compiler, and the first steps minutes."""
     loaders: Annotated[int, Field(ge=0, le=64)] | None = None
     """Threads of each worker that prepare the next steps' examples; 0: the loop does it; none: 2 with a GPU, else 0."""
-    epochs: Positive = 15
-    """Passes over the training part, at most."""
+    epochs: Annotated[int, Field(ge=0, le=1_000_000_000)] = 15
+    """Passes over the training part, at most; 0: a pretrained clip with head prompts answers as it is."""
     batch_size: Positive = 64
     """Examples of one optimizer step, over all workers."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """Peak of the learning rate; none: 1e-3 from scratch, 5e-5 from pretrained weights."""
+    """Peak of the learning rate; none: 1e-3 from scratch, 5e-5 from pretrained weights, 5e-4 with lora."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     """Decoupled weight decay (AdamW) of all matrices."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -369,7 +409,18 @@ class Spec(Part):
         wanted = "heatmaps" if self.model.architecture == "heatmap-cnn" else "images"
         if self.data.format in ("images", "heatmaps") and self.data.format != wanted:
             raise ValueError(f"model.architecture {self.model.architecture} needs data.format {wanted}")
+        if self.training.epochs == 0:
+            self._check_untrained()
         return self
+
+    def _check_untrained(self) -> None:
+        model, clip = self.model, self.model.clip or Clip()
+        if model.architecture != "clip" or clip.head != "prompts" or not model.pretrained:
+            what = "training.epochs 0: only a clip with model.pretrained and head prompts can answer untrained"
+            raise ValueError(f"{what}; raise it")
+        unused = [name for name, value in (("lora", model.lora), ("clip.interpolation", clip.interpolation)) if value]
+        if unused:
+            raise ValueError(f"training.epochs 0: nothing learns; remove model.{' and model.'.join(unused)}")
 
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]

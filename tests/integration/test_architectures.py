@@ -5,45 +5,49 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import boto3
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from onnx import load as load_onnx
+from safetensors.torch import load_file
 from torch import nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from tests.projects import CLASSES, declare, vitruvian, write_data
+from tests.stores import BUCKET, moto
 from tests.training_runs import TINY_VIT, Killed, chosen_weights, equal, last_checkpoint, make_job
 from vitruvian.artifact import fetch
-from vitruvian.bundle import open_bundle
+from vitruvian.bundle import Bundle, open_bundle
 from vitruvian.data.prepare import prepare
 from vitruvian.data.prepared import Prepared
 from vitruvian.data.sources import open_source
+from vitruvian.errors import SpecError
 from vitruvian.evaluation.predict import load_model
 from vitruvian.export import onnx
 from vitruvian.inference.engine import ENGINES
 from vitruvian.inference.predictor import Predictor
 from vitruvian.models.batchnorm import SharedBatchNorm
-from vitruvian.models.inputs import preprocess_for
+from vitruvian.models.inputs import preprocess_for, weights_version
 from vitruvian.models.registry import architecture
 from vitruvian.models.resnet50 import Resnet
 from vitruvian.spec import Data, Model, Training
-from vitruvian.store import open_store
+from vitruvian.store import Store, open_store
 from vitruvian.training.batches import load
 from vitruvian.training.checkpoints import read_state
 from vitruvian.training.job import Job, best_epoch
 from vitruvian.training.loop import train
 
 DEEP = {**TINY_VIT, "layers": 2}
-# Small models of each kind; WEIGHTS stands for the folder of a small pretrained ResNet.
+# Small models of each kind; WEIGHTS stands for the folder of small pretrained weights.
 MODELS: dict[str, dict[str, Any]] = {
     "vit": {"architecture": "vit", "dimensions": DEEP},
     "vit, frozen": {"architecture": "vit", "dimensions": DEEP, "freezeLayers": 1},
@@ -57,6 +61,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "clip, prompts": {"architecture": "clip", "dimensions": DEEP, "clip": {"unfreezeText": 1}},
     "clip, frozen": {"architecture": "clip", "dimensions": DEEP, "clip": {"unfreezeVisual": 0, "unfreezeText": 0}},
     "clip, linear": {"architecture": "clip", "dimensions": DEEP, "clip": {"head": "linear", "unfreezeVisual": 1}},
+    "vit, lora": {"architecture": "vit", "pretrained": "WEIGHTS", "lora": {"rank": 2, "dropout": 0.2}},
+    "clip, lora": {"architecture": "clip", "pretrained": "WEIGHTS", "lora": {"rank": 2}, "clip": {"unfreezeText": 1}},
     "heatmap-cnn": {"architecture": "heatmap-cnn"},
 }
 
@@ -70,16 +76,20 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def weights(root: Path) -> Path:
     torch.manual_seed(3)
     config = ResNetConfig(embedding_size=16, hidden_sizes=[16, 32, 48, 64], depths=[1, 1, 1, 1], num_labels=5)
-    folder = root / "weights"
-    folder.mkdir()
-    architecture("resnet50").save(Resnet(ResNetForImageClassification(config)), folder)
-    return folder
+    modules: dict[str, nn.Module] = {"resnet50": Resnet(ResNetForImageClassification(config))}
+    for name in ("vit", "clip"):
+        model = Model.model_validate({"architecture": name, "dimensions": DEEP})
+        modules[name] = architecture(name).build(model, CLASSES)
+    for name, module in modules.items():
+        (root / "weights" / name).mkdir(parents=True)
+        architecture(name).save(module, root / "weights" / name)
+    return root / "weights"
 
 
 def _model(name: str, weights: Path) -> Model:
     declared = MODELS[name]
     if declared.get("pretrained"):
-        declared = {**declared, "pretrained": str(weights)}
+        declared = {**declared, "pretrained": str(weights / declared["architecture"])}
     return Model.model_validate(declared)
 
 
@@ -95,7 +105,7 @@ def _job(root: Path, name: str, weights: Path, run: str, **training: Any) -> Job
         data = Data.model_validate({"source": "synthetic://poses?count=160"})
         prepare(open_source(data, preprocess), data, preprocess, folder)
     settings = {"epochs": 2, "batchSize": 16, "learningRate": 1e-3, "augmentation": "medium"}
-    settings |= {"checkpoints": {"everySteps": 2}}
+    settings |= {"checkpoints": {"everySteps": 5}}
     return Job(model, Training.model_validate(settings | training), str(folder), str(root / run))
 
 
@@ -146,14 +156,20 @@ def _history(job: Job) -> list[dict[str, float]]:
     return [{name: value for name, value in record.items() if "econd" not in name} for record in history]
 
 
-CELLS = [(name, 1) for name in MODELS if name not in ("vit", "heatmap-cnn")] + [("resnet50", 2), ("clip, prompts", 2)]
+CELLS = [(name, "none", 1) for name in MODELS if name not in ("vit", "heatmap-cnn")] + [
+    ("resnet50", "ddp", 2),
+    ("clip, prompts", "ddp", 2),
+    ("vit, lora", "fsdp", 2),
+]
 
 
-@pytest.mark.parametrize(("name", "world"), CELLS)
-def test_a_run_that_broke_off_ends_with_the_same_bits(root: Path, weights: Path, name: str, world: int) -> None:
-    workers = {"strategy": "ddp", "workers": world} if world > 1 else {}
-    whole = _job(root, name, weights, f"whole {name} {world}", **workers)
-    broken = _job(root, name, weights, f"broken {name} {world}", **workers)
+@pytest.mark.parametrize(("name", "strategy", "world"), CELLS)
+def test_a_run_that_broke_off_ends_with_the_same_bits(
+    root: Path, weights: Path, name: str, strategy: str, world: int
+) -> None:
+    workers = {"strategy": strategy, "workers": world}
+    whole = _job(root, name, weights, f"whole {name} {strategy}", **workers)
+    broken = _job(root, name, weights, f"broken {name} {strategy}", **workers)
     # In the middle of the second epoch of 7 steps.
     _train(world, (whole, None), (broken, 10))
     assert [len(_history(job)) for job in (whole, broken)] == [2, 1]
@@ -172,7 +188,7 @@ def _on_two(root: Path, name: str, weights: Path) -> Job:
 
 
 # Not the heatmap-cnn: what its dropout leaves out is drawn by each worker for itself.
-@pytest.mark.parametrize("name", ["resnet50", "clip, prompts", "clip, linear"])
+@pytest.mark.parametrize("name", ["resnet50", "clip, prompts", "clip, linear", "clip, lora"])
 def test_two_workers_learn_what_one_learns(root: Path, weights: Path, name: str) -> None:
     one = _job(root, name, weights, f"one {name}", batchSize=17)
     _train(1, (one, None))
@@ -181,7 +197,7 @@ def test_two_workers_learn_what_one_learns(root: Path, weights: Path, name: str)
         assert first["validationLoss"] == pytest.approx(second["validationLoss"], abs=1e-3)
 
 
-@pytest.mark.parametrize("name", ["resnet50", "clip, prompts"])
+@pytest.mark.parametrize("name", ["resnet50", "clip, prompts", "clip, lora"])
 def test_what_two_workers_validate_is_what_one_of_them_keeps(root: Path, weights: Path, name: str) -> None:
     job = _on_two(root, name, weights)
     history, store = _history(job), open_store(job.checkpoints)
@@ -292,11 +308,101 @@ def test_a_folder_for_each_class_becomes_a_bundle_that_answers(
     assert not [path for path in bundle.folder.rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".pth")]
     Predictor.open(bundle).warm_up()
     if workers == 1:
-        # The bundle's own folder is where another classifier can begin.
+        # The bundle's own folder, or what its classifier made, is where another one can begin.
+        address = str(bundle.folder) if name == "resnet50" else f"file://{tmp_path}/artifacts"
         head = {"clip": WHOLE[name]["clip"]} if "clip" in WHOLE[name] else {}
-        model = {"architecture": bundle.info.architecture, "pretrained": str(bundle.folder), **head}
-        address = str(tmp_path / "again")
-        again = declare(tmp_path, pictures, name="again", model=model, training={"epochs": 1}, artifacts=address)
+        model = {"architecture": bundle.info.architecture, "pretrained": address, **head}
+        made = str(tmp_path / "again")
+        again = declare(tmp_path, pictures, name="again", model=model, training={"epochs": 1}, artifacts=made)
         done = vitruvian("run", "-f", again)
         assert done.returncode == 0, done.stderr
         assert open_bundle(tmp_path / "again").preprocess == bundle.preprocess
+
+
+def test_a_pretrained_clip_answers_without_training(weights: Path, pictures: Path, tmp_path: Path) -> None:
+    model = {"architecture": "clip", "pretrained": str(weights / "clip")}
+    done = vitruvian("run", "-f", declare(tmp_path, pictures, model=model, training={"epochs": 0}))
+    assert done.returncode == 0, done.stderr
+    bundle = open_bundle(tmp_path / "artifacts")
+    assert bundle.served.max_difference < 1e-3
+    assert equal(load_file(bundle.folder / "model.safetensors"), load_file(weights / "clip" / "model.safetensors"))
+    assert "Nothing was trained: the weights are the pretrained ones." in (bundle.folder / "README.md").read_text()
+    assert "There is no epoch" in (bundle.folder / "report" / "report.html").read_text()
+    Predictor.open(bundle).warm_up()
+
+
+def test_the_best_point_between_pretrained_and_learnt_weights_is_published(
+    weights: Path, pictures: Path, tmp_path: Path
+) -> None:
+    def run(*points: float) -> Bundle:
+        clip = {"unfreezeVisual": 1, "interpolation": list(points)}
+        model = {"architecture": "clip", "pretrained": str(weights / "clip"), "clip": clip}
+        done = vitruvian("run", "-f", declare(tmp_path, pictures, model=model, training={"epochs": 1}))
+        assert done.returncode == 0, done.stderr
+        return open_bundle(tmp_path / "artifacts")
+
+    bundle = run(1, 0.5, 0)
+    found = bundle.info.lineage["interpolation"]
+    accuracy = found["validationAccuracy"]
+    assert list(accuracy) == ["0", "0.5", "1"]
+    assert found["chosen"] == min(map(float, accuracy), key=lambda point: (-accuracy[f"{point:g}"], point))
+    assert f"| 0.5 | {accuracy['0.5']:.3f} |" in (bundle.folder / "README.md").read_text()
+    (history,) = (tmp_path / "artifacts" / "stages" / "train").glob("*/history.json")
+    assert accuracy["1"] == json.loads(history.read_text())[0]["validationAccuracy"]
+    # Another choice of points needs no other training.
+    values = load_file(run(0).folder / "model.safetensors")
+    assert equal(values, load_file(weights / "clip" / "model.safetensors"))
+    assert not equal(values, load_file(run(1).folder / "model.safetensors"))
+    assert len(list((tmp_path / "artifacts" / "checkpoints").iterdir())) == 1
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Store]:
+    """An empty S3 prefix, as moto keeps what others wrote, and an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with moto() as server:
+        for name, value in server.settings().items():
+            monkeypatch.setenv(name, value)
+        boto3.Session(region_name="us-east-1").client("s3").create_bucket(Bucket=BUCKET)
+        yield open_store(f"s3://{BUCKET}/{tmp_path.name}")
+
+
+def test_weights_in_s3_are_fetched_whole_and_known_by_their_content(
+    bucket: Store, weights: Path, tmp_path: Path
+) -> None:
+    for file in (weights / "clip").iterdir():
+        bucket.upload(file.name, file)
+    bucket.put("onnx/model.onnx", b"not wanted")
+    model = Model.model_validate({"architecture": "clip", "pretrained": bucket.url})
+    here = model.model_copy(update={"pretrained": str(weights / "clip")})
+    kind = architecture("clip")
+    assert preprocess_for(model) == preprocess_for(here)
+    assert equal(kind.build(model, CLASSES).state_dict(), kind.build(here, CLASSES).state_dict())
+    (kept,) = (tmp_path / "cache").rglob("model.safetensors")
+    assert not list((tmp_path / "cache").rglob("model.onnx"))
+    # A copy that was damaged since is fetched anew.
+    kept.write_bytes(b"x" * kept.stat().st_size)
+    assert equal(kind.build(model, CLASSES).state_dict(), kind.build(here, CLASSES).state_dict())
+    before = weights_version(model)
+    assert before == weights_version(model)
+    bucket.put("tokenizer_config.json", b"{}")
+    assert weights_version(model) != before
+
+
+@pytest.mark.parametrize(
+    ("files", "line"),
+    [
+        ((), "config.json"),
+        (("config.json",), "there are no weights here; give an address with config.json and model.safetensors"),
+        (("config.json", "pytorch_model.bin"), "pytorch_model.bin is pickled"),
+    ],
+)
+def test_an_address_without_weights_is_one_clear_line(
+    bucket: Store, weights: Path, files: tuple[str, ...], line: str
+) -> None:
+    for name in files:
+        bucket.put(name, (weights / "clip" / "config.json").read_bytes())
+    with pytest.raises(SpecError) as refused:
+        architecture("clip").build(Model.model_validate({"architecture": "clip", "pretrained": bucket.url}), CLASSES)
+    assert line in str(refused.value) and bucket.url in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1

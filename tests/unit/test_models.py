@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPModel, ResNetConfig, ResNetForImageClassification
 
+from tests.training_runs import equal
 from vitruvian.data.decode import HEATMAP_SHAPE
 from vitruvian.errors import SpecError
-from vitruvian.models.clip import PromptedClip, prompts_of
+from vitruvian.evaluation.interpolation import choose
+from vitruvian.models.clip import PromptedClip, between, prompts_of
 from vitruvian.models.inputs import preprocess_for, weights_version
 from vitruvian.models.registry import architecture, default_learning_rate
 from vitruvian.models.resnet50 import Resnet
@@ -192,6 +195,74 @@ def test_of_a_pretrained_clip_only_what_is_unfrozen_learns(
     assert all(any(part in name for part in others) for name in rest), rest
 
 
+LORA = [
+    ("vit", {}, {0, 1, 2}, {"classifier"}),
+    ("vit", {"freezeLayers": 2}, {2}, {"classifier"}),
+    ("clip", {}, {0, 1, 2}, set()),
+    ("clip", {"clip": {"unfreezeVisual": 1, "unfreezeText": 2}}, {2}, set()),
+    ("clip-linear", {}, {0, 1, 2}, {"head"}),
+]
+
+
+@pytest.mark.parametrize(("name", "declared", "layers", "others"), LORA)
+def test_with_lora_low_rank_changes_and_the_head_learn_and_nothing_else(
+    weights: dict[str, str], name: str, declared: dict[str, Any], layers: set[int], others: set[str]
+) -> None:
+    model = _pretrained(weights, name, **declared, lora={"rank": 2})
+    module = _build(model)
+    changed = _changed(module, lambda: _learn(module, _images(model)))
+    rest = {name for name in changed if not re.search(r"(q|v)_proj\.lora_[AB]\.", name)}
+    assert all(any(part in name for part in others) for name in rest), rest
+    assert all(any(part in name for name in rest) for part in others), rest
+    found: dict[str, set[int]] = {"visual": set(), "text": set()}
+    for key in changed - rest:
+        found["text" if "text_model" in key else "visual"].add(int(key.split("layers.")[1][0]))
+    assert found == {"visual": layers, "text": {1, 2} if "unfreezeText" in str(declared) else set()}
+    ranks = {value.shape[0] for key, value in module.named_parameters() if "lora_A" in key}
+    assert ranks == {2}
+
+
+@pytest.mark.parametrize(("name", "declared"), [(case[0], case[1]) for case in LORA])
+def test_what_lora_learnt_is_saved_as_plain_weights_and_learns_on(
+    weights: dict[str, str],
+    name: str,
+    declared: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = _pretrained(weights, name, **declared, lora={"targets": ["q_proj", "mlp.fc1"], "dropout": 0.1})
+    module, images = _build(model), _images(model)
+    _learn(module, images)
+    module.eval()
+    shell = copy.deepcopy(module).to("meta")
+    shell.load_state_dict(module.state_dict(), assign=True)
+    kind = architecture(model.architecture)
+    assert _changed(module, lambda: kind.save(module, tmp_path)) == set()
+    # Who loads it needn't have what it was learnt with.
+    monkeypatch.setitem(sys.modules, "peft", None)
+    loaded = kind.load(tmp_path).eval()
+    monkeypatch.undo()
+    plain = architecture(model.architecture).load(Path(weights[name])).state_dict()
+    assert loaded.state_dict().keys() == plain.keys()
+    learnt = {key for key, value in loaded.state_dict().items() if not torch.equal(value, plain[key])}
+    assert any("q_proj" in key for key in learnt) and any("mlp.fc1" in key for key in learnt)
+    with torch.inference_mode():
+        expected = module(images)
+        torch.testing.assert_close(loaded(images), expected, atol=1e-5, rtol=1e-5)
+    (tmp_path / "shell").mkdir()
+    kind.save(shell, tmp_path / "shell")
+    assert equal(kind.load(tmp_path / "shell").state_dict(), loaded.state_dict())
+    assert _changed(module, lambda: _learn(module, images))
+
+
+def test_a_new_lora_changes_nothing_yet(weights: dict[str, str]) -> None:
+    plain = _build(_pretrained(weights, "clip")).eval()
+    changed = _build(_pretrained(weights, "clip", lora={})).eval()
+    images = _images(_pretrained(weights, "clip"))
+    with torch.inference_mode():
+        assert torch.equal(plain(images), changed(images))
+
+
 @pytest.mark.parametrize("name", ["vit", "resnet50", "clip", "clip-linear"])
 def test_pretrained_weights_are_taken_with_a_new_head(weights: dict[str, str], name: str) -> None:
     model = _pretrained(weights, name)
@@ -313,6 +384,18 @@ REFUSED_WEIGHTS = [
         "clip.unfreezeVisual: is 4, but there are 3 layers",
     ),
     ("a long text", "clip", {"clip": {"unfreezeText": 9}}, "model.clip.unfreezeText: is 9, but there are 3 layers"),
+    (
+        "lora",
+        "vit",
+        {"architecture": "vit", "lora": {"targets": ["query"]}},
+        "a layer has no 'query'; choose of q_proj,",
+    ),
+    (
+        "lora nowhere",
+        "vit",
+        {"architecture": "vit", "lora": {}, "freezeLayers": 3},
+        "all 3 layers are kept as they are",
+    ),
     ("a long prompt", "clip", {"clip": {"templates": ["a" * 80 + "{}"]}}, "has 92 tokens, more than 77; shorten it"),
 ]
 
@@ -380,6 +463,19 @@ REFUSED = [
     ({"architecture": "clip", "clip": {"templates": []}}, "at least 1 item"),
     ({"architecture": "clip", "clip": {"templates": ["a person"]}}, "the template 'a person' needs {} once"),
     ({"architecture": "clip", "clip": {"head": "linear", "unfreezeText": 1}}, "no prompts; remove unfreezeText"),
+    ({"architecture": "resnet50", "pretrained": "x", "lora": {}}, "lora is for a vit or clip, not for a resnet50"),
+    ({"architecture": "heatmap-cnn", "lora": {}}, "lora is for a vit or clip, not for a heatmap-cnn"),
+    ({"architecture": "vit", "lora": {}}, "lora changes pretrained weights a little; set pretrained"),
+    (
+        {"architecture": "clip", "pretrained": "x", "lora": {}, "clip": {"unfreezeVisual": 0}},
+        "with clip.unfreezeVisual 0 there is nothing that lora could change",
+    ),
+    ({"architecture": "clip", "clip": {"interpolation": [0, 1]}}, "interpolation begins at pretrained weights"),
+    ({"architecture": "clip", "pretrained": "x", "clip": {"interpolation": [2]}}, "less than or equal to 1"),
+    (
+        {"architecture": "clip", "pretrained": "x", "clip": {"head": "linear", "interpolation": [1]}},
+        "no prompts; remove interpolation",
+    ),
 ]
 
 
@@ -395,9 +491,36 @@ def test_a_new_layer_alone_learns_faster_than_weights_that_know_something(weight
         "from scratch": default_learning_rate(_model(architecture="clip")),
         "prompts": default_learning_rate(_pretrained(weights, "clip")),
         "probe": default_learning_rate(_pretrained(weights, "clip", clip={"head": "linear"})),
+        "lora": default_learning_rate(_pretrained(weights, "clip", lora={})),
         "tuned": default_learning_rate(_pretrained(weights, "clip", clip={"head": "linear", "unfreezeVisual": 1})),
     }
-    assert rates == {"from scratch": 1e-3, "prompts": 5e-5, "probe": 1e-3, "tuned": 5e-5}
+    assert rates == {"from scratch": 1e-3, "prompts": 5e-5, "probe": 1e-3, "lora": 5e-4, "tuned": 5e-5}
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "chosen"),
+    [({0.0: 0.5, 0.5: 0.9, 1.0: 0.8}, 0.5), ({0.0: 0.5, 0.5: 0.9, 1.0: 0.9}, 0.5), ({1.0: 0.2, 0.25: 0.2}, 0.25)],
+)
+def test_of_equally_good_points_the_one_nearest_to_the_pretrained_weights_is_taken(
+    accuracy: dict[float, float], chosen: float
+) -> None:
+    assert choose(accuracy) == chosen
+
+
+def test_points_between_two_models_are_what_they_say(weights: dict[str, str]) -> None:
+    model = _pretrained(weights, "clip", clip={"unfreezeVisual": 1, "unfreezeText": 1})
+    first, last = _build(model), _build(model)
+    assert isinstance(first, PromptedClip) and isinstance(last, PromptedClip)
+    _learn(last, _images(model))
+    last.eval()(_images(model))
+    points = [between(first, last, point).eval() for point in (0, 0.25, 1)]
+    assert equal(points[0].state_dict(), first.state_dict())
+    assert equal(points[2].state_dict(), last.state_dict())
+    assert not torch.equal(points[0].classes, points[2].classes)
+    torch.testing.assert_close(points[2].classes, last.classes)
+    for key, value in points[1].state_dict().items():
+        expected = 0.75 * first.state_dict()[key] + 0.25 * last.state_dict()[key]
+        torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-6)
 
 
 def test_saved_weights_name_their_kind(weights: dict[str, str]) -> None:

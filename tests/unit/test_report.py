@@ -148,6 +148,7 @@ def test_a_report_without_epochs_gates_or_mistakes_is_one_still(tmp_path: Path) 
     words = Page((tmp_path / "report.html").read_text()).words
     assert "Nothing was confused." in words
     assert "gates" not in words
+    assert "There is no epoch: the weights are the ones it began with." in words
     assert not (tmp_path / "curves.png").exists()
 
 

@@ -27,6 +27,7 @@ FLOORS = [
 MAY_IMPORT = {
     "torch": {"models", "training", "evaluation", "export"},
     "transformers": {"models"},
+    "peft": {"models"},
     "ray": {"training", "serving"},
     "kserve": set[str](),
     "kopf": set[str](),

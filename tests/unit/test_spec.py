@@ -67,7 +67,8 @@ REFUSED = [
     ("a share of nothing", "testSize: 0.2", "testSize: 0", "spec.data.testSize: input should be greater than 0"),
     ("a share of all", "validationSize: 0.2", "validationSize: 1.0", "spec.data.validationSize: input should be less"),
     ("a share beyond all", "testSize: 0.2", "testSize: 1.5", "spec.data.testSize: input should be less than 1"),
-    ("no epoch", "epochs: 15", "epochs: 0", "spec.training.epochs: input should be greater than or equal to 1"),
+    ("no epoch", "epochs: 15", "epochs: 0", "training.epochs 0: only a clip with model.pretrained and head prompts"),
+    ("fewer", "epochs: 15", "epochs: -1", "spec.training.epochs: input should be greater than or equal to 0"),
     ("an unknown metric", "metric: accuracy, at", "metric: acuracy, at", "did you mean 'accuracy'?"),
     ("an unknown architecture", "architecture: vit", "architecture: vt", "did you mean 'vit'?"),
     ("a bad name", "name: yoga", "name: My_Yoga", "metadata.name: string should match pattern"),
@@ -148,6 +149,28 @@ def test_the_schema_names_fields_as_yaml_does() -> None:
     text = str(spec.schema())
     assert "earlyStopping" in text
     assert "early_stopping" not in text
+
+
+ZERO_SHOT = WHOLE.replace("epochs: 15", "epochs: 0").replace("    freezeLayers: 2\n", "")
+
+
+def test_a_pretrained_clip_needs_no_epoch() -> None:
+    assert spec.parse(ZERO_SHOT.replace("vit\n", "clip\n", 1)).spec.training.epochs == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "line"),
+    [
+        ("{architecture: clip}", "only a clip with model.pretrained and head prompts can answer untrained"),
+        ("{architecture: clip, pretrained: x, clip: {head: linear}}", "head prompts can answer untrained; raise it"),
+        ("{architecture: clip, pretrained: x, lora: {}}", "nothing learns; remove model.lora"),
+        ("{architecture: clip, pretrained: x, clip: {interpolation: [1]}}", "remove model.clip.interpolation"),
+    ],
+)
+def test_what_must_learn_needs_an_epoch(model: str, line: str) -> None:
+    declared = re.sub(r"model:\n(    .*\n)+", f"model: {model}\n", ZERO_SHOT)
+    with pytest.raises(SpecError, match=re.escape(line)):
+        spec.parse(declared)
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +17,11 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, CLIPVisionConfig, CLIPVisionModel
 
 from vitruvian.errors import SpecError
-from vitruvian.models.pretrained import place, pretrained, refuse_more
+from vitruvian.models.inputs import place
+from vitruvian.models.lora import attach, merged
+from vitruvian.models.pretrained import pretrained, refuse_more
 from vitruvian.models.registry import Featured
-from vitruvian.spec import Clip, Dimensions, Model
+from vitruvian.spec import Clip, Dimensions, Lora, Model
 
 _TOKENS_OF_A_PROMPT = 77
 # Class by class the sentences it is known by; beside the weights, so that they are read as they were learnt.
@@ -117,7 +120,7 @@ def build(model: Model, classes: Sequence[str]) -> nn.Module:
             vision = pretrained(CLIPVisionModel, model.pretrained, "clip", {"clip", "clip_vision_model"})
         else:
             vision = CLIPVisionModel(_tower(CLIPVisionConfig, model))
-        _freeze(vision, _learning(clip.unfreeze_visual, model), "clip.unfreezeVisual")
+        _freeze(vision, _visual(clip, model), "clip.unfreezeVisual", model.lora)
         return LinearClip(vision, len(classes))
     if model.pretrained:
         inner = pretrained(CLIPModel, model.pretrained, "clip", {"clip"})
@@ -126,10 +129,13 @@ def build(model: Model, classes: Sequence[str]) -> nn.Module:
         inner.logit_scale.requires_grad_(False)
     else:
         inner, tokenizer = _scratch(model)
-    _freeze(inner.vision_model, _learning(clip.unfreeze_visual, model), "clip.unfreezeVisual")
-    _freeze(inner.text_model, (text := _learning(clip.unfreeze_text, model)), "clip.unfreezeText")
-    # With both towers frozen the visual projection is what learns, as in ProLIP (Fahes et al., 2024).
-    inner.text_projection.requires_grad_(text != 0)
+    text = 0 if clip.unfreeze_text is None and model.pretrained else clip.unfreeze_text
+    _freeze(inner.vision_model, _visual(clip, model), "clip.unfreezeVisual", model.lora)
+    _freeze(inner.text_model, text, "clip.unfreezeText", model.lora)
+    # With both towers frozen the visual projection is what learns, as in ProLIP (Fahes et al., 2024); with LoRA the
+    # towers' changes are, as in CLIP-LoRA (Zanella & Ben Ayed, 2024).
+    inner.visual_projection.requires_grad_(not model.lora)
+    inner.text_projection.requires_grad_(text != 0 and not model.lora)
     return PromptedClip(inner, tokenizer, prompts_of(classes, clip.templates))
 
 
@@ -144,21 +150,29 @@ def prompts_of(classes: Sequence[str], templates: Sequence[str]) -> dict[str, li
     return {name: [template.replace("{}", said) for template in templates] for name, said in words.items()}
 
 
-def _learning(asked: int | None, model: Model) -> int | None:
-    """Return how many of a tower's last layers learn; None for all of it."""
-    return 0 if asked is None and model.pretrained else asked
+def _visual(clip: Clip, model: Model) -> int | None:
+    """Return how many of the visual tower's last layers learn; None for all of it."""
+    if clip.unfreeze_visual is None and model.pretrained and not model.lora:
+        return 0
+    return clip.unfreeze_visual
 
 
-def _freeze(tower: Any, learning: int | None, field: str) -> None:
+def _freeze(tower: Any, learning: int | None, field: str, lora: Lora | None) -> None:
     """Let only the last layers of a tower, and what follows them, learn; with all layers what precedes them, too."""
     layers = tower.encoder.layers
-    if learning is None or learning == len(layers):
-        return
+    if learning is None:
+        learning = len(layers)
     refuse_more(learning, len(layers), "layers", field)
+    last = layers[len(layers) - learning :]
+    if lora:
+        attach(tower, last, lora)
+        return
+    if learning == len(layers):
+        return
     tower.requires_grad_(False)
     if learning:
         after = tower.post_layernorm if hasattr(tower, "post_layernorm") else tower.final_layer_norm
-        for part in [*layers[-learning:], after]:
+        for part in [*last, after]:
             part.requires_grad_(True)
 
 
@@ -219,12 +233,22 @@ def _sizes(model: Model) -> dict[str, int]:
     }
 
 
+def between(start: PromptedClip, learnt: PromptedClip, coefficient: float) -> PromptedClip:
+    """Return a module between two of the same prompts: 0 is the start to the bit, 1 what was learnt."""
+    inner = copy.deepcopy(learnt.inner)
+    with torch.no_grad():
+        for value, first in zip(inner.parameters(), start.inner.parameters(), strict=True):
+            value.copy_(torch.lerp(first, value, coefficient))
+    return PromptedClip(inner, learnt.tokenizer, learnt.prompts)
+
+
 def adapt(module: nn.Module, examples: Callable[[int], torch.Tensor]) -> None:
     """Do nothing: preprocessing has normalised the images."""
 
 
 def save(module: nn.Module, folder: Path) -> None:
     """Write the weights; with prompts as transformers' `from_pretrained` reads them, tokenizer included."""
+    module = merged(module)
     if isinstance(module, PromptedClip):
         state = module.inner.state_dict()
         module.inner.save_pretrained(folder, state_dict=state | {"logit_scale": state["logit_scale"].reshape(())})

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from vitruvian.artifact import describe, digest_of
+from vitruvian.artifact import MANIFEST, Manifest, cache_folder, describe, digest_of, fetch, read_manifest
+from vitruvian.bundle import BUNDLES, CHECKSUMS, open_bundle, read_champion
 from vitruvian.data.preprocess import HeatmapPreprocess, ImagePreprocess
-from vitruvian.errors import SpecError
+from vitruvian.errors import ArtifactError, NotFound, SpecError
 from vitruvian.spec import Dimensions, Model
+from vitruvian.store import Entry, FolderStore, Store, open_store
 
 # What each architecture's weights are usually learnt with; vit: as in its first release, clip: as CLIP's own.
 _NORMS = {
@@ -40,8 +44,8 @@ def preprocess_for(model: Model) -> ImagePreprocess | HeatmapPreprocess:
 
 def _learnt_with(name: str) -> dict[str, Any]:
     """Return size, mean and deviation of the images that weights were learnt with, as far as they tell."""
-    if Path(name).expanduser().is_dir() and (own := pretrained_config(name, "preprocess.json", default={})):
-        # The folder of a bundle.
+    if home(name) and (own := pretrained_config(name, "preprocess.json", default={})):
+        # A bundle.
         return own
     saved = pretrained_config(name, "config.json")
     how = pretrained_config(name, "preprocessor_config.json", default={})
@@ -49,37 +53,105 @@ def _learnt_with(name: str) -> dict[str, Any]:
     return {"size": size} | {part: how[f"image_{part}"] for part in ("mean", "std") if f"image_{part}" in how}
 
 
+def home(name: str) -> Store | None:
+    """Return the folder or S3 prefix that holds the weights a name means; None where the hub does.
+
+    A classifier's artifacts mean its champion. Raises `StoreError` where the address leads nowhere.
+    """
+    if "://" not in name and not Path(name).expanduser().is_dir():
+        return None
+    store = open_store(name)
+    champion = read_champion(store)
+    return store.at(f"{BUNDLES}/{champion}") if champion else store
+
+
+def pinned(model: Model) -> Model:
+    """Return the model with the champion of today in the place of a classifier's artifacts."""
+    where = home(model.pretrained) if model.pretrained else None
+    if where is None or read_manifest(where, manifest=CHECKSUMS) is None:
+        return model
+    return model.model_copy(update={"pretrained": where.url})
+
+
 def weights_version(model: Model) -> str | None:
     """Return what identifies the weights that training begins with; None from scratch.
 
-    A folder is known by its files' content, a hub name by itself.
+    A folder or bundle is known by its files' content, what lies in S3 by their sizes and tags, a hub name by itself.
     """
     if model.pretrained is None:
         return None
-    folder = Path(model.pretrained).expanduser()
-    if not folder.is_dir():
+    store = home(model.pretrained)
+    if store is None:
         return model.pretrained
+    if bundle := read_manifest(store, manifest=CHECKSUMS):
+        return bundle.digest
+    folder = store.local()
+    if folder is None:
+        return _listed(files_of_weights(store))
     files = sorted([*folder.glob("*.json"), *folder.glob("*.txt"), *folder.glob("*.safetensors")])
     return digest_of({path.name: describe(path).sha256 for path in files})
 
 
+def files_of_weights(store: Store) -> list[Entry]:
+    """Return the files of a store that belong to weights: what is pickled doesn't; raises `SpecError` for none."""
+    there = [entry for entry in store.list() if "/" not in entry.key]
+    if not any(entry.key.endswith(".safetensors") for entry in there):
+        pickled = [entry.key for entry in there if entry.key.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl"))]
+        what = f"{pickled[0]} is pickled" if pickled else "there are no weights here"
+        hint = "give an address with config.json and model.safetensors, or a classifier's artifacts"
+        raise SpecError(what, where=f"model.pretrained: {store.url}", hint=hint)
+    return [entry for entry in there if entry.key.endswith((".json", ".txt", ".safetensors"))]
+
+
+def place(name: str) -> str:
+    """Return the folder on this machine with the weights a name means, or the name as the hub knows it.
+
+    What lies elsewhere is fetched and checked: a bundle against its checksums, other weights against what was fetched
+    before. Raises `BundleError`, `SpecError`.
+    """
+    store = home(name)
+    if store is None:
+        return name
+    if read_manifest(store, manifest=CHECKSUMS):
+        return str(open_bundle(store.url).folder)
+    return str(store.local() or _fetched(store))
+
+
+def _fetched(store: Store) -> Path:
+    files = files_of_weights(store)
+    folder = cache_folder() / "weights" / digest_of([store.url, _listed(files)])[:32]
+    kept = FolderStore(folder)
+    with contextlib.suppress(ArtifactError):
+        return fetch(kept, "")
+    for entry in files:
+        store.download(entry.key, folder / entry.key)
+    if files_of_weights(store) != files:
+        raise SpecError(
+            "was changed while it was fetched", where=f"model.pretrained: {store.url}", hint="run the command again"
+        )
+    kept.put(MANIFEST, Manifest({entry.key: describe(folder / entry.key) for entry in files}).to_json())
+    return folder
+
+
+def _listed(files: Iterable[Entry]) -> str:
+    return digest_of({entry.key: [entry.size, entry.tag] for entry in files})
+
+
 def pretrained_config(name: str, file: str, default: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return a JSON file that lies beside pretrained weights, in a folder or on the hub; raises `SpecError`."""
-    path = Path(name).expanduser() / file
+    """Return a JSON file that lies beside pretrained weights, here, in S3 or on the hub; raises `SpecError`."""
     where = f"model.pretrained: {name}"
-    if not Path(name).expanduser().is_dir():
-        try:
-            path = _from_hub(name, file, where)
-        except SpecError:
-            if default is not None:
-                return default
-            raise
+    store = home(name)
     try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError as e:
+        text = _from_hub(name, file, where).read_bytes() if store is None else store.get(file)
+        content = json.loads(text)
+    except NotFound as e:
         if default is not None:
             return default
         raise SpecError(f"the folder holds no {file}", where=where, hint="save the weights with save_pretrained") from e
+    except SpecError:
+        if default is not None:
+            return default
+        raise
     except ValueError as e:
         raise SpecError(f"{file} is not JSON", where=where, hint="save the weights with save_pretrained") from e
     if not isinstance(content, dict):

@@ -1,9 +1,8 @@
-"""Weights to begin with: safetensors in transformers' layout, from a folder or the hub."""
+"""Weights to begin with: safetensors in transformers' layout, from a folder, a store or the hub."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging
 
 from vitruvian.errors import SpecError
-from vitruvian.models.inputs import pretrained_config
+from vitruvian.models.inputs import place, pretrained_config
 
 # Its bars for files of a few megabytes would tear those of the stages.
 logging.disable_progress_bar()
@@ -46,12 +45,6 @@ def pretrained(kind: Any, name: str, what: str, types: Collection[str], new: str
         what = f"the weights lack {len(lacking)} of the model's tensors, such as {lacking[0]}"
         raise SpecError(what, where=where, hint="choose weights of a whole model")
     return inner
-
-
-def place(name: str) -> str:
-    """Return the folder that a name means, or the name as the hub knows it."""
-    folder = Path(name).expanduser()
-    return str(folder) if folder.is_dir() else name
 
 
 def refuse_more(count: int, there: int, what: str, field: str) -> None:

@@ -55,6 +55,9 @@ def architecture(name: str) -> Architecture:
 
 def default_learning_rate(model: Model) -> float:
     """Return the peak learning rate where the user gives none."""
+    if model.lora:
+        # Ten times that of whole weights, as measured in "LoRA Without Regret" (Schulman et al., 2025).
+        return 5e-4
     clip = model.clip
     if clip and clip.head == "linear" and not clip.unfreeze_visual:
         # Nothing learns but a new layer, whatever its features come from.

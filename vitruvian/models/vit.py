@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
+from vitruvian.errors import SpecError
+from vitruvian.models.lora import attach, merged
 from vitruvian.models.pretrained import pretrained, refuse_more
 from vitruvian.models.registry import Featured
 from vitruvian.spec import Dimensions, Model
@@ -52,7 +54,16 @@ def build(model: Model, classes: Sequence[str]) -> nn.Module:
         )
     else:
         inner = _scratch(model, len(classes))
-    _freeze(inner, model.freeze_layers)
+    layers = _layers(inner)
+    refuse_more(model.freeze_layers, len(layers), "layers", "freezeLayers")
+    if model.lora:
+        if model.freeze_layers == len(layers):
+            what = f"all {len(layers)} layers are kept as they are: there is nothing to change"
+            raise SpecError(what, where="model.lora", hint="lower freezeLayers")
+        attach(inner.vit, layers[model.freeze_layers :], model.lora)
+    elif model.freeze_layers:
+        for part in [inner.vit.embeddings, *layers[: model.freeze_layers]]:
+            part.requires_grad_(False)
     return Vit(inner)
 
 
@@ -76,19 +87,13 @@ def _layers(inner: Any) -> Any:
     return inner.vit.layers if hasattr(inner.vit, "layers") else inner.vit.encoder.layer
 
 
-def _freeze(inner: Any, count: int) -> None:
-    layers = _layers(inner)
-    refuse_more(count, len(layers), "layers", "freezeLayers")
-    for part in [inner.vit.embeddings, *layers[:count]] if count else []:
-        part.requires_grad_(False)
-
-
 def adapt(module: nn.Module, examples: Callable[[int], torch.Tensor]) -> None:
     """Do nothing: preprocessing has normalised the images."""
 
 
 def save(module: nn.Module, folder: Path) -> None:
     """Write the weights as transformers' `from_pretrained` reads them."""
+    module = merged(module)
     assert isinstance(module, Vit)
     module.inner.save_pretrained(folder)
 

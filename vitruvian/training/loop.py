@@ -91,6 +91,7 @@ def _train(job: Job, rank: int, world: int, emit: Emit, device: torch.device) ->
             "world": world,
             "history": list(position.history),
             "parameters": sum(p.numel() for p in module.parameters()),
+            "learning": sum(p.numel() for p in module.parameters() if p.requires_grad),
         }
     )
 

@@ -131,8 +131,9 @@ class EpochTable:
         self.epochs, self.steps = event["epochs"], event["steps"]
         self.history = list(event["history"])
         workers = f"{event['world']} workers" if event["world"] > 1 else "1 worker"
+        some = f", {event['learning']:,} of them learn" if event["learning"] < event["parameters"] else ""
         self.console.print(
-            f"  {event['parameters']:,} parameters, {workers}, {event['steps']} steps an epoch, "
+            f"  {event['parameters']:,} parameters{some}, {workers}, {event['steps']} steps an epoch, "
             f"{event['batch']} examples a step"
         )
         if event["epochs"] * event["steps"] < _FEW_STEPS:
