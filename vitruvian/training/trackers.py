@@ -499,9 +499,11 @@ class WeightsAndBiases:
     def files(self, folder: Path) -> None:
         shown = {path.stem: self._wandb.Image(str(path)) for path in sorted(folder.glob("*.png"))}
         self._run.log({f"report/{name}": picture for name, picture in shown.items()})
-        self._run.log({"report/report": self._wandb.Html((folder / "report.html").read_text(), inject=False)})
+        for path in sorted(folder.glob("*.html")):
+            self._run.log({f"report/{path.stem}-page": self._wandb.Html(path.read_text(), inject=False)})
         kept = self._wandb.Artifact(f"{self._run.id}-report", type="report")
-        kept.add_dir(str(folder))
+        for path in sorted(folder.iterdir()):
+            kept.add_file(str(path), name=path.name)
         self._run.log_artifact(kept)
 
     def end(self, status: Status) -> None:
