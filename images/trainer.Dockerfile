@@ -15,7 +15,7 @@ COPY constraints.txt ./
 RUN pip install --no-cache-dir --constraint constraints.txt torch
 COPY pyproject.toml LICENSE ./
 RUN mkdir vitruvian && touch README.md vitruvian/__init__.py && \
-    pip install --no-cache-dir --constraint constraints.txt '.[serve,train]' && \
+    pip install --no-cache-dir --constraint constraints.txt '.[serve,train,track]' && \
     pip uninstall --yes --quiet vitruvian
 
 FROM libraries

@@ -27,7 +27,9 @@ from vitruvian.store import explained
 if TYPE_CHECKING:
     from vitruvian.cluster.api import Cluster
     from vitruvian.cluster.settings import RaySettings
+    from vitruvian.console import Teller
     from vitruvian.pipeline import Stage
+    from vitruvian.training.trackers import Trackers
 
 S = TypeVar("S", bound="RaySettings")
 
@@ -49,6 +51,15 @@ console = Console(emoji=False)
 problems = Console(stderr=True, emoji=False)
 
 File = Annotated[Path, typer.Option("-f", "--file", help="The file that declares the classifier.")]
+MLflowAt = Annotated[
+    str | None, typer.Option("--mlflow", metavar="URI", help="Track with MLflow: http://HOST:PORT or sqlite:///FILE.")
+]
+WandbProject = Annotated[
+    str | None, typer.Option("--wandb", metavar="PROJECT", help="Track with Weights & Biases, in this project.")
+]
+TensorBoardAt = Annotated[
+    Path | None, typer.Option("--tensorboard", metavar="FOLDER", help="Write event files for TensorBoard.")
+]
 Address = Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle or a classifier's artifacts: folder or s3://")]
 
 
@@ -160,11 +171,15 @@ def run(
     metrics_host: Annotated[
         str | None, typer.Option(help="The address that --metrics-port is on; none: 127.0.0.1.")
     ] = None,
+    mlflow: MLflowAt = None,
+    wandb: WandbProject = None,
+    tensorboard: TensorBoardAt = None,
 ) -> None:
     """Run all stages: prepare, train, evaluate, gate, export, publish. What is fresh is skipped."""
     if metrics_host is not None and metrics_port is None:
         raise SpecError("shows nothing by itself", where="--metrics-host", hint="add --metrics-port 8081")
-    _until("publish", file, None if metrics_port is None else (metrics_host or "127.0.0.1", metrics_port))
+    metrics_at = None if metrics_port is None else (metrics_host or "127.0.0.1", metrics_port)
+    _until("publish", file, metrics_at, (mlflow, wandb, tensorboard))
 
 
 @app.command()
@@ -174,9 +189,14 @@ def prepare(file: File) -> None:
 
 
 @app.command()
-def train(file: File) -> None:
+def train(
+    file: File,
+    mlflow: MLflowAt = None,
+    wandb: WandbProject = None,
+    tensorboard: TensorBoardAt = None,
+) -> None:
     """Run the stages up to training."""
-    _until("train", file)
+    _until("train", file, tracked_by=(mlflow, wandb, tensorboard))
 
 
 @app.command()
@@ -313,6 +333,8 @@ def submit(
     image: Annotated[str | None, typer.Option(help="The trainer's image.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be applied, and apply nothing.")] = False,
     follow: Annotated[bool, typer.Option(help="Show what the run writes until it is over.")] = True,
+    mlflow: MLflowAt = None,
+    wandb: WandbProject = None,
 ) -> None:
     """Run all stages on a cluster as a KubeRay RayJob, and follow it."""
     from vitruvian import spec
@@ -326,15 +348,16 @@ def submit(
         from vitruvian.cluster.settings import TrainerSettings, load
 
         rayjob.check(classifier)
+        options = rayjob.tracked(mlflow, wandb)
         cluster = _cluster(namespace, context, needed=not dry_run)
         made = load(TrainerSettings, settings) if settings else _administered(TrainerSettings, cluster)
         made = made.model_copy(update={"image": image}) if image else made
         if cluster is None or dry_run:
             where = _namespace(cluster, namespace)
             name = rayjob.name_of(classifier)
-            print(manifest(rayjob.build(classifier, declaration, name, where, made)), end="")
+            print(manifest(rayjob.build(classifier, declaration, name, where, made, options)), end="")
             return
-        name = runs.submit(cluster, classifier, declaration, made)
+        name = runs.submit(cluster, classifier, declaration, made, options)
         console.print(f"run [bold]{name}[/] in namespace {_plain(cluster.namespace)}", highlight=False)
         if follow:
             shown.follow(console, cluster, name)
@@ -628,7 +651,12 @@ def render(
     console.print(f"{sum(summary.counts.values()):,} {form.value} in {_plain(str(out))}", highlight=False)
 
 
-def _until(stage: Stage, file: Path, metrics_at: tuple[str, int] | None = None) -> None:
+def _until(
+    stage: Stage,
+    file: Path,
+    metrics_at: tuple[str, int] | None = None,
+    tracked_by: tuple[str | None, str | None, Path | None] = (None, None, None),
+) -> None:
     from vitruvian import spec
     from vitruvian.console import Teller
 
@@ -643,12 +671,21 @@ def _until(stage: Stage, file: Path, metrics_at: tuple[str, int] | None = None) 
             metrics = TrainingMetrics(classifier.name)
             host, port = metrics_at[0], metrics.serve(*metrics_at)
             console.print(f"[dim]metrics: http://{_plain(host)}:{port}/metrics[/]", highlight=False)
-        pipeline = Pipeline(classifier, Teller(console), metrics)
+        teller = Teller(console)
+        trackers = _trackers(*tracked_by, teller) if any(each is not None for each in tracked_by) else None
+        pipeline = Pipeline(classifier, teller, metrics, trackers)
         made = pipeline.run(stage)
     address = _plain(pipeline.store.address(made.prefix))
     console.print(f"[green]✓[/] {stage}: {address}", highlight=False, soft_wrap=True)
     if stage == "publish":
         console.print(f"  serve it: vitruvian serve {_plain(classifier.artifacts)}", highlight=False, soft_wrap=True)
+
+
+def _trackers(mlflow: str | None, wandb: str | None, tensorboard: Path | None, teller: Teller) -> Trackers | None:
+    with _needs("track"):
+        from vitruvian.training.trackers import open_trackers
+
+        return open_trackers(mlflow, wandb, tensorboard, lambda text: teller.note(f"[dim]{_plain(text)}[/]"))
 
 
 @contextmanager

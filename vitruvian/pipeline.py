@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import yaml
 from rich.markup import escape
 
 from vitruvian import artifact, interrupt
@@ -42,11 +43,12 @@ if TYPE_CHECKING:
     from vitruvian.evaluation.gates import Decision
     from vitruvian.evaluation.metrics import Metrics
     from vitruvian.training.metrics import TrainingMetrics
+    from vitruvian.training.trackers import Trackers
 
 Stage = Literal["prepare", "train", "evaluate", "gate", "export", "publish"]
 STAGES: tuple[Stage, ...] = ("prepare", "train", "evaluate", "gate", "export", "publish")
 # Raised when a stage makes something else of the same inputs.
-_REVISIONS: dict[Stage, int] = {"prepare": 1, "train": 2, "evaluate": 1, "gate": 1, "export": 1, "publish": 1}
+_REVISIONS: dict[Stage, int] = {"prepare": 1, "train": 2, "evaluate": 1, "gate": 2, "export": 1, "publish": 1}
 _INTERPOLATION = "interpolation.json"
 GOLDEN_TOLERANCE = 1e-3
 _FEW_TESTED = 30
@@ -66,23 +68,31 @@ class Made:
 class Pipeline:
     """The stages of one classifier; each property makes its stage's artifact unless it is fresh."""
 
-    def __init__(self, classifier: Classifier, teller: Teller, metrics: TrainingMetrics | None = None) -> None:
+    def __init__(
+        self,
+        classifier: Classifier,
+        teller: Teller,
+        metrics: TrainingMetrics | None = None,
+        trackers: Trackers | None = None,
+    ) -> None:
         self.classifier = classifier
         self.spec = classifier.spec
         self.teller = teller
         self.training_metrics = metrics
+        self.trackers = trackers
         self.store = open_store(classifier.artifacts)
 
     def run(self, until: Stage = "publish") -> Made:
         """Run the stages up to one of them; raises `GateFailed` where a gate isn't met."""
-        return {
-            "prepare": lambda: self.prepared,
-            "train": lambda: self.trained,
-            "evaluate": lambda: self.evaluated,
-            "gate": lambda: self.gated,
-            "export": lambda: self.exported,
-            "publish": lambda: self.published,
-        }[until]()
+        with self.trackers or contextlib.nullcontext():
+            return {
+                "prepare": lambda: self.prepared,
+                "train": lambda: self.trained,
+                "evaluate": lambda: self.evaluated,
+                "gate": lambda: self.gated,
+                "export": lambda: self.exported,
+                "publish": lambda: self.published,
+            }[until]()
 
     @cached_property
     def prepared(self) -> Made:
@@ -92,6 +102,8 @@ class Pipeline:
         decides = [self.spec.data.model_dump(), preprocess.model_dump(), source.version]
 
         def make(folder: Path) -> None:
+            if self.trackers:
+                self.trackers.check()
             with self.teller.bar("reading", len(source.examples)) as advance:
                 made = prepare(source, self.spec.data, preprocess, folder, advance)
             if source.ignored:
@@ -108,12 +120,34 @@ class Pipeline:
         settings = self.spec.training
         how = f"{workers_of(settings)}, up to {settings.epochs} epochs" if settings.epochs else "as it is"
         about = f"{self.spec.model.architecture}, {how}"
+        if self.trackers:
+            self._track(self.trackers)
         make = self._train if settings.epochs else self._take
-        return self._made("train", about, self._trains_on(self.spec.model), make)
+        made = self._made("train", about, self._trains_on(self.spec.model), make)
+        if self.trackers:
+            self.trackers.replay(self._history_of(made))
+        return made
+
+    def _track(self, trackers: Trackers) -> None:
+        from vitruvian.evaluation.report import flat
+        from vitruvian.training.trackers import Run
+
+        key = self._key("train", self._trains_on(self.spec.model))
+        whole = self.spec.model_dump(mode="json", by_alias=True)
+        # The rest may change under the same key.
+        decides = dict(flat({part: whole[part] for part in ("data", "model", "training")}))
+        declaration = yaml.safe_dump(self._declaration(), sort_keys=False, allow_unicode=True)
+        begun = next(iter(self.store.at(f"checkpoints/{self._run}").list()), None) is not None
+        trackers.begin(Run(self.classifier.name, key, decides, declaration), begun=begun)
 
     def _trains_on(self, model: Model) -> list[object]:
         weights = weights_version(self._pinned)
         return [self.prepared.digest, model.model_dump(), self.spec.training.model_dump(), weights]
+
+    @property
+    def _run(self) -> str:
+        """What checkpoints go by: what was learnt is there for other points between the weights, too."""
+        return self._key("train", self._trains_on(without_interpolation(self.spec.model)))
 
     @cached_property
     def _pinned(self) -> Model:
@@ -136,8 +170,7 @@ class Pipeline:
         from vitruvian.training.progress import EpochTable
 
         settings = self.spec.training
-        # What was learnt is there for other points between, too.
-        key = self._key("train", self._trains_on(without_interpolation(self.spec.model)))
+        key = self._run
         store = self.store.at(f"checkpoints/{key}")
         log = (self.store.local() or artifact.cache_folder()) / "logs" / f"train-{key}.log"
         self._folder(self.prepared)
@@ -155,6 +188,8 @@ class Pipeline:
                 table.show(event)
                 if measure:
                     measure(event)
+                if self.trackers:
+                    self.trackers.take(event)
         weights = read_state(store).weights
         if weights is None or not table.history:
             raise TrainingError("training ended without a finished epoch", where=log, hint="look at this log")
@@ -184,7 +219,11 @@ class Pipeline:
 
     @cached_property
     def evaluated(self) -> Made:
-        return self._made("evaluate", "on the test part", [self.trained.digest, self.prepared.digest], self._evaluate)
+        decides = [self.trained.digest, self.prepared.digest]
+        made = self._made("evaluate", "on the test part", decides, self._evaluate)
+        if self.trackers:
+            self.trackers.tested(self._metrics_of(made).measured())
+        return made
 
     def _evaluate(self, folder: Path) -> None:
         import numpy as np
@@ -217,6 +256,11 @@ class Pipeline:
         for outcome in decision.gates:
             self.teller.note(f"{'[green]✓[/]' if outcome.passed else '[red]✗[/]'} {outcome.text}")
         self.teller.note(f"[dim]report: {escape(report)}[/]")
+        if self.trackers:
+            judged = "passed" if decision.passed else "failed"
+            gates = "; ".join([judged, *(outcome.text for outcome in decision.gates)]) if decision.gates else "none set"
+            self.trackers.note({"gates": gates})
+            self.trackers.files(self._folder(made) / "report")
         if not decision.passed:
             champion = champion_of(self.store)
             hint = f"see {report}; " + (f"the champion stays {champion}" if champion else "nothing is published")
@@ -319,6 +363,8 @@ class Pipeline:
         if champion_of(self.store) != self.version:
             promote(self.store, self.version, digest, [gate.text for gate in self._decision(self.gated).gates])
             self.teller.note(f"champion: {self.version}")
+        if self.trackers:
+            self.trackers.note({"version": self.version})
         return Made("publish", self.version, prefix, digest)
 
     @cached_property
@@ -366,13 +412,19 @@ class Pipeline:
 
     @cached_property
     def _metrics(self) -> Metrics:
+        return self._metrics_of(self.evaluated)
+
+    def _metrics_of(self, evaluated: Made) -> Metrics:
         from vitruvian.evaluation.metrics import Metrics
 
-        return Metrics.model_validate_json((self._folder(self.evaluated) / "metrics.json").read_bytes())
+        return Metrics.model_validate_json((self._folder(evaluated) / "metrics.json").read_bytes())
 
     @property
     def _history(self) -> list[dict[str, float]]:
-        history: list[dict[str, float]] = json.loads((self._folder(self.trained) / "history.json").read_text())
+        return self._history_of(self.trained)
+
+    def _history_of(self, trained: Made) -> list[dict[str, float]]:
+        history: list[dict[str, float]] = json.loads((self._folder(trained) / "history.json").read_text())
         return history
 
     @property

@@ -155,6 +155,17 @@ def test_a_bundle_is_served_from_s3_as_the_docs_say(trained: Path) -> None:
         started.stop()
 
 
+def test_trackings_in_the_docs_are_done(trained: Path) -> None:
+    lines = [line for line in commands("docs/training.md") if "vitruvian run" in line]
+    assert len(lines) == 2
+    for line in lines:
+        done = shell(line, trained)
+        assert done.returncode == 0, done.stderr
+    assert (trained / "mlflow.db").is_file()
+    assert list((trained / "runs").rglob("events.*"))
+    assert list((trained / "wandb").glob("offline-run-*/*.wandb"))
+
+
 def test_real_motion_is_drawn_as_the_docs_say(tmp_path: Path) -> None:
     if not MOTION.exists():
         pytest.skip("needs real motion capture in ../shared/data/mocap-17kp, which stays outside the project")
@@ -190,7 +201,12 @@ def test_every_command_in_the_docs_is_one_that_a_test_runs() -> None:
     pages = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
     known = ("make ", "vitruvian run -f", "vitruvian serve", "vitruvian predict", "vitruvian data render-keypoints")
     imports = ("vitruvian spec import",)
-    setup = (". .venv/bin/activate", "export AWS_", "curl -s http://127.0.0.1:8080/")
+    setup = (
+        ". .venv/bin/activate",
+        "export AWS_",
+        "WANDB_MODE=offline vitruvian run -f",
+        "curl -s http://127.0.0.1:8080/",
+    )
     jobs = ("ray job submit",)  # tests/integration/test_ray_jobs.py
     # They need images from a registry: tests/unit/test_compose.py and test_kind.py check what can be without.
     images = ("docker compose up", "scripts/kind-up")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,18 @@ def built(settings: TrainerSettings | None = None, **parts: Any) -> tuple[dict[s
     classifier, text = declared(**parts)
     job, config = rayjob.build(classifier, text, "yoga-1", "studio", settings or TrainerSettings())
     return job, config
+
+
+def test_a_tracked_run_is_told_where() -> None:
+    classifier, text = declared()
+    options = rayjob.tracked("http://mlflow.mlops:5000", "yoga; rm -rf /")
+    job, _ = rayjob.build(classifier, text, "yoga-1", "studio", TrainerSettings(), options)
+    words = shlex.split(job["spec"]["entrypoint"])
+    assert words[-4:] == ["--mlflow", "http://mlflow.mlops:5000", "--wandb", "yoga; rm -rf /"]
+    assert rayjob.tracked(None, None) == []
+    for unreachable in ("sqlite:///mlflow.db", "file:///runs", "mlruns"):
+        with pytest.raises(SpecError, match="--mlflow"):
+            rayjob.tracked(unreachable, None)
 
 
 def pods(job: dict[str, Any]) -> list[dict[str, Any]]:

@@ -83,6 +83,7 @@ def test_a_report_is_written_whole(tmp_path: Path) -> None:
     files = {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()}
     assert sorted(files) == [
         "confusion-matrix.png",
+        "curves.html",
         "curves.png",
         "metrics.json",
         "metrics.xlsx",
@@ -120,9 +121,20 @@ def test_the_page_tells_what_people_ask_for(tmp_path: Path) -> None:
     assert found.tags.count("svg") == 3
 
 
-def test_the_page_needs_no_other_file_and_no_host(tmp_path: Path) -> None:
+def test_the_curves_are_a_page_of_their_own(tmp_path: Path) -> None:
     write_report(tmp_path, report())
-    text = (tmp_path / "report.html").read_text()
+    text = (tmp_path / "curves.html").read_text()
+    found = Page(text)
+    assert found.tags.count("svg") == 1
+    assert "prefers-color-scheme: dark" in text
+    for record in EPOCHS:
+        assert f"{record['validationLoss']:.4f}" in found.words
+
+
+@pytest.mark.parametrize("name", ["report.html", "curves.html"])
+def test_a_page_needs_no_other_file_and_no_host(tmp_path: Path, name: str) -> None:
+    write_report(tmp_path, report())
+    text = (tmp_path / name).read_text()
     found = Page(text)
     assert all(link.startswith("#") for link in found.links)
     assert not {"script", "link", "iframe", "img"} & set(found.tags)
@@ -149,7 +161,7 @@ def test_a_report_without_epochs_gates_or_mistakes_is_one_still(tmp_path: Path) 
     assert "Nothing was confused." in words
     assert "gates" not in words
     assert "There is no epoch: the weights are the ones it began with." in words
-    assert not (tmp_path / "curves.png").exists()
+    assert not list(tmp_path.glob("curves.*"))
 
 
 def test_the_workbook_holds_all_numbers() -> None:

@@ -6,6 +6,8 @@ Pure: from a declaration and settings to plain objects. Fields as in KubeRay 1.6
 from __future__ import annotations
 
 import secrets
+import shlex
+from collections.abc import Sequence
 from typing import Final
 
 from vitruvian.cluster.objects import Object, check_name, labels
@@ -50,16 +52,35 @@ def name_of(classifier: Classifier) -> str:
 
 
 def build(
-    classifier: Classifier, declaration: str, name: str, namespace: str, settings: TrainerSettings
+    classifier: Classifier,
+    declaration: str,
+    name: str,
+    namespace: str,
+    settings: TrainerSettings,
+    options: Sequence[str] = (),
 ) -> list[Object]:
-    """Return the objects of a run: the RayJob first, which owns the others. Raises as `check` does."""
+    """Return the objects of a run: the RayJob first, which owns the others. Raises as `check` does.
+
+    `options` are more words for `vitruvian run`.
+    """
     check(classifier)
     if len(declaration.encode()) > _LARGEST_DECLARATION:
         what = f"is {len(declaration.encode()):,} bytes; a cluster takes {_LARGEST_DECLARATION:,}"
         raise SpecError(what, where="the declaration", hint="shorten it")
     metadata = {"name": name, "namespace": namespace, "labels": labels(classifier.name, "trainer")}
     declared = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"classifier.yaml": declaration}}
-    return [_rayjob(classifier, metadata, settings), declared]
+    return [_rayjob(classifier, metadata, settings, options), declared]
+
+
+def tracked(mlflow: str | None, wandb: str | None) -> list[str]:
+    """Return the options of a run that is tracked; raises `SpecError` for what is only on this machine."""
+    if mlflow is not None and "://" not in mlflow:
+        raise SpecError(f"{mlflow} names no server", where="--mlflow", hint="give http://HOST:PORT")
+    if mlflow is not None and mlflow.startswith(("file:", "sqlite:")):
+        hint = "give a server's http://HOST:PORT"
+        raise SpecError("the cluster's pods can't reach a file of this machine", where="--mlflow", hint=hint)
+    asked = {"--mlflow": mlflow, "--wandb": wandb}
+    return [word for name, value in asked.items() if value is not None for word in (name, value)]
 
 
 def check(classifier: Classifier) -> None:
@@ -76,11 +97,11 @@ def check(classifier: Classifier) -> None:
             raise SpecError("the cluster's pods can't reach a folder of this machine", where=f"spec.{field}", hint=hint)
 
 
-def _rayjob(classifier: Classifier, metadata: Object, settings: TrainerSettings) -> Object:
+def _rayjob(classifier: Classifier, metadata: Object, settings: TrainerSettings, options: Sequence[str]) -> Object:
+    command = ["vitruvian", "run", "-f", f"{_FOLDER}/classifier.yaml"]
+    command += ["--metrics-host", "0.0.0.0", "--metrics-port", str(METRICS_PORT), *options]
     spec: Object = {
-        "entrypoint": (
-            f"vitruvian run -f {_FOLDER}/classifier.yaml --metrics-host 0.0.0.0 --metrics-port {METRICS_PORT}"
-        ),
+        "entrypoint": shlex.join(command),
         "submissionMode": "K8sJobMode",
         "backoffLimit": settings.attempts - 1,
         "shutdownAfterJobFinishes": True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vitruvian.cluster.api import Cluster
@@ -61,14 +61,20 @@ def run_of(rayjob: Object) -> Run:
     )
 
 
-def submit(cluster: Cluster, classifier: Classifier, declaration: str, settings: TrainerSettings) -> str:
+def submit(
+    cluster: Cluster,
+    classifier: Classifier,
+    declaration: str,
+    settings: TrainerSettings,
+    options: Sequence[str] = (),
+) -> str:
     """Begin a run and return its name; raises `Conflict` where one of this classifier isn't over."""
     for run in runs(cluster, classifier.name):
         if not run.over:
             hint = f"follow it with 'vitruvian logs {run.name}', or end it with 'vitruvian cancel {run.name}'"
             raise Conflict(f"run {run.name} of this classifier is not over", where=cluster.namespace, hint=hint)
     name = name_of(classifier)
-    rayjob, *others = build(classifier, declaration, name, cluster.namespace, settings)
+    rayjob, *others = build(classifier, declaration, name, cluster.namespace, settings, options)
     kept = cluster.create(rayjob)
     try:
         for other in others:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from pydantic.alias_generators import to_camel
+from pydantic.alias_generators import to_camel, to_snake
 
 from vitruvian.errors import DataError, TrainingError
 
@@ -89,6 +89,13 @@ class Metrics(_Record):
             "recall": self.recall,
             "f1": self.f1,
             "worstClassRecall": self.worst_class_recall,
+        }
+
+    def measured(self) -> dict[str, float]:
+        """Return every single number, as trackers name them."""
+        return {to_snake(name): value for name, value in self.headline().items()} | {
+            "log_loss": self.log_loss,
+            "calibration_error": self.calibration_error,
         }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from openpyxl import Workbook
 from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
@@ -22,6 +22,7 @@ from vitruvian.evaluation.gates import Decision
 from vitruvian.evaluation.metrics import Metrics
 from vitruvian.spec import Select
 from vitruvian.store import explained
+from vitruvian.training.job import chosen_epoch
 
 Cell = str | int | float
 
@@ -51,9 +52,9 @@ class Report:
 
 
 def write_report(folder: Path, report: Report) -> None:
-    """Write `report.html`, `metrics.json`, `metrics.xlsx` and three pictures into a folder.
+    """Write `report.html`, `curves.html`, `metrics.json`, `metrics.xlsx` and three pictures into a folder.
 
-    The page needs no other file and no other host. Raises `StoreError` where the folder can't be written.
+    The pages need no other file and no other host. Raises `StoreError` where the folder can't be written.
     """
     metrics = report.metrics
     labels = [each.label for each in metrics.classes]
@@ -68,7 +69,10 @@ def write_report(folder: Path, report: Report) -> None:
     files = {f"{name}.png": plots.png(figure) for name, figure in figures.items()}
     files["metrics.json"] = metrics.model_dump_json(by_alias=True, indent=1).encode()
     files["metrics.xlsx"] = workbook(report)
-    files["report.html"] = page(report, {name: plots.svg(figure) for name, figure in figures.items()}).encode()
+    drawn = {name: plots.svg(figure) for name, figure in figures.items()}
+    files["report.html"] = page(report, drawn).encode()
+    if "curves" in drawn:
+        files["curves.html"] = curves_page(report, drawn["curves"]).encode()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
@@ -79,17 +83,9 @@ def write_report(folder: Path, report: Report) -> None:
 
 def page(report: Report, figures: Mapping[str, str]) -> str:
     """Return the HTML page; `figures` are `<svg>` elements by name."""
-    environment = Environment(
-        loader=PackageLoader("vitruvian", "evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = lambda value: f"{value:.1%}"
     parts = report.statistics
     counts = [(each.label, [part.get(each.label, 0) for part in parts.values()]) for each in report.metrics.classes]
-    return environment.get_template("report.html").render(
+    return _template("report.html").render(
         report=report,
         metrics=report.metrics,
         figures={name: Markup(figure) for name, figure in figures.items()},
@@ -99,6 +95,24 @@ def page(report: Report, figures: Mapping[str, str]) -> str:
         lineage=list(flat(report.lineage)),
         spec=yaml.safe_dump(dict(report.spec), sort_keys=False, allow_unicode=True).strip() if report.spec else "",
     )
+
+
+def curves_page(report: Report, figure: str) -> str:
+    """Return the HTML page of the curves, `figure` as an `<svg>` element, and of the numbers behind them."""
+    chosen = report.epochs[chosen_epoch(report.epochs, report.select)]["epoch"]
+    return _template("curves.html").render(report=report, figure=Markup(figure), chosen=chosen)
+
+
+def _template(name: str) -> Template:
+    environment = Environment(
+        loader=PackageLoader("vitruvian", "evaluation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda value: f"{value:.1%}"
+    return environment.get_template(name)
 
 
 def workbook(report: Report) -> bytes:
@@ -133,13 +147,13 @@ def workbook(report: Report) -> bytes:
     return out.getvalue()
 
 
-def flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the leaves of nested mappings with dotted names."""
     for name, value in nested.items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", str(value)
+            yield f"{prefix}{name}", value
 
 
 def _sheet(book: Workbook, title: str, header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:

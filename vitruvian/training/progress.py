@@ -16,8 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from vitruvian.training.job import waited
 
-_HEAD = ("Epoch", "Train loss", "Train acc", "Val loss", "Val acc", "Images/s", "Time", "Status")
-_WIDTH = (6, 10, 9, 8, 7, 8, 6, 0)
+_HEAD = ("Epoch", "Train loss", "Train acc", "Val loss", "Val acc", "Images/s", "Time", "Left", "Status")
+_WIDTH = (6, 10, 9, 8, 7, 8, 6, 5, 0)
 
 
 _SECONDS_BETWEEN_LINES = 5.0
@@ -50,6 +50,13 @@ def bar_of(line: str) -> Bar | None:
         return None
     *counts, loss, accuracy = found.groups()
     return Bar(*map(int, counts), float(loss), float(accuracy) / 100)  # type: ignore[call-arg]
+
+
+def span(seconds: float) -> str:
+    """Return a time as people write it: 0:45, 12:05, 3:02:10."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def progress_bar(console: Console) -> Progress:
@@ -86,6 +93,7 @@ class EpochTable:
         self.console = console
         self.patience = patience
         self.history: list[dict[str, Any]] = []
+        self.seconds: list[float] = []
         self.epochs = 0
         self.steps = 0
         self.told = time.monotonic()
@@ -116,7 +124,8 @@ class EpochTable:
             )
         elif event["kind"] == "epoch":
             self.history.append(event)
-            self.console.print(self._row(event))
+            self.seconds.append(event["seconds"])
+            self.console.print(self._row(event), soft_wrap=True)
 
     def _features(self, event: dict[str, Any]) -> None:
         if "why" in event:
@@ -144,7 +153,8 @@ class EpochTable:
             )
         if event["epoch"] or event["step"]:
             self.console.print(f"  going on from epoch {event['epoch'] + 1}, step {event['step']}")
-        self.console.print("  " + "  ".join(name.rjust(size) for name, size in zip(_HEAD, _WIDTH, strict=True)))
+        head = "  ".join(name.rjust(size) for name, size in zip(_HEAD, _WIDTH, strict=True))
+        self.console.print(f"  {head}", soft_wrap=True)
         self.bar.reset(self.task, total=event["steps"], loss=float("nan"), accuracy=0.0, visible=False)
 
     def _step(self, now: Bar) -> None:
@@ -168,6 +178,8 @@ class EpochTable:
             f"{event['validationAccuracy']:.1%}",
             f"{event['imagesPerSecond']:.0f}",
             f"{event['seconds']:.1f} s",
+            # With patience it may be over earlier.
+            span((self.epochs - event["epoch"]) * sum(self.seconds) / len(self.seconds)),
         )
         row = "  ".join(cell.rjust(size) for cell, size in zip(cells, _WIDTH, strict=False))
         return f"  [bold]{row}[/]  {status}" if best else f"  {row}  {status}"

@@ -1,0 +1,247 @@
+"""What MLflow, W&B and TensorBoard hold of real trainings: read from their own files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sqlite3
+import struct
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb.proto.wandb_internal_pb2 import Record
+
+from tests.projects import TINY, VITRUVIAN, declare, vitruvian
+from vitruvian.bundle import read_champion
+from vitruvian.store import open_store
+
+EPOCHS = 12
+TINY_RUN = {"epochs": EPOCHS, "earlyStopping": None, "checkpoints": {"everySteps": 2}}
+ENV = {"PYTHONUNBUFFERED": "1", "WANDB_MODE": "offline"}
+
+
+def project(root: Path, **spec: Any) -> Path:
+    training = {**TINY_RUN, **spec.pop("training", {})}
+    return declare(root, "synthetic://poses?count=60", training=training, **spec)
+
+
+def rows(database: Path, query: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(database)) as opened:
+        return opened.execute(query).fetchall()
+
+
+def steps_of(database: Path, metric: str) -> list[int]:
+    return [step for (step,) in rows(database, f"select step from metrics where key = '{metric}' order by step")]
+
+
+def offline_runs(folder: Path) -> list[list[Any]]:
+    """Return the records of W&B's offline runs, the oldest first: LevelDB logs behind a header of 7 bytes."""
+    found = []
+    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+        data, at, whole, records = path.read_bytes(), 7, b"", []
+        while at + 7 <= len(data):
+            left = 32768 - at % 32768
+            if left < 7:
+                at += left
+                continue
+            _, size, kind = struct.unpack_from("<IHB", data, at)
+            whole += data[at + 7 : at + 7 + size]
+            at += 7 + size
+            if kind in (1, 4):
+                record = Record()
+                record.ParseFromString(whole)
+                records.append(record)
+                whole = b""
+        found.append(records)
+    return found
+
+
+def history(records: list[Any]) -> list[dict[str, Any]]:
+    return [
+        {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+        for record in records
+        if record.HasField("history")
+    ]
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project that was run twice with all three trackers."""
+    root = tmp_path_factory.mktemp("tracked")
+    file = project(root, gates=[{"metric": "accuracy", "atLeast": 0.0}])
+    words = ("run", "-f", file, "--mlflow", "sqlite:///mlflow.db", "--wandb", "poses", "--tensorboard", "runs")
+    for _ in range(2):
+        done = vitruvian(*words, cwd=root, **ENV)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "fails" not in done.stdout and not done.stderr
+    assert done.stdout.count("✓ fresh") == 6
+    return root
+
+
+def test_mlflow_holds_one_run_with_everything_once(tracked: Path) -> None:
+    database = tracked / "mlflow.db"
+    ((run, name, status),) = rows(database, "select run_uuid, name, status from runs")
+    assert (name, status) == ("poses", "FINISHED")
+    assert dict(rows(database, "select key, value from params"))["model.dimensions.hiddenSize"] == str(
+        TINY["hiddenSize"]
+    )
+    for metric in ("train/loss", "train/accuracy", "validation/loss", "validation/accuracy"):
+        assert steps_of(database, metric) == list(range(1, EPOCHS + 1))
+    trained = steps_of(database, "step/loss")
+    assert trained == sorted(set(trained)) and trained[-1] == steps_of(database, "step")[-1]
+    assert steps_of(database, "test/worst_class_recall") == [0]
+    tags = dict(rows(database, "select key, value from tags"))
+    assert tags["gates"].startswith("passed; accuracy")
+    assert tags["version"] == read_champion(open_store(tracked / "artifacts"))
+    files = {path.name for path in (tracked / "mlruns").rglob(f"{run}/artifacts/**/*") if path.is_file()}
+    assert {"classifier.yaml", "report.html", "curves.html", "curves.png", "confusion-matrix.png"} <= files
+
+
+def test_wandb_keeps_a_run_offline_that_goes_on_under_the_same_id(tracked: Path) -> None:
+    first, second = offline_runs(tracked)
+    ids = {record.run.run_id for records in (first, second) for record in records if record.HasField("run")}
+    assert len(ids) == 1 and ids.pop().startswith("poses-")
+    (begun, *_) = [record.run for record in first if record.HasField("run")]
+    assert (begun.display_name, begun.project) == ("poses", "poses")
+    told = history(first)
+    assert [row["epoch"] for row in told if "train/loss" in row] == list(range(1, EPOCHS + 1))
+    assert any("report/curves" in row for row in told) and any("step/loss" in row for row in told)
+    assert not any("train/loss" in row for row in history(second))
+    summary = {
+        item.key or item.nested_key[0]: json.loads(item.value_json)
+        for record in first
+        if record.HasField("summary")
+        for item in record.summary.update
+    }
+    assert summary["gates"].startswith("passed") and 0 <= summary["test/accuracy"] <= 1
+    assert any(record.HasField("artifact") for record in first)
+
+
+def test_tensorboard_holds_the_curves_once(tracked: Path) -> None:
+    (folder,) = (tracked / "runs").iterdir()
+    held = EventAccumulator(str(folder), {"scalars": 0, "images": 0})
+    held.Reload()
+    for metric in ("train/loss", "validation/accuracy"):
+        assert [event.step for event in held.Scalars(metric)] == list(range(1, EPOCHS + 1))
+    assert [event.step for event in held.Scalars("test/accuracy")] == [0]
+    assert "report/confusion-matrix" in held.Tags()["images"]
+
+
+@contextmanager
+def training(root: Path, *words: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """Begin a training, and go on when its second epoch is over and the last isn't."""
+    env = {**os.environ, **ENV, "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
+    process = subprocess.Popen(
+        [VITRUVIAN, *map(str, words)],
+        cwd=root,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    told = ""
+    for line in process.stdout:
+        told += line
+        if f" 2/{EPOCHS} " in line and "epoch" not in line:
+            break
+    assert process.poll() is None, told
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
+def test_a_training_that_goes_on_is_the_same_run(tmp_path: Path, ending: signal.Signals) -> None:
+    file, database = project(tmp_path), tmp_path / "mlflow.db"
+    words = ("train", "-f", file, "--mlflow", "sqlite:///mlflow.db")
+    with training(tmp_path, *words) as process:
+        process.send_signal(ending)
+        process.wait(60)
+    before = steps_of(database, "train/loss")
+    assert 1 <= len(before) < EPOCHS
+    if ending == signal.SIGINT:
+        assert rows(database, "select status from runs") == [("KILLED",)]
+    done = vitruvian(*words, cwd=tmp_path, **ENV)
+    assert done.returncode == 0, done.stderr
+    assert "going on from epoch" in done.stdout
+    assert rows(database, "select status from runs") == [("FINISHED",)]
+    assert steps_of(database, "train/loss") == list(range(1, EPOCHS + 1))
+    trained = steps_of(database, "step/loss")
+    assert trained == sorted(set(trained))
+
+
+@contextmanager
+def mlflow_server(root: Path, port: int) -> Iterator[str]:
+    url = f"http://127.0.0.1:{port}"
+    store = ("--backend-store-uri", f"sqlite:///{root}/server.db", "--artifacts-destination", f"{root}/kept")
+    process = subprocess.Popen(
+        [Path(sys.executable).parent / "mlflow", "server", "--port", str(port), "--workers", "1", *store],
+        cwd=root,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(1200):
+            assert process.poll() is None
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def test_a_server_that_goes_away_stops_no_training_and_gets_the_rest_later(tmp_path: Path) -> None:
+    file, port, database = project(tmp_path), free_port(), tmp_path / "server.db"
+    with mlflow_server(tmp_path, port) as url:
+        words = ("run", "-f", file, "--mlflow", url)
+        began = training(tmp_path, *words)
+        process = began.__enter__()
+    assert process.stdout is not None
+    told = process.stdout.read()
+    assert process.wait() == 0, told
+    assert told.count("training goes on") == 1 and told.count("has not got everything") == 1
+    assert len(steps_of(database, "train/loss")) < EPOCHS
+    with mlflow_server(tmp_path, port):
+        done = vitruvian(*words, cwd=tmp_path, **ENV)
+    assert done.returncode == 0 and "fails" not in done.stdout, done.stdout + done.stderr
+    assert steps_of(database, "train/loss") == list(range(1, EPOCHS + 1))
+    assert rows(database, "select status from runs") == [("FINISHED",)]
+    assert list((tmp_path / "kept").rglob("report/curves.html"))
+
+
+@pytest.mark.parametrize("case", ["nobody answers", "no such scheme", "a folder", "no key"])
+def test_what_can_not_track_is_refused_before_work_begins(tmp_path: Path, case: str) -> None:
+    words, said = {
+        "nobody answers": (("--mlflow", f"http://me:secret@127.0.0.1:{free_port()}"), "Connection refused"),
+        "no such scheme": (("--mlflow", "localhost:5000"), "localhost:5000"),
+        "a folder": (("--mlflow", "mlruns"), "maintenance mode"),
+        "no key": (("--wandb", "poses"), "run wandb login, or set WANDB_API_KEY, or WANDB_MODE=offline"),
+    }[case]
+    env = {"WANDB_MODE": "online", "WANDB_API_KEY": "", "HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
+    done = vitruvian("run", "-f", project(tmp_path), *words, cwd=tmp_path, **env)
+    assert done.returncode == 1, done.stdout
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("✗ ")
+    assert said in done.stderr and "secret" not in done.stderr
+    assert not list((tmp_path / "artifacts").glob("stages/*"))

@@ -1,0 +1,244 @@
+"""What trackers are told, when, and what becomes of one that fails."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tests.unit.test_training_metrics import RECORD, start, step
+from vitruvian.errors import GateFailed, Terminated, VitruvianError
+from vitruvian.training.progress import EpochTable, span
+from vitruvian.training.trackers import Row, Run, Status, Trackers, _without_password, reason_of
+
+RUN = Run("yoga", "0123456789abcdef", {"training.batchSize": 16}, "kind: Classifier\n")
+
+
+class Book:
+    """A tracker that writes into lists; `away` decides whether it answers."""
+
+    name = "Book"
+    place = "the shelf"
+
+    def __init__(self, held: Mapping[str, float] | None = None, away: Callable[[], bool] = lambda: False) -> None:
+        self.held = dict(held or {})
+        self.away = away
+        self.rows: list[Row] = []
+        self.facts: dict[str, str] = {}
+        self.ended: Status | None = None
+
+    def check(self) -> None:
+        if self.away():
+            raise OSError(111, "Connection refused")
+
+    def begin(self, run: Run) -> Mapping[str, float]:
+        self.check()
+        return self.held
+
+    def declare(self, declaration: str) -> None:
+        self.check()
+
+    def log(self, rows: Sequence[Row]) -> None:
+        self.check()
+        self.rows += rows
+
+    def note(self, facts: Mapping[str, str]) -> None:
+        self.check()
+        self.facts |= facts
+
+    def files(self, folder: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    def end(self, status: Status) -> None:
+        self.ended = status
+
+    def at(self, axis: str) -> list[int]:
+        return [row.at for row in self.rows if row.axis == axis]
+
+
+def epoch(number: int) -> dict[str, float]:
+    return {**RECORD, "epoch": number}
+
+
+def test_events_become_rows_by_epoch_and_by_step() -> None:
+    book = Book()
+    with Trackers([book], print) as trackers:
+        trackers.begin(RUN, begun=False)
+        for event in (start(), step(0, 4, loss=1.5), {"kind": "checkpoint", "step": 4, "seconds": 0.1}):
+            trackers.take(event)
+        trackers.take({"kind": "epoch", **epoch(1)})
+        trackers.take(step(1, 2))
+        trackers.tested({"accuracy": 0.5})
+    assert book.at("step") == [4, 12]
+    assert book.rows[0].values == {"step": 4, "step/loss": 1.5, "step/accuracy": 0.25}
+    assert book.rows[1].values["validation/accuracy"] == RECORD["validationAccuracy"]
+    assert book.rows[-1].values == {"test/accuracy": 0.5}
+    assert book.ended == "finished"
+
+
+def test_what_a_run_holds_is_not_told_again() -> None:
+    book = Book({"epoch": 2.0, "step": 25.0, "test/accuracy": 0.5})
+    with Trackers([book], print) as trackers:
+        trackers.begin(RUN, begun=True)
+        trackers.take(start(epoch=2, step=3, history=[epoch(1), epoch(2)]))
+        for number in (4, 5, 6):
+            trackers.take(step(2, number))
+        trackers.take(start(epoch=2, step=4, history=[epoch(1), epoch(2)]))
+        trackers.take(step(2, 6))
+        trackers.take(step(2, 7))
+        trackers.replay([epoch(1), epoch(2), epoch(3)])
+        trackers.tested({"accuracy": 0.5})
+    assert book.at("step") == [26, 27]
+    assert book.at("epoch") == [3]
+    assert book.at("test") == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (GateFailed("accuracy"), "finished"),
+        (KeyboardInterrupt(), "killed"),
+        (Terminated("SIGTERM"), "killed"),
+        (VitruvianError("broken"), "failed"),
+    ],
+)
+def test_how_a_command_ended_is_how_its_run_ended(error: BaseException, status: Status) -> None:
+    book = Book()
+
+    def command() -> None:
+        with Trackers([book], print) as trackers:
+            trackers.begin(RUN, begun=False)
+            raise error
+
+    with pytest.raises(type(error)):
+        command()
+    assert book.ended == status
+
+
+def test_one_that_is_away_at_the_start_is_refused_in_one_line() -> None:
+    book = Book(away=lambda: True)
+    with pytest.raises(VitruvianError) as refused, Trackers([book], print) as trackers:
+        trackers.begin(RUN, begun=False)
+    assert str(refused.value) == (
+        "Book at the shelf: can't be used: Connection refused; "
+        "mend the address or the credentials, or leave this tracker out"
+    )
+
+
+def test_one_that_goes_away_is_told_of_once_and_gets_what_it_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitruvian.training.trackers._SECONDS_BETWEEN_TRIES", 0.05)
+    away = threading.Event()
+    away.set()
+    told: list[str] = []
+    book, other = Book(away=away.is_set), Book()
+    with Trackers([book, other], told.append) as trackers:
+        trackers.begin(RUN, begun=True)
+        trackers.take(start())
+        for number in range(1, 6):
+            trackers.take(step(0, number))
+            time.sleep(0.06)
+        assert other.at("step") == [1, 2, 3, 4, 5]
+        assert book.rows == []
+        away.clear()
+        trackers.take(step(0, 6))
+    assert book.at("step") == [1, 2, 3, 4, 5, 6]
+    assert [line for line in told if "fails" in line] == [
+        "Book at the shelf fails: Connection refused; training goes on, and what waits is sent when it works again"
+    ]
+
+
+def test_what_never_arrived_is_told_at_the_end() -> None:
+    told: list[str] = []
+    with Trackers([Book(away=lambda: True)], told.append) as trackers:
+        trackers.begin(RUN, begun=True)
+        trackers.take(start())
+        trackers.take(step(0, 1))
+    assert "has not got everything" in told[-1]
+
+
+def test_files_that_are_refused_hold_nothing_else_up(tmp_path: Path) -> None:
+    told: list[str] = []
+    book = Book()
+    with Trackers([book], told.append) as trackers:
+        trackers.begin(RUN, begun=False)
+        trackers.files(tmp_path)
+        trackers.note({"version": "abc"})
+    assert book.facts == {"version": "abc"}
+    assert book.ended == "finished"
+    assert sum("Permission denied" in line for line in told) == 1
+
+
+def test_a_slow_one_does_not_hold_up_the_training() -> None:
+    let = threading.Event()
+
+    class Slow(Book):
+        def log(self, rows: Sequence[Row]) -> None:
+            let.wait(30)
+            super().log(rows)
+
+    slow = Slow()
+    with Trackers([slow], print) as trackers:
+        trackers.begin(RUN, begun=False)
+        trackers.take(start())
+        for number in range(1, 11):
+            trackers.take(step(0, number))
+        assert slow.rows == []
+        let.set()
+    assert slow.at("step") == list(range(1, 11))
+
+
+def test_a_library_that_is_missing_names_the_extra(tmp_path: Path) -> None:
+    file = tmp_path / "classifier.yaml"
+    file.write_text(
+        "apiVersion: vitruvian.dev/v1alpha1\nkind: Classifier\nmetadata: {name: yoga}\n"
+        "spec: {data: {source: 'synthetic://poses'}, model: {architecture: vit}}\n"
+    )
+    for flag, library in (("--mlflow", "mlflow"), ("--wandb", "wandb"), ("--tensorboard", "tensorboard")):
+        code = f"import sys; sys.modules['{library}'] = None; from vitruvian.cli import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code, "run", "-f", str(file), flag, "there"],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+        assert f"the library '{library}" in done.stderr and "pip install 'vitruvian[track]'" in done.stderr
+
+
+def test_the_reason_is_what_the_operating_system_said() -> None:
+    try:
+        try:
+            raise ConnectionRefusedError(111, "Connection refused")
+        except OSError as e:
+            raise RuntimeError("Max retries exceeded\nwith url") from e
+    except RuntimeError as e:
+        assert reason_of(e) == "Connection refused"
+    assert reason_of(ValueError("No such project. Ask somebody.\nmore")) == "No such project"
+    assert len(reason_of(ValueError("x" * 1000))) < 310
+
+
+def test_a_password_in_an_address_is_not_shown() -> None:
+    assert _without_password("https://me:secret@host:5000/x") == "https://me:…@host:5000/x"
+    assert _without_password("sqlite:///mlflow.db") == "sqlite:///mlflow.db"
+
+
+def test_the_table_tells_the_time_that_is_left() -> None:
+    console = Console(file=io.StringIO(), width=100)
+    with EpochTable(console, 10) as table:
+        table.show(start())
+        table.show({"kind": "epoch", **epoch(1), "seconds": 20.0})
+        table.show({"kind": "epoch", **epoch(2), "seconds": 40.0})
+    assert isinstance(console.file, io.StringIO)
+    head, first, second = console.file.getvalue().splitlines()[-3:]
+    assert "Left" in head
+    assert " 1:00  " in first and " 1:00  " in second
+    assert [span(45), span(725), span(10930)] == ["0:45", "12:05", "3:02:10"]

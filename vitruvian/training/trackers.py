@@ -1,0 +1,598 @@
+"""Where people watch trainings beside the terminal: MLflow, Weights & Biases, TensorBoard.
+
+Trackers hang on the driver's events, so one process tracks whatever the number of workers. Each works in a thread of
+its own: one that is slow or away holds up neither the training nor the other ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import math
+import os
+import queue
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, Protocol
+from urllib.parse import urlsplit
+
+from vitruvian.errors import GateFailed, Terminated, VitruvianError
+from vitruvian.store import explained
+from vitruvian.training.job import Event
+
+Status = Literal["finished", "failed", "killed"]
+
+_EPOCH: Final = {
+    "train/loss": "trainLoss",
+    "train/accuracy": "trainAccuracy",
+    "train/images_per_second": "imagesPerSecond",
+    "train/epoch_seconds": "seconds",
+    "validation/loss": "validationLoss",
+    "validation/accuracy": "validationAccuracy",
+}
+_STEP: Final = {"step/loss": "loss", "step/accuracy": "accuracy"}
+# An outage of hours stays below it.
+_MOST_WAITING: Final = 100_000
+_ROWS_AT_ONCE: Final = 200
+# MLflow's own limits of a request.
+_PARAMETERS_AT_ONCE: Final = 100
+_METRICS_AT_ONCE: Final = 1000
+_SECONDS_TO_BEGIN: Final = 20.0
+_SECONDS_BETWEEN_TRIES: Final = 5.0
+_SECONDS_TO_END: Final = 60.0
+# Of the time that a pod has left after training has saved.
+_SECONDS_TO_BREAK_OFF: Final = 5.0
+
+_QUIET: Final = {
+    # MLflow's own would have a dead server tell so after minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # What is trained here is nobody else's matter.
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "WANDB_ERROR_REPORTING": "false",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What trackers know a training by."""
+
+    name: str
+    """The classifier's name."""
+    key: str
+    """The train stage's key: a training that goes on goes on in the same run."""
+    parameters: Mapping[str, Any]
+    """What decides the training, flat: `training.batchSize` and the like."""
+    declaration: str
+    """The whole Classifier as YAML; what isn't trained, such as gates, may change under one key."""
+
+    @property
+    def id(self) -> str:
+        return f"{self.name[:40]}-{self.key}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Values that belong together."""
+
+    axis: Literal["epoch", "step", "test"]
+    at: int
+    """The epoch's number, or that of the optimizer step, from 1; 0 for the test."""
+    values: Mapping[str, float]
+    past: bool = False
+    """An earlier process may have told it already."""
+    time: float = field(default_factory=time.time)
+
+
+class Tracker(Protocol):
+    """One place that runs are shown in; all but `check` is called in one thread, `begin` first."""
+
+    name: str
+    place: str
+    """Where to look, once `begin` has been called."""
+
+    def check(self) -> None:
+        """Raise an error that says why nothing can be tracked here."""
+
+    def begin(self, run: Run) -> Mapping[str, float]:
+        """Begin the run, or go on with it; return the latest values that it holds by name."""
+
+    def declare(self, declaration: str) -> None:
+        """Keep the Classifier's YAML."""
+
+    def log(self, rows: Sequence[Row]) -> None:
+        """Add values."""
+
+    def note(self, facts: Mapping[str, str]) -> None:
+        """Set what is known of the run in words."""
+
+    def files(self, folder: Path) -> None:
+        """Keep a report's files."""
+
+    def end(self, status: Status) -> None:
+        """End the run."""
+
+
+Job = Row | Callable[[Tracker], None]
+
+
+class Trackers:
+    """All trackers of one command; a context whose end ends the run."""
+
+    def __init__(self, trackers: Sequence[Tracker], tell: Callable[[str], None]) -> None:
+        self._trackers = trackers
+        self._tell = tell
+        self._watchers: list[_Watcher] = []
+        self._steps = 0
+
+    def __enter__(self) -> Trackers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        broken_off = isinstance(error, KeyboardInterrupt | Terminated)
+        status: Status = "finished" if error is None or isinstance(error, GateFailed) else "failed"
+        if broken_off:
+            status = "killed"
+        deadline = time.monotonic() + (_SECONDS_TO_BREAK_OFF if broken_off else _SECONDS_TO_END)
+        for watcher in self._watchers:
+            watcher.end(status)
+        for watcher in self._watchers:
+            watcher.wait(deadline)
+
+    def check(self) -> None:
+        """Raise `VitruvianError` where a tracker can't be used: before any work, while somebody looks."""
+        for tracker in self._trackers:
+            try:
+                tracker.check()
+            except Exception as e:
+                raise _refused(tracker, e) from e
+
+    def begin(self, run: Run, *, begun: bool) -> None:
+        """Begin the run in every tracker.
+
+        Raises as `check` does; where the training has begun before, a tracker that fails doesn't stop it.
+        """
+        if not begun:
+            self.check()
+        for tracker in self._trackers:
+            watcher = _Watcher(tracker, run, self._tell)
+            failure = watcher.start()
+            if failure is not None and not begun:
+                raise _refused(tracker, failure) from failure
+            self._watchers.append(watcher)
+            if failure is not None:
+                watcher.failed(failure)
+        self._do(lambda tracker: tracker.declare(run.declaration))
+
+    def take(self, event: Event) -> None:
+        """Track one event of the loop."""
+        if event["kind"] == "start":
+            self._steps = event["steps"]
+            self.replay(event["history"])
+        elif event["kind"] == "step":
+            at = event["epoch"] * self._steps + event["step"]
+            self._do(Row("step", at, {"step": at, **{name: event[key] for name, key in _STEP.items()}}))
+        elif event["kind"] == "epoch":
+            self._do(_of_epoch(event))
+
+    def replay(self, history: Iterable[Mapping[str, float]]) -> None:
+        """Track finished epochs; those that a tracker has are left out."""
+        for record in history:
+            self._do(_of_epoch(record, past=True))
+
+    def tested(self, values: Mapping[str, float]) -> None:
+        """Track what was measured on the test part."""
+        self._do(Row("test", 0, {f"test/{name}": value for name, value in values.items()}))
+
+    def note(self, facts: Mapping[str, str]) -> None:
+        """Track facts in words: the gates' decision, the bundle's version."""
+        self._do(lambda tracker: tracker.note(facts))
+
+    def files(self, folder: Path) -> None:
+        """Track the report's files."""
+        self._do(lambda tracker: tracker.files(folder))
+
+    def _do(self, job: Job) -> None:
+        for watcher in self._watchers:
+            watcher.put(job)
+
+
+def _of_epoch(record: Mapping[str, Any], past: bool = False) -> Row:
+    values = {name: float(record[key]) for name, key in _EPOCH.items()}
+    return Row("epoch", int(record["epoch"]), {"epoch": record["epoch"], **values}, past)
+
+
+def _refused(tracker: Tracker, error: Exception) -> VitruvianError:
+    if isinstance(error, VitruvianError):
+        return error
+    hint = "mend the address or the credentials, or leave this tracker out"
+    return VitruvianError(f"can't be used: {reason_of(error)}", where=f"{tracker.name} at {tracker.place}", hint=hint)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return in one line why a library failed: what the operating system said, where it said something."""
+    chain: list[BaseException] = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
+        chain.append(inner)
+    for each in reversed(chain):
+        if isinstance(each, OSError) and each.strerror:
+            return each.strerror
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = re.split(r"(?<=\w)\. ", lines[0])[0] if lines else type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]}…"
+
+
+class _Watcher:
+    """One tracker at work: what it is given waits until it could be delivered."""
+
+    def __init__(self, tracker: Tracker, run: Run, tell: Callable[[str], None]) -> None:
+        self.tracker = tracker
+        self._run = run
+        self._tell = tell
+        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._waiting: deque[Job] = deque(maxlen=_MOST_WAITING)
+        self._known: dict[str, float] | None = None
+        self._told = False
+        self._ending = threading.Event()
+        self._begun: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, daemon=True, name=f"tracker-{tracker.name}")
+
+    def start(self) -> Exception | None:
+        """Begin the run; return why that failed, if it did: it is tried again later."""
+        self._thread.start()
+        return self._begun.get()
+
+    def put(self, job: Job) -> None:
+        self._queue.put(job)
+
+    def end(self, status: Status) -> None:
+        self.put(lambda tracker: tracker.end(status))
+        self._ending.set()
+        self._queue.put(None)
+
+    def wait(self, deadline: float) -> None:
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        missing = sum(isinstance(job, Row) for job in self._waiting)
+        if self._thread.is_alive() or missing:
+            self._tell(
+                f"{self.tracker.name} at {self.tracker.place} has not got everything; the same command, run again, "
+                "sends what is missing of epochs and results"
+            )
+
+    def failed(self, error: Exception) -> None:
+        """Tell of the first failure."""
+        if not self._told:
+            self._told = True
+            self._tell(
+                f"{self.tracker.name} at {self.tracker.place} fails: {reason_of(error)}; training goes on, and what "
+                "waits is sent when it works again"
+            )
+
+    def _work(self) -> None:
+        try:
+            self._begin()
+        except Exception as e:
+            self._begun.put(e)
+        else:
+            self._begun.put(None)
+        ended = False
+        while not ended:
+            taken = [self._queue.get()]
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    taken.append(self._queue.get_nowait())
+            ended = None in taken
+            self._waiting.extend(job for job in taken if job is not None)
+            try:
+                self._deliver()
+            except Exception as e:
+                self.failed(e)
+                self._ending.wait(_SECONDS_BETWEEN_TRIES)
+
+    def _begin(self) -> dict[str, float]:
+        if self._known is None:
+            self._known = dict(self.tracker.begin(self._run))
+            self._tell(f"{self.tracker.name}: {self.tracker.place}")
+        return self._known
+
+    def _deliver(self) -> None:
+        known = self._begin()
+        while self._waiting:
+            job = self._waiting[0]
+            if isinstance(job, Row):
+                rows = list(itertools.islice(_leading_rows(self._waiting), _ROWS_AT_ONCE))
+                if new := _new(rows, known):
+                    self.tracker.log(new)
+                for row in new:
+                    known.update(row.values)
+                for _ in rows:
+                    self._waiting.popleft()
+                continue
+            self._waiting.popleft()
+            try:
+                job(self.tracker)
+            except Exception as e:
+                self.failed(e)
+
+
+def _leading_rows(jobs: Iterable[Job]) -> Iterator[Row]:
+    for job in jobs:
+        if not isinstance(job, Row):
+            return
+        yield job
+
+
+def _new(rows: Iterable[Row], known: Mapping[str, float]) -> list[Row]:
+    """Return the rows that a run doesn't hold yet: an epoch or a step that is done again gives the same values."""
+    reached = dict(known)
+    found = []
+    for row in rows:
+        held = (math.isclose(reached.get(name, math.nan), value, rel_tol=1e-6) for name, value in row.values.items())
+        if row.at > reached.get(row.axis, 0) or (row.axis == "test" and not all(held)):
+            reached.update(row.values)
+            found.append(row)
+    return found
+
+
+class MLflow:
+    """Tracks with an MLflow server, or in a database that one will show."""
+
+    name = "MLflow"
+
+    def __init__(self, uri: str) -> None:
+        _be_quiet()
+        import mlflow
+
+        # They would tell of every table that is made.
+        for noisy in ("mlflow", "alembic"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+        self._mlflow: Any = mlflow
+        self._client: Any = None
+        self._uri = uri
+        self._run_id = ""
+        self.place = _without_password(uri)
+
+    def check(self) -> None:
+        self._mlflow.MlflowClient(self._uri).search_experiments(max_results=1)
+
+    def begin(self, run: Run) -> Mapping[str, float]:
+        from mlflow.entities import Param
+        from mlflow.tracking.context.registry import resolve_tags
+
+        self._client = client = self._mlflow.MlflowClient(self._uri)
+        experiment = self._experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or run.name)
+        found = client.search_runs(
+            [experiment],
+            f"tags.`vitruvian.training` = '{run.key}' and attributes.run_name = '{run.name}'",
+            max_results=1,
+            order_by=["attributes.start_time ASC"],
+        )
+        if found:
+            held = found[0]
+            client.update_run(held.info.run_id, status="RUNNING")
+        else:
+            tags = {**resolve_tags(), "vitruvian.training": run.key}
+            held = client.create_run(experiment, tags=tags, run_name=run.name)
+        self._run_id = held.info.run_id
+        self.place = f"{_without_password(self._uri)}, run {self._run_id}"
+        # A parameter can't be changed: the same data may lie elsewhere now.
+        params = [Param(name, str(value)) for name, value in run.parameters.items() if name not in held.data.params]
+        for start in range(0, len(params), _PARAMETERS_AT_ONCE):
+            client.log_batch(self._run_id, params=params[start : start + _PARAMETERS_AT_ONCE])
+        return dict(held.data.metrics)
+
+    def _experiment(self, name: str) -> str:
+        if (found := self._client.get_experiment_by_name(name)) is None:
+            try:
+                return str(self._client.create_experiment(name))
+            except self._mlflow.MlflowException:
+                # Another training of this classifier was faster.
+                if (found := self._client.get_experiment_by_name(name)) is None:
+                    raise
+        return str(found.experiment_id)
+
+    def declare(self, declaration: str) -> None:
+        self._client.log_text(self._run_id, declaration, "classifier.yaml")
+
+    def log(self, rows: Sequence[Row]) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(name, value, int(1000 * row.time), row.at) for row in rows for name, value in row.values.items()
+        ]
+        for start in range(0, len(metrics), _METRICS_AT_ONCE):
+            self._client.log_batch(self._run_id, metrics=metrics[start : start + _METRICS_AT_ONCE])
+
+    def note(self, facts: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(self._run_id, tags=[RunTag(name, text) for name, text in facts.items()])
+
+    def files(self, folder: Path) -> None:
+        self._client.log_artifacts(self._run_id, str(folder), "report")
+
+    def end(self, status: Status) -> None:
+        self._client.set_terminated(self._run_id, status.upper())
+
+
+class WeightsAndBiases:
+    """Tracks with Weights & Biases; with WANDB_MODE=offline in a folder that `wandb sync` sends later."""
+
+    name = "W&B"
+
+    def __init__(self, project: str) -> None:
+        _be_quiet()
+        import wandb
+
+        self._wandb: Any = wandb
+        self._run: Any = None
+        self._project = project
+        self._earlier = False
+        self.place = f"project {project}"
+
+    def check(self) -> None:
+        from wandb.sdk.lib.wbauth import authenticate_session
+
+        settings = self._wandb.setup().settings
+        if settings.mode in ("offline", "dryrun", "disabled"):
+            return
+        # wandb.init would ask for a key, in a thread that nobody can answer.
+        if authenticate_session(host=settings.base_url, source="--wandb", prompt=False) is None:
+            hint = "run wandb login, or set WANDB_API_KEY, or WANDB_MODE=offline"
+            raise VitruvianError("there is no API key", where=f"{self.name} at {settings.base_url}", hint=hint)
+
+    def begin(self, run: Run) -> Mapping[str, float]:
+        self.check()
+        # Its copy of standard output would hold the bars.
+        settings = self._wandb.Settings(
+            console="off",
+            silent=True,
+            init_timeout=_SECONDS_TO_BEGIN,
+            finish_timeout=_SECONDS_TO_END / 2,
+            finish_timeout_raises=True,
+        )
+        self._run = held = self._wandb.init(
+            project=self._project,
+            name=run.name,
+            id=run.id,
+            resume="allow",
+            config=dict(run.parameters),
+            settings=settings,
+        )
+        for axis, names in (("epoch", _EPOCH), ("step", _STEP)):
+            held.define_metric(axis, hidden=True)
+            for name in names:
+                held.define_metric(name, step_metric=axis)
+        if held.disabled:
+            self.place = "disabled"
+        elif held.offline:
+            folder = Path(held.dir).parent
+            self._earlier = any(other != folder for other in folder.parent.glob(f"offline-run-*-{run.id}"))
+            self.place = f"offline; send it with: wandb sync {folder}"
+        else:
+            self.place = held.url
+        return {name: value for name, value in dict(held.summary).items() if isinstance(value, int | float)}
+
+    def declare(self, declaration: str) -> None:
+        folder = Path(self._run.dir)
+        (folder / "classifier.yaml").write_text(declaration)
+        self._run.save(str(folder / "classifier.yaml"), base_path=str(folder), policy="now")
+
+    def log(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            if row.axis == "test":
+                self._run.summary.update(dict(row.values))
+            elif not (row.past and self._earlier):
+                self._run.log(dict(row.values))
+
+    def note(self, facts: Mapping[str, str]) -> None:
+        self._run.summary.update(dict(facts))
+
+    def files(self, folder: Path) -> None:
+        shown = {path.stem: self._wandb.Image(str(path)) for path in sorted(folder.glob("*.png"))}
+        self._run.log({f"report/{name}": picture for name, picture in shown.items()})
+        for path in sorted(folder.glob("*.html")):
+            self._run.log({f"report/{path.stem}-page": self._wandb.Html(path.read_text(), inject=False)})
+        kept = self._wandb.Artifact(f"{self._run.id}-report", type="report")
+        for path in sorted(folder.iterdir()):
+            kept.add_file(str(path), name=path.name)
+        self._run.log_artifact(kept)
+
+    def end(self, status: Status) -> None:
+        # W&B calls 255 killed.
+        self._run.finish(exit_code={"finished": 0, "failed": 1, "killed": 255}[status])
+
+
+class TensorBoard:
+    """Tracks in event files: a folder for each run."""
+
+    name = "TensorBoard"
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboard.backend.event_processing import event_accumulator
+
+        self._accumulator: Any = event_accumulator
+        self._writer: Any = None
+        self._folder = folder
+        self.place = str(folder)
+
+    def check(self) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise explained(e, self._folder) from e
+
+    def begin(self, run: Run) -> Mapping[str, float]:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.check()
+        folder = self._folder / run.id
+        held = self._accumulator.EventAccumulator(str(folder), {self._accumulator.SCALARS: 1})
+        if folder.exists():
+            held.Reload()
+        latest = {name: held.Scalars(name)[-1].value for name in held.Tags()[self._accumulator.SCALARS]}
+        self._writer = SummaryWriter(str(folder))
+        rows = "\n".join(f"| {name} | {value} |" for name, value in run.parameters.items())
+        self._writer.add_text("parameters", f"| name | value |\n|---|---|\n{rows}")
+        self.place = f"tensorboard --logdir {self._folder}"
+        return latest
+
+    def declare(self, declaration: str) -> None:
+        self._writer.add_text("classifier", f"```yaml\n{declaration}```")
+
+    def log(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            for name, value in row.values.items():
+                self._writer.add_scalar(name, value, row.at, walltime=row.time)
+        self._writer.flush()
+
+    def note(self, facts: Mapping[str, str]) -> None:
+        for name, text in facts.items():
+            self._writer.add_text(name, text)
+
+    def files(self, folder: Path) -> None:
+        import numpy as np
+        from PIL import Image
+
+        for path in sorted(folder.glob("*.png")):
+            with Image.open(path) as picture:
+                self._writer.add_image(f"report/{path.stem}", np.asarray(picture.convert("RGB")), dataformats="HWC")
+
+    def end(self, status: Status) -> None:
+        self._writer.close()
+
+
+def open_trackers(
+    mlflow: str | None, wandb: str | None, tensorboard: Path | None, tell: Callable[[str], None]
+) -> Trackers | None:
+    """Return the trackers that were asked for, None for none; raises `ModuleNotFoundError` without their library."""
+    asked: list[Tracker] = []
+    if mlflow is not None:
+        asked.append(MLflow(mlflow))
+    if wandb is not None:
+        asked.append(WeightsAndBiases(wandb))
+    if tensorboard is not None:
+        asked.append(TensorBoard(tensorboard))
+    return Trackers(asked, tell) if asked else None
+
+
+def _be_quiet() -> None:
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+def _without_password(uri: str) -> str:
+    try:
+        parts = urlsplit(uri)
+        password = parts.password
+    except ValueError:
+        return uri
+    return uri.replace(f":{password}@", ":…@") if password else uri
