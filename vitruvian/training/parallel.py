@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -49,9 +49,14 @@ class Learner:
 def _shard(module: nn.Module, world: int, device: torch.device) -> None:
     """Share out weights, gradients and the optimizer's state; each block is put together only while it computes."""
     mesh = init_device_mesh(device.type, (world,))
+    for block in list(blocks(module)):
+        if not isinstance(block, FSDPModule):
+            fully_shard(block, mesh=mesh)
+    fully_shard(module, mesh=mesh)
+
+
+def blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the parts of a module that are put together one after the other: its lists' layers."""
     for part in module.modules():
         if isinstance(part, nn.ModuleList):
-            for block in part:
-                if not isinstance(block, FSDPModule):
-                    fully_shard(block, mesh=mesh)
-    fully_shard(module, mesh=mesh)
+            yield from part
