@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -197,6 +198,12 @@ def metrics_page() -> str:
     return METRICS + "\n".join(parts) + "\n"
 
 
+def scaling_page() -> str:
+    """Return docs/scaling.md."""
+    page: str = runpy.run_path(str(ROOT / "benchmarks" / "scaling.py"))["scaling_page"]()
+    return page
+
+
 def rules_file() -> str:
     """Return the alerts as a file of rules that Prometheus reads."""
     return "# Written by scripts/generate.py from vitruvian/observability/alerts.py.\n" + manifest([alerts.rules()])
@@ -279,6 +286,7 @@ PAGES = {
     ROOT / "docs" / "classifier.md": classifier_page,
     ROOT / "docs" / "chart.md": chart_page,
     ROOT / "docs" / "metrics.md": metrics_page,
+    ROOT / "docs" / "scaling.md": scaling_page,
     CHART_FOLDER / "values.schema.json": values_schema,
     CHART_FOLDER / "alerts" / "vitruvian.yaml": rules_file,
     **{CHART_FOLDER / "dashboards" / f"{name}.json": partial(rendered, made) for name, made in DASHBOARDS.items()},

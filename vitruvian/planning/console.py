@@ -79,7 +79,7 @@ def _total(needed: Memory, chosen: Offer) -> str:
 
 
 def _bytes(size: float) -> str:
-    return gib(size) if size else "–"
+    return gib(size) if size else "-"
 
 
 def _time(console: Console, plan: Plan) -> None:
@@ -133,8 +133,8 @@ def _others(console: Console, plan: Plan) -> None:
     table.add_column("on")
     for other in plan.others:
         mark = "[green]✓[/]" if other.fits else "[red]✗[/]"
-        time = _seconds(other.seconds[1]) if other.seconds and other.fits else "–"
-        cost = f"${other.dollars[1]:,.2f}" if other.dollars and other.fits else "–"
+        time = _seconds(other.seconds[1]) if other.seconds and other.fits else "-"
+        cost = f"${other.dollars[1]:,.2f}" if other.dollars and other.fits else "-"
         on = f"{other.machines} x {other.machine.name}" if other.machine else ""
         table.add_row(other.device.name, gib(other.needs), gib(other.device.memory), mark, time, cost, on)
     console.print(table)
@@ -147,8 +147,8 @@ def _sources(console: Console, plan: Plan) -> None:
         found = plan.measured
         steps = f"{found.steps} steps" if found.steps > 1 else "1 step"
         said.append(
-            f"Measured: {steps} of {found.batch} examples on {found.device}, {_seconds(found.step_seconds)} "
-            f"each, {found.flops / 1e9:,.0f} GFLOP/s; reading and augmenting an example {_seconds(found.input_seconds)}."
+            f"Measured: {steps} of {found.batch} examples on {found.device}, {_seconds(found.step_seconds)} each, "
+            f"{found.flops / 1e9:,.0f} GFLOP/s; reading and augmenting an example {_seconds(found.input_seconds)}."
         )
     context = memory.CONTEXT["cpu" if plan.chosen.device.is_cpu else "gpu"]
     assumed = f"context {gib(context)}, slack {memory.SLACK:.0%}"

@@ -107,7 +107,8 @@ def asked(text: str, workers: int) -> tuple[str, int]:
     name, colon, number = text.strip().lower().partition(":")
     names = [*GPUS, CPU]
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        begun = [known for known in names if name and known.startswith(name)]
+        near = begun or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'? " if near else ""
         raise SpecError(f"'{name}' is no device known here", where="--gpus", hint=f"{hint}known: {', '.join(names)}")
     if not colon:

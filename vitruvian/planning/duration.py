@@ -113,8 +113,9 @@ def _waiting(
     learnt, all_of_it = 4.0 * counts.learning, 4.0 * counts.values
     if setting.strategy == "ddp":
         # Every byte goes around the ring twice: once to be summed, once to be told.
-        return max(0.0, seconds(learnt, 2) - OVERLAP * backward)
-    gathering = max(0.0, seconds(all_of_it, 1) - OVERLAP * forward)
+        # Nothing is left to hide the last bucket behind.
+        return max(seconds(min(learnt, BUCKET), 2), seconds(learnt, 2) - OVERLAP * backward)
+    gathering = max(seconds(counts.rest, 1), seconds(all_of_it, 1) - OVERLAP * forward)
     return gathering + max(0.0, seconds(all_of_it, 1) + seconds(learnt, 1) - OVERLAP * backward)
 
 

@@ -33,7 +33,8 @@ def examine(
 ) -> Plan:
     """Return the plan of a classifier on a device (none: what the file says, on this machine's CPU or any GPU).
 
-    Raises `SpecError` for a device or file that isn't known, `DataError` where nobody knows how many examples there are.
+    Raises `SpecError` for a device or file that isn't known, `DataError` or `StoreError` where the source can't be
+    read.
     """
     spec = classifier.spec
     known = devices.priced(prices)

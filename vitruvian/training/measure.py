@@ -46,7 +46,7 @@ def count(model: Model, classes: Sequence[str]) -> Counts:
     with _fake():
         module.to_empty(device="cpu")
         shape = preprocess_for(model).tensor_shape
-        first, second = (_pass(module, torch.zeros(size, *shape)) for size in _SIZES)
+        first, second = (inside(module, torch.zeros(size, *shape)) for size in _SIZES)
     lines = {name: _line(first[name], second[name]) for name in first}
     parts = [_bytes(block.parameters()) for block in blocks(module)]
     saved = {name for name in module.state_dict() if name not in dict(module.named_parameters())}
@@ -78,7 +78,7 @@ def _fake() -> Iterator[None]:
         yield
 
 
-def _pass(module: nn.Module, inputs: torch.Tensor) -> dict[str, float]:
+def inside(module: nn.Module, inputs: torch.Tensor) -> dict[str, float]:
     """Run a step and a pass of validation; return bytes and operations by the names of `Counts`."""
     own = {_storage(tensor)._cdata for tensor in (*module.parameters(), *module.buffers())}
     saved: dict[int, torch.UntypedStorage] = {}
