@@ -66,7 +66,9 @@ def rank_of(rank: int, port: int, folder: str) -> None:
     still, meanwhile, written = [], [], []
     for number in range(TIMES + 1):
         done: list[float] = []
-        still.append(_timed(lambda: checkpoints.save(module, optimizer, Position(), number, rank, WORLD, done.append)))
+        began = time.monotonic()
+        checkpoints.save(module, optimizer, Position(), number, rank, WORLD, done.append)
+        still.append(time.monotonic() - began)
         steps = []
         while not _everywhere(bool(done)):
             steps.append(_timed(step))

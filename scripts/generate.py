@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -223,6 +224,12 @@ def _keys(system: System) -> str:
     return "\n".join(["| key | here | note |", "|---|---|---|", *lines]) + "\n"
 
 
+def scaling_page() -> str:
+    """Return docs/scaling.md."""
+    page: str = runpy.run_path(str(ROOT / "benchmarks" / "scaling.py"))["scaling_page"]()
+    return page
+
+
 def rules_file() -> str:
     """Return the alerts as a file of rules that Prometheus reads."""
     return "# Written by scripts/generate.py from vitruvian/observability/alerts.py.\n" + manifest([alerts.rules()])
@@ -306,6 +313,7 @@ PAGES = {
     ROOT / "docs" / "chart.md": chart_page,
     ROOT / "docs" / "metrics.md": metrics_page,
     COMING_FROM: coming_from_page,
+    ROOT / "docs" / "scaling.md": scaling_page,
     CHART_FOLDER / "values.schema.json": values_schema,
     CHART_FOLDER / "alerts" / "vitruvian.yaml": rules_file,
     **{CHART_FOLDER / "dashboards" / f"{name}.json": partial(rendered, made) for name, made in DASHBOARDS.items()},

@@ -200,6 +200,46 @@ def train(
 
 
 @app.command()
+def plan(
+    file: File,
+    gpus: Annotated[
+        str | None, typer.Option(metavar="NAME[:N]", help="Such as a10g:4, or cpu:2; none: as the file says.")
+    ] = None,
+    measure: Annotated[bool, typer.Option(help="Make some steps on this machine to tell its speed.")] = True,
+    examples: Annotated[
+        int | None, typer.Option(min=1, help="Examples to train on, where the source can't be read from here.")
+    ] = None,
+    prices: Annotated[
+        Path | None, typer.Option(help="A YAML file of prices: instance: dollars an hour, a line each.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan for programs.")] = False,
+) -> None:
+    """Tell what a training needs before anything is spent: memory, time, cost; exits with 4 where it can't fit."""
+    from vitruvian import spec
+
+    classifier = spec.load(file)
+    with _needs("train"):
+        from vitruvian.planning import console as shown
+        from vitruvian.planning.advise import check
+        from vitruvian.planning.examine import examine
+
+        with problems.status("looking …") as status:
+            made = examine(
+                classifier,
+                gpus,
+                measuring=measure,
+                examples=examples,
+                prices=prices,
+                tell=lambda text: status.update(f"{text} …"),
+            )
+    if as_json:
+        print(shown.machine_readable(made))
+    else:
+        shown.show(console, made)
+    check(made.work.counts, made.chosen.setting, made.chosen.device, [other.device for other in made.others])
+
+
+@app.command()
 def leave(
     seconds: Annotated[float, typer.Option(min=0, help="How long to wait.")] = 50.0,
 ) -> None:

@@ -33,3 +33,18 @@ def _quota_v1(folder: Path) -> float | None:
         return None if quota <= 0 else quota / int((folder / "cpu.cfs_period_us").read_text())
     except (OSError, ValueError, ZeroDivisionError):
         return None
+
+
+def usable_memory(cgroups: Path = _CGROUPS) -> int:
+    """Return the bytes of memory that processes here can have: the machine's, cut to the cgroup's limit."""
+    limits = [_limit(cgroups / "memory.max"), _limit(cgroups / "memory" / "memory.limit_in_bytes")]
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([there, *(limit for limit in limits if limit is not None)])
+
+
+def _limit(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        # 'max' where there is no limit.
+        return None

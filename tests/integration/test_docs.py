@@ -123,6 +123,13 @@ def test_predicting_as_the_docs_say(trained: Path) -> None:
             assert done.returncode == 0, done.stderr
 
 
+def test_planning_as_the_docs_say(home: Path) -> None:
+    (line,) = [line for line in commands("docs/plan.md") if line.startswith("vitruvian plan")]
+    done = shell(line, home)
+    assert done.returncode == 0, done.stderr
+    assert "4 x a10g" in done.stdout
+
+
 def test_every_request_in_the_docs_is_answered(server: Path) -> None:
     requests = [line for line in commands("docs/serving.md") if line.startswith("curl")]
     assert len(requests) >= 6
@@ -200,7 +207,7 @@ def test_existing_configs_are_imported_as_the_docs_say(tmp_path: Path) -> None:
 def test_every_command_in_the_docs_is_one_that_a_test_runs() -> None:
     pages = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
     known = ("make ", "vitruvian run -f", "vitruvian serve", "vitruvian predict", "vitruvian data render-keypoints")
-    imports = ("vitruvian spec import",)
+    tools = ("vitruvian plan", "vitruvian spec import")
     setup = (
         ". .venv/bin/activate",
         "export AWS_",
@@ -216,7 +223,7 @@ def test_every_command_in_the_docs_is_one_that_a_test_runs() -> None:
     }
     for page in pages:
         for line in [] if page in elsewhere else commands(page):
-            assert line.startswith((*known, *imports, *setup, *jobs, *images)), f"{page}: no test runs: {line}"
+            assert line.startswith((*known, *tools, *setup, *jobs, *images)), f"{page}: no test runs: {line}"
 
 
 def test_python_in_the_docs_runs(trained: Path) -> None:

@@ -20,7 +20,7 @@ FLOORS = [
     {"bundle", "models"},
     {"inference", "card"},
     {"training", "evaluation", "export", "serving"},
-    {"pipeline", "cluster"},
+    {"pipeline", "cluster", "planning"},
     {"demo", "doctor"},
     {"cli"},
 ]

@@ -44,7 +44,7 @@ class Learner:
         if settings.activation_checkpointing:
             _recompute(module)
         if settings.compile:
-            for block in _blocks(module) or [module]:
+            for block in blocks(module) or [module]:
                 block.compile()
         if shared_out:
             _shard(module, world, device, self.half)
@@ -85,8 +85,8 @@ def half(settings: Training, device: torch.device) -> bool:
     return settings.precision == "bf16"
 
 
-def _blocks(module: nn.Module) -> list[nn.Module]:
-    """Return the layers that a module repeats."""
+def blocks(module: nn.Module) -> list[nn.Module]:
+    """Return the layers that a module repeats: they are put together one after the other."""
     return [block for part in module.modules() if isinstance(part, nn.ModuleList) for block in part]
 
 
@@ -96,7 +96,7 @@ def _recompute(module: nn.Module) -> None:
         if isinstance(part, nn.ModuleList):
             for index, block in enumerate(part):
                 # Of blocks within blocks the inner ones only: the outer would compute all of theirs a third time.
-                if not _blocks(block):
+                if not blocks(block):
                     part[index] = checkpoint_wrapper(block)
 
 
@@ -105,7 +105,7 @@ def _shard(module: nn.Module, world: int, device: torch.device, half: bool) -> N
     mesh = init_device_mesh(device.type, (world,))
     # Weights travel as they are used, gradients are added up in full.
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if half else MixedPrecisionPolicy()
-    for block in _blocks(module):
+    for block in blocks(module):
         if not isinstance(block, FSDPModule):
             fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(module, mesh=mesh, mp_policy=policy)

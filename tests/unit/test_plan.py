@@ -1,0 +1,273 @@
+"""A plan's arithmetic, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vitruvian.errors import SpecError
+from vitruvian.models.inputs import preprocess_for
+from vitruvian.models.registry import architecture
+from vitruvian.planning import console as shown
+from vitruvian.planning import devices, duration
+from vitruvian.planning.advise import DoesNotFit, check
+from vitruvian.planning.devices import GPUS, asked, cpu, priced
+from vitruvian.planning.duration import Work
+from vitruvian.planning.memory import Setting, checkpoint_bytes, needed
+from vitruvian.planning.plan import Examples, make, offer
+from vitruvian.spec import Classifier, Model, Strategy
+from vitruvian.training.counts import Counts, Line, Parameter
+from vitruvian.training.measure import count, inside, measure
+
+MIB, GIB = 2**20, 2**30
+SMALL = {"imageSize": 32, "patchSize": 8, "hiddenSize": 32, "layers": 2, "heads": 2}
+MODELS: dict[str, dict[str, Any]] = {
+    "vit": {"architecture": "vit", "dimensions": SMALL},
+    "vit, frozen": {"architecture": "vit", "dimensions": SMALL, "freezeLayers": 1},
+    "clip, prompts": {"architecture": "clip", "dimensions": SMALL},
+    "clip, linear": {"architecture": "clip", "dimensions": SMALL, "clip": {"head": "linear", "unfreezeVisual": 1}},
+    "resnet50": {"architecture": "resnet50", "dimensions": {"imageSize": 32}},
+    "heatmap-cnn": {"architecture": "heatmap-cnn"},
+}
+CLASSES = ("a", "b", "c")
+
+
+def counts(values: int = 25 * MIB, each: float = 100 * MIB) -> Counts:
+    """A model of one matrix that learns, 100 MiB in float32, and one value that doesn't."""
+    return Counts(
+        parameters=(Parameter(1024, values, True), Parameter(1, 1, False)),
+        buffers=0,
+        saved_buffers=0,
+        block=10 * MIB,
+        rest=5 * MIB,
+        input_values=1000,
+        activations=Line(0, each),
+        forward_peak=Line(0, each),
+        backward_peak=Line(0, each),
+        validation_peak=Line(0, 0),
+        forward=Line(0, 1e12),
+        backward=Line(0, 2e12),
+        validation=Line(0, 1e12),
+    )
+
+
+@pytest.mark.parametrize(
+    ("strategy", "workers", "expected"),
+    [
+        ("none", 1, {"weights": 100, "gradients": 100, "optimizer": 200, "buckets": 0, "gathered": 0}),
+        ("ddp", 4, {"weights": 100, "gradients": 100, "optimizer": 200, "buckets": 100, "gathered": 0}),
+        ("fsdp", 4, {"weights": 25, "gradients": 25, "optimizer": 50, "buckets": 0, "gathered": 65}),
+        # One worker shares with nobody.
+        ("ddp", 1, {"weights": 100, "gradients": 100, "optimizer": 200, "buckets": 0, "gathered": 0}),
+        ("fsdp", 1, {"weights": 100, "gradients": 100, "optimizer": 200, "buckets": 0, "gathered": 0}),
+    ],
+)
+def test_each_line_of_memory_follows_from_the_strategy(
+    strategy: Strategy, workers: int, expected: dict[str, float]
+) -> None:
+    found = needed(counts(), Setting(strategy, workers, 64))
+    # The frozen value and the optimizer's step are a few bytes.
+    assert {name: round(getattr(found, name) / MIB, 4) for name in expected} == expected
+    assert found.activations == 64 / workers * 100 * MIB
+    assert found.total == sum(vars(found).values())
+
+
+def test_validation_counts_where_it_takes_more_than_a_step() -> None:
+    hungry = replace(counts(), validation_peak=Line(0, 10 * MIB))
+    found = needed(hungry, Setting("none", 1, 1))
+    assert found.activations + found.working == 256 * 10 * MIB
+
+
+@pytest.mark.parametrize(
+    ("device", "setting", "parts"),
+    [
+        # 640 examples are 62.5 GiB.
+        (
+            "a10g",
+            Setting("ddp", 2, 640),
+            ("ddp: training needs 34", "an a10g has 22.0 GiB", "fsdp with 4 workers fits"),
+        ),
+        ("a10g", Setting("ddp", 2, 640), ("batchSize: 320 fits with 17", "an a100-40 has 39.4 GiB")),
+        ("a10g", Setting("none", 1, 256), ("fsdp with 2 workers", "batchSize: 128", "an a100-40")),
+        ("h200", Setting("none", 1, 2048), ("fsdp with 2 workers", "batchSize: 1024")),
+        # A step of one example can't be made smaller, only shared out.
+        ("t4", Setting("ddp", 4, 4), ("fsdp with 4 workers",)),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_does(device: str, setting: Setting, parts: tuple[str, ...]) -> None:
+    model = counts(values=1024 * MIB) if device == "t4" else counts()
+    with pytest.raises(DoesNotFit) as e:
+        check(model, setting, GPUS[device], GPUS.values())
+    line = str(e.value)
+    assert "\n" not in line
+    for part in parts:
+        assert part in line, line
+    assert e.value.exit_code != 0
+
+
+def test_what_is_advised_fits() -> None:
+    setting = Setting("ddp", 2, 640)
+    for better in (Setting("fsdp", 4, 640), replace(setting, batch=320)):
+        check(counts(), better, GPUS["a10g"])
+
+
+def test_more_processes_on_this_machine_get_no_more_of_its_memory() -> None:
+    with pytest.raises(DoesNotFit) as e:
+        check(counts(), Setting("ddp", 2, 64), cpu(4 * GIB, None, 2), GPUS.values())
+    assert "a worker's share of this machine has 2.0 GiB" in str(e.value)
+    assert "batchSize: 8 fits" in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("a10g:4", ("a10g", 4)), ("T4", ("t4", 3)), ("cpu:2", ("cpu", 2)), ("a100-80:1", ("a100-80", 1))],
+)
+def test_a_device_is_a_name_and_a_number(text: str, found: tuple[str, int]) -> None:
+    assert asked(text, 3) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("a10:4", "did you mean 'a10g'?"),
+        ("a100", "did you mean 'a100-"),
+        ("h20", "did you mean 'h200'?"),
+        ("", "known: t4"),
+        ("xyz:2", "known: t4"),
+        ("a10g:0", "write a10g:4"),
+        ("a10g:-1", "write a10g:4"),
+        ("a10g:two", "write a10g:4"),
+        ("a10g:", "write a10g:4"),
+        ("a10g:99999", "write a10g:4"),
+    ],
+)
+def test_a_device_that_is_not_known_is_refused_with_the_nearest(text: str, hint: str) -> None:
+    with pytest.raises(SpecError) as e:
+        asked(text, 1)
+    assert "--gpus" in str(e.value) and hint in str(e.value)
+
+
+def test_prices_are_a_users_own(tmp_path: Path) -> None:
+    file = tmp_path / "prices.yaml"
+    file.write_text("g5.xlarge: 0.5\n")
+    found = {machine.name: machine.dollars for machine in priced(file)["a10g"].machines}
+    assert found["g5.xlarge"] == 0.5 and found["g5.12xlarge"] == GPUS["a10g"].machines[1].dollars
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("g5.xlage: 1", "did you mean 'g5.xlarge'?"),
+        ("g5.xlarge: free", "is no price"),
+        ("g5.xlarge: -1", "is no price"),
+        ("g5.xlarge: true", "is no price"),
+        ("- 1", "is no map"),
+        ("a: [", "can't be read"),
+        (None, "no such file"),
+    ],
+)
+def test_prices_that_are_none_are_refused(tmp_path: Path, content: str | None, part: str) -> None:
+    file = tmp_path / "prices.yaml"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(SpecError) as e:
+        priced(file)
+    assert part in str(e.value)
+
+
+def work(**changes: Any) -> Work:
+    return Work(**{"counts": counts(), "training": 640, "validation": 64, "epochs": 2, "input_seconds": 0.0, **changes})
+
+
+def test_a_step_is_operations_through_what_the_device_reaches() -> None:
+    device = replace(GPUS["a10g"], peak={"fp32": 10e12})
+    found = duration.step(work(), Setting("none", 1, 64), device, device.machines[0], 0.5)
+    assert found.computing == pytest.approx(64 * 3e12 / 5e12)
+    assert found.waiting == 0
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_traffic_hides_behind_computing_as_far_as_it_can(strategy: Strategy) -> None:
+    device, setting = GPUS["a10g"], Setting(strategy, 8, 8)
+    one, several = device.machines[2], device.machines[0]
+    slow = duration.step(work(), setting, device, several, 0.5).waiting
+    assert slow > duration.step(work(), setting, device, one, 0.5).waiting
+    # A large step computes for longer than the same gradients travel.
+    assert duration.step(work(), replace(setting, batch=800), device, several, 0.5).waiting < slow
+
+
+@pytest.mark.parametrize(
+    ("every", "training", "checkpoints"), [(None, 640, 1), (3, 640, 4), (10, 640, 1), (9, 640, 2), (1, 640, 10)]
+)
+def test_checkpoints_are_counted_as_the_loop_makes_them(every: int | None, training: int, checkpoints: int) -> None:
+    # Ten steps; the one at the end of an epoch is the epoch's own.
+    done = work(every_steps=every, training=training)
+    assert duration.saved(done, Setting("none", 1, 64)) == checkpoints
+    found = duration.traffic(done, Setting("none", 1, 64))
+    assert found.checkpoint == checkpoint_bytes(counts())
+    assert found.written > 2 * checkpoints * found.checkpoint
+
+
+def test_the_machines_are_those_that_cost_least() -> None:
+    assert offer(work(), Setting("none", 1, 64), GPUS["a10g"]).machine == GPUS["a10g"].machines[0]
+    # Four GPUs in four machines would wait for their small network.
+    heavy = work(counts=counts(values=1024 * MIB, each=0.0))
+    found = offer(heavy, Setting("ddp", 4, 8), GPUS["a10g"])
+    assert found.machine == GPUS["a10g"].machines[1] and found.machines == 1
+
+
+def test_without_a_measurement_this_machines_time_is_not_told() -> None:
+    found = offer(work(), Setting("none", 1, 64), cpu(64 * GIB, None, 1))
+    assert found.seconds is None and found.dollars is None
+    timed = offer(work(), Setting("none", 1, 64), cpu(64 * GIB, 1e12, 1))
+    assert timed.seconds is not None and timed.seconds[0] == timed.seconds[2] > 640 * 3 * 2
+
+
+def test_programs_read_what_people_do() -> None:
+    examples = Examples(640, 64, CLASSES, "counted")
+    made = make("yoga", "vit", examples, work(), Setting("ddp", 2, 64), GPUS["a10g"], GPUS, None)
+    found = json.loads(shown.machine_readable(made))
+    assert found["fits"] is True and found["plan"]["device"] == "a10g" and len(found["gpus"]) == len(GPUS)
+    assert found["memory"]["ddp"]["total"] == found["plan"]["needs"]
+    assert sum(value for name, value in found["memory"]["ddp"].items() if name not in ("workers", "total")) == (
+        pytest.approx(found["plan"]["needs"])
+    )
+
+
+def test_every_gpu_has_a_machine_and_a_price() -> None:
+    for device in GPUS.values():
+        assert device.machines and all(machine.dollars > 0 for machine in device.machines)
+        assert set(device.peak) == {"fp32", "bf16"}
+    assert devices.CPU not in GPUS
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_is_counted_is_what_a_real_step_keeps(name: str) -> None:
+    model = Model.model_validate(MODELS[name])
+    found = count(model, CLASSES)
+    module = architecture(model.architecture).build(model, CLASSES)
+    real = inside(module, torch.zeros(5, *preprocess_for(model).tensor_shape))
+    for part in ("activations", "forward", "backward", "validation"):
+        assert getattr(found, part).at(5) == real[part], part
+    # Passing tensors of a few small examples don't grow evenly: from five on the line is above them.
+    assert found.forward_peak.at(5) >= 0.9 * real["forward_peak"]
+
+
+@pytest.mark.parametrize("name", ["vit, frozen", "heatmap-cnn"])
+def test_a_measurement_makes_real_steps(name: str) -> None:
+    model = Model.model_validate(MODELS[name])
+    declared = {"source": "synthetic://poses", "format": "heatmaps" if name == "heatmap-cnn" else "images"}
+    spec = Classifier.model_validate(
+        {"metadata": {"name": "tiny"}, "spec": {"data": declared, "model": MODELS[name]}}
+    ).spec
+    found = measure(spec, CLASSES, count(model, CLASSES), batch=4)
+    assert 1 <= found.batch <= 4 and found.steps >= 1
+    work = count(model, CLASSES)
+    operations = work.forward.at(found.batch) + work.backward.at(found.batch)
+    assert found.flops == pytest.approx(operations / found.step_seconds)
+    assert found.input_seconds > 0

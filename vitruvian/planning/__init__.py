@@ -1,0 +1,1 @@
+"""What a training would need, before anything is spent: memory, time and cost."""

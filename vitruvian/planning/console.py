@@ -1,0 +1,249 @@
+"""A plan as people read it in a terminal, and as programs read it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from pydantic.alias_generators import to_camel
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from vitruvian.planning import duration, memory
+from vitruvian.planning.advise import gib
+from vitruvian.planning.devices import PRICED
+from vitruvian.planning.memory import Memory
+from vitruvian.planning.plan import Offer, Plan
+
+_LINES = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "optimizer state",
+    "buckets": "ddp's buckets",
+    "gathered": "fsdp's blocks in use",
+    "activations": "activations",
+    "working": "passing tensors",
+    "copy": "checkpoint's copy",
+    "context": "context",
+    "slack": "allocator's slack",
+}
+
+
+def show(console: Console, plan: Plan) -> None:
+    """Print a plan."""
+    chosen, setting, counts = plan.chosen, plan.chosen.setting, plan.work.counts
+    frozen = "" if counts.learning == counts.values else f", {counts.learning:,} of them learn"
+    _line(console, f"[bold]{plan.name}[/]: {plan.architecture}, {counts.values:,} parameters{frozen}")
+    found = plan.examples
+    _line(
+        console,
+        f"{found.training:,} examples to train on, {found.validation:,} to validate, {len(found.classes)} classes "
+        f"({escape(found.known)})",
+    )
+    workers = f"{setting.workers} workers" if setting.workers > 1 else "1 worker"
+    each = f", {setting.examples} on each" if setting.workers > 1 else ""
+    _line(
+        console,
+        f"planned: {escape(_place(chosen))}, strategy {setting.strategy}, {workers}, {setting.batch} examples a step"
+        f"{each}",
+    )
+    for remark in plan.remarks:
+        _line(console, f"[yellow]{escape(remark)}[/]")
+    _memory(console, plan)
+    _time(console, plan)
+    _others(console, plan)
+    _sources(console, plan)
+
+
+def _memory(console: Console, plan: Plan) -> None:
+    chosen = plan.chosen
+    _line(console, "\n[bold]Memory of a worker[/]")
+    table = _table("")
+    for strategy, (setting, _) in plan.memories.items():
+        count = "1 worker" if setting.workers == 1 else f"{setting.workers} workers"
+        table.add_column(f"{strategy}, {count}", justify="right")
+    made = [found for _, found in plan.memories.values()]
+    for name, shown in _LINES.items():
+        table.add_row(shown, *(_bytes(getattr(each, name)) for each in made))
+    table.add_row("[bold]all[/]", *(_total(each, chosen) for each in made))
+    console.print(table)
+    has = "A worker's share of this machine" if chosen.device.is_cpu else f"The {chosen.device.name}"
+    mark = "[green]✓[/] the plan fits" if chosen.fits else "[red]✗[/] the plan doesn't fit"
+    _line(console, f"  {has} has {gib(chosen.device.memory)}: {mark}.")
+
+
+def _total(needed: Memory, chosen: Offer) -> str:
+    fits = needed.total <= chosen.device.memory
+    return f"[bold]{gib(needed.total)}[/] {'[green]✓[/]' if fits else '[red]✗[/]'}"
+
+
+def _bytes(size: float) -> str:
+    return gib(size) if size else "-"
+
+
+def _time(console: Console, plan: Plan) -> None:
+    chosen, work = plan.chosen, plan.work
+    _line(console, "\n[bold]Time and cost[/]")
+    table = _table("")
+    table.add_column("")
+    table.add_column("")
+    table.show_header = False
+    if chosen.durations and chosen.seconds:
+        fast, usual, slow = chosen.durations
+        step = usual.step
+        parts = {
+            "reading": step.reading,
+            "computing": step.computing,
+            "optimizer": step.optimizer,
+            "waiting for others": step.waiting,
+        }
+        table.add_row(
+            "a step",
+            _seconds(step.total),
+            ", ".join(f"{name} {_seconds(value)}" for name, value in parts.items() if value),
+        )
+        number = f"{usual.steps:,} steps" if usual.steps > 1 else "1 step"
+        table.add_row("an epoch", _seconds(usual.epoch), f"{number}, validation, checkpoint{_range(fast, slow)}")
+        low, middle, high = chosen.seconds
+        between = "" if low == high else f"from {_seconds(low)} to {_seconds(high)}"
+        table.add_row(f"{work.epochs} epochs", _seconds(middle), between)
+    else:
+        table.add_row("an epoch", "?", "--measure tells how fast this machine is")
+    if chosen.dollars and chosen.machine:
+        low, middle, high = chosen.dollars
+        what = f"{chosen.machines} x {chosen.machine.name}, ${chosen.machines * chosen.machine.dollars:,.2f} an hour"
+        table.add_row("cost", f"${middle:,.2f}", f"from ${low:,.2f} to ${high:,.2f}; {what}")
+    traffic = plan.traffic
+    table.add_row("a checkpoint", gib(traffic.checkpoint), f"{gib(traffic.kept)} kept, {gib(traffic.written)} written")
+    console.print(table)
+
+
+def _range(fast: duration.Duration, slow: duration.Duration) -> str:
+    return "" if fast.epoch == slow.epoch else f"; from {_seconds(fast.epoch)} to {_seconds(slow.epoch)}"
+
+
+def _others(console: Console, plan: Plan) -> None:
+    setting = plan.chosen.setting
+    workers = f"{setting.workers} GPUs" if setting.workers > 1 else "one GPU"
+    _line(console, f"\n[bold]The same on {workers}, strategy {setting.strategy}[/]")
+    table = _table("GPU")
+    for head in ("needs", "has", "", "time", "cost"):
+        table.add_column(head, justify="right")
+    table.add_column("on")
+    for other in plan.others:
+        mark = "[green]✓[/]" if other.fits else "[red]✗[/]"
+        time = _seconds(other.seconds[1]) if other.seconds and other.fits else "-"
+        cost = f"${other.dollars[1]:,.2f}" if other.dollars and other.fits else "-"
+        on = f"{other.machines} x {other.machine.name}" if other.machine else ""
+        table.add_row(other.device.name, gib(other.needs), gib(other.device.memory), mark, time, cost, on)
+    console.print(table)
+
+
+def _sources(console: Console, plan: Plan) -> None:
+    low, _, high = duration.UTILISATION[plan.work.precision]
+    said = ["Counted: weights, gradients, optimizer state, activations, passing tensors, operations, checkpoints."]
+    if plan.measured:
+        found = plan.measured
+        steps = f"{found.steps} steps" if found.steps > 1 else "1 step"
+        said.append(
+            f"Measured: {steps} of {found.batch} examples on {found.device}, {_seconds(found.step_seconds)} each, "
+            f"{found.flops / 1e9:,.0f} GFLOP/s; reading and augmenting an example {_seconds(found.input_seconds)}."
+        )
+    context = memory.CONTEXT["cpu" if plan.chosen.device.is_cpu else "gpu"]
+    assumed = f"context {gib(context)}, slack {memory.SLACK:.0%}"
+    if not plan.measured:
+        assumed += (
+            f", {_seconds(duration.INPUT_SECONDS * plan.work.counts.input_values)} to read and augment an example"
+        )
+    said.append(
+        f"Assumed: {assumed}; GPUs reach {low:.0%} to {high:.0%} of their float32 peak, and "
+        f"{duration.OVERLAP:.0%} of a pass hides traffic; a store takes {duration.STORE / 1e6:.0f} MB/s a worker."
+    )
+    said.append(f"Prices: {PRICED}; --prices FILE has yours. Not in them: start, images, storage, an early stop.")
+    console.print()
+    for line in said:
+        console.print(f"[dim]{escape(line)}[/]", highlight=False)
+
+
+def _table(first: str) -> Table:
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    table.add_column(first)
+    return table
+
+
+def _line(console: Console, text: str) -> None:
+    console.print(text, highlight=False)
+
+
+def _place(chosen: Offer) -> str:
+    return "this machine's CPU" if chosen.device.is_cpu else f"{chosen.setting.workers} x {chosen.device.name}"
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 0.0995:
+        return f"{1000 * seconds:.1f} ms"
+    if seconds < 99.5:
+        return f"{seconds:.2g} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes = seconds / 60
+    if minutes < 99.5:
+        return f"{minutes:.1f} min" if minutes < 9.95 else f"{minutes:.0f} min"
+    hours = minutes / 60
+    return f"{hours:.1f} h" if hours < 99.5 else f"{hours / 24:,.1f} days"
+
+
+def machine_readable(plan: Plan) -> str:
+    """Return a plan as JSON: bytes, seconds, dollars; ranges from the best to the worst."""
+    counts = plan.work.counts
+    content = {
+        "classifier": plan.name,
+        "architecture": plan.architecture,
+        "fits": plan.chosen.fits,
+        "parameters": counts.values,
+        "learning": counts.learning,
+        "examples": {
+            "training": plan.examples.training,
+            "validation": plan.examples.validation,
+            "classes": len(plan.examples.classes),
+            "known": plan.examples.known,
+        },
+        "plan": _offer(plan.chosen),
+        "memory": {
+            strategy: {"workers": setting.workers, **_camel(asdict(found)), "total": found.total}
+            for strategy, (setting, found) in plan.memories.items()
+        },
+        "flops": {
+            "forward": counts.forward.at(plan.chosen.setting.examples),
+            "backward": counts.backward.at(plan.chosen.setting.examples),
+        },
+        "traffic": _camel(asdict(plan.traffic)),
+        "gpus": [_offer(other) for other in plan.others],
+        "measured": _camel(asdict(plan.measured)) if plan.measured else None,
+        "prices": PRICED,
+        "remarks": plan.remarks,
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False)
+
+
+def _offer(offer: Offer) -> dict[str, Any]:
+    machine = offer.machine
+    return {
+        "device": offer.device.name,
+        "strategy": offer.setting.strategy,
+        "workers": offer.setting.workers,
+        "batchSize": offer.setting.batch,
+        "fits": offer.fits,
+        "needs": offer.needs,
+        "has": offer.device.memory,
+        "machine": machine and machine.name,
+        "machines": offer.machines,
+        "epochSeconds": [each.epoch for each in offer.durations] if offer.durations else None,
+        "step": _camel(asdict(offer.durations[1].step)) if offer.durations else None,
+        "seconds": offer.seconds,
+        "dollars": offer.dollars,
+    }
+
+
+def _camel(content: dict[str, Any]) -> dict[str, Any]:
+    return {to_camel(name): value for name, value in content.items()}

@@ -1,0 +1,116 @@
+"""What a worker holds at the moment it holds most, by arithmetic."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from vitruvian.spec import Strategy
+from vitruvian.training.counts import Counts
+
+_BYTES = 4
+# What AdamW keeps beside its two moments: the number of steps, for each tensor.
+_STEP = 4
+BATCH_OF_VALIDATION = 256
+# Assumed. A CUDA context with the kernels and workspaces of cuBLAS and cuDNN; a process with torch and Ray.
+CONTEXT = {"gpu": 0.75 * 2**30, "cpu": 0.5 * 2**30}
+# Assumed: what torch's allocator has reserved beyond what lives.
+SLACK = 0.05
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a model is trained, as far as memory goes."""
+
+    strategy: Strategy
+    workers: int
+    batch: int
+    """Examples of a step, over all workers."""
+    accumulate: int = 1
+    """In how many parts a worker computes its share."""
+
+    @property
+    def examples(self) -> int:
+        """The most examples of a worker's step."""
+        return math.ceil(self.batch / self.workers)
+
+    @property
+    def at_once(self) -> int:
+        """The most examples that a worker computes at once."""
+        return math.ceil(self.examples / self.accumulate)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one worker; only the last two are assumptions."""
+
+    weights: float
+    """With the buffers."""
+    gradients: float
+    optimizer: float
+    buckets: float
+    """What ddp copies gradients into to average them."""
+    gathered: float
+    """What fsdp puts together for the blocks that compute."""
+    activations: float
+    working: float
+    """What lives for a moment beyond all that, or in validation if it takes more than a step."""
+    copy: float
+    """What is written as a checkpoint while training goes on; of a GPU's it lies in main memory."""
+    context: float
+    slack: float
+
+    @property
+    def total(self) -> float:
+        return sum(vars(self).values())
+
+
+def needed(counts: Counts, setting: Setting, kind: str = "gpu") -> Memory:
+    """Return what the first worker needs: with fsdp no other holds more rows of any tensor."""
+    world = setting.workers if setting.strategy == "fsdp" else 1
+    learning = [p for p in counts.parameters if p.learns]
+    weights = sum(_share(p.rows, p.values, world) for p in counts.parameters) * _BYTES
+    gradients = sum(_share(p.rows, p.values, world) for p in learning) * _BYTES
+    alone = setting.workers == 1
+    # One worker averages with nobody: none, whatever its strategy is called.
+    buckets = counts.learning * _BYTES if setting.strategy == "ddp" and not alone else 0
+    # The weights outside all blocks, and for the block that computes and the one that comes next: put together, the
+    # buffer that they arrive in, and gradients before they are shared out.
+    gathered = counts.rest + 2 * 3 * counts.block if setting.strategy == "fsdp" and not alone else 0
+    examples = setting.at_once
+    activations = counts.activations.at(examples)
+    step = max(gradients + counts.forward_peak.at(examples), counts.backward_peak.at(examples))
+    validation = gradients + counts.validation_peak.at(BATCH_OF_VALIDATION)
+    working = max(step, validation) - gradients - activations
+    optimizer = 2 * gradients + _STEP * len(learning)
+    copy = weights + counts.buffers + optimizer if kind == "cpu" else 0
+    own = weights + counts.buffers + gradients + optimizer + buckets + gathered + activations + max(0, working) + copy
+    return Memory(
+        weights=weights + counts.buffers,
+        gradients=gradients,
+        optimizer=optimizer,
+        buckets=buckets,
+        gathered=gathered,
+        activations=activations,
+        working=max(0, working),
+        copy=copy,
+        context=CONTEXT[kind],
+        slack=SLACK * own,
+    )
+
+
+def _share(rows: int, values: int, world: int) -> int:
+    """Return how many values of a tensor the first of `world` workers holds (FSDP2 cuts the first dimension)."""
+    return math.ceil(rows / world) * (values // max(1, rows))
+
+
+def checkpoint_bytes(counts: Counts) -> int:
+    """Return the bytes of a checkpoint's tensors, all workers' together."""
+    learning = [p for p in counts.parameters if p.learns]
+    moments = sum(2 * p.values * _BYTES + _STEP for p in learning)
+    return weights_bytes(counts) + moments
+
+
+def weights_bytes(counts: Counts) -> int:
+    """Return the bytes of the weights that become the model."""
+    return counts.values * _BYTES + counts.saved_buffers

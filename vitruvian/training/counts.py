@@ -1,0 +1,82 @@
+"""What a model costs in numbers; torch isn't needed to understand it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Line:
+    """A number that grows with the examples of a worker's step: what it begins with, and what each one adds."""
+
+    fixed: float
+    each: float
+
+    def at(self, examples: int) -> float:
+        """Return the number for so many examples."""
+        return self.fixed + self.each * examples
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A tensor of weights as it is shared out: by its first dimension."""
+
+    rows: int
+    values: int
+    learns: bool
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a module holds and does; bytes and floating-point operations, all in float32."""
+
+    parameters: tuple[Parameter, ...]
+    buffers: int
+    """Bytes of what is no weight, such as running statistics."""
+    saved_buffers: int
+    """Bytes of those buffers that checkpoints hold."""
+    block: int
+    """Bytes of the largest block that fsdp puts together at once."""
+    rest: int
+    """Bytes of the weights outside all blocks: between forward and backward they stay together."""
+    input_values: int
+    """Numbers of one input."""
+    activations: Line
+    """Bytes that the forward pass keeps for the backward pass."""
+    forward_peak: Line
+    """The most bytes that live at once in the forward pass, weights left out."""
+    backward_peak: Line
+    """The same of the backward pass, gradients included as they come."""
+    validation_peak: Line
+    """The same of a forward pass that keeps nothing."""
+    forward: Line
+    """Operations of a forward pass; a multiplication with its addition is two."""
+    backward: Line
+    validation: Line
+
+    @property
+    def values(self) -> int:
+        """The number of weights."""
+        return sum(parameter.values for parameter in self.parameters)
+
+    @property
+    def learning(self) -> int:
+        """The number of weights that learn."""
+        return sum(parameter.values for parameter in self.parameters if parameter.learns)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What some optimizer steps on this machine showed."""
+
+    device: str
+    batch: int
+    steps: int
+    step_seconds: float
+    """Forward, backward and optimizer of one step, the median."""
+    flops: float
+    """Operations a second that this comes to."""
+    input_seconds: float
+    """Reading and augmenting one example."""
+    peak_bytes: int | None = None
+    """The most memory that torch had reserved; of a GPU only."""

@@ -1,0 +1,248 @@
+"""What a model costs: counted without computing anything, and measured by some steps of this very declaration."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from vitruvian.data.prepared import PreparedPart
+from vitruvian.machine import usable_cpus
+from vitruvian.models.inputs import preprocess_for
+from vitruvian.models.registry import architecture, default_learning_rate
+from vitruvian.spec import Model, Spec
+from vitruvian.training.batches import augment, load
+from vitruvian.training.counts import Counts, Line, Measured, Parameter
+from vitruvian.training.parallel import blocks
+
+# Two sizes tell what each example adds; large ones, so that the peaks are theirs and not the weights'.
+_SIZES = (64, 128)
+_SECONDS_OF_A_STEP = 1.0
+_STEPS = 5
+# On a machine that is slow or busy, fewer steps say enough.
+_SECONDS_OF_ALL = 15.0
+_INPUTS = 16
+
+
+def count(model: Model, classes: Sequence[str]) -> Counts:
+    """Count bytes and operations of a step: the real module runs on tensors that have a size but no content.
+
+    Raises `SpecError` where pretrained weights can't be read.
+    """
+    module = _hollow(model, classes)
+    with _fake():
+        module.to_empty(device="cpu")
+        shape = preprocess_for(model).tensor_shape
+        first, second = (inside(module, torch.zeros(size, *shape)) for size in _SIZES)
+    lines = {name: _line(first[name], second[name]) for name in first}
+    parts = [_bytes(block.parameters()) for block in blocks(module)]
+    saved = {name for name in module.state_dict() if name not in dict(module.named_parameters())}
+    return Counts(
+        parameters=tuple(
+            Parameter(p.shape[0] if p.ndim else 1, p.numel(), p.requires_grad) for p in module.parameters()
+        ),
+        buffers=_bytes(module.buffers()),
+        saved_buffers=_bytes(buffer for name, buffer in module.named_buffers() if name in saved),
+        block=max(parts, default=0),
+        rest=_bytes(module.parameters()) - sum(parts),
+        input_values=math.prod(shape),
+        **lines,
+    )
+
+
+def _hollow(model: Model, classes: Sequence[str]) -> nn.Module:
+    """Return a module whose weights have no content, unless it takes theirs to know its size."""
+    if model.pretrained:
+        return architecture(model.architecture).build(model, classes)
+    with torch.device("meta"):
+        return architecture(model.architecture).build(model, classes)
+
+
+@contextmanager
+def _fake() -> Iterator[None]:
+    # The CPU's kernels keep for attention what a GPU's keep: the output, not the matrix.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield
+
+
+def inside(module: nn.Module, inputs: torch.Tensor) -> dict[str, float]:
+    """Run a step and a pass of validation; return bytes and operations by the names of `Counts`."""
+    own = {_storage(tensor)._cdata for tensor in (*module.parameters(), *module.buffers())}
+    saved: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = _storage(tensor)
+        if storage._cdata not in own:
+            saved[storage._cdata] = storage
+        return tensor
+
+    flops = FlopCounterMode(display=False)
+    module.train()
+    module.zero_grad(set_to_none=True)
+    with Live(own) as live, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        live.add(inputs)
+        with flops:
+            logits = module(inputs)
+            labels = torch.zeros(len(inputs), dtype=torch.int64)
+            loss = F.cross_entropy(logits, labels, reduction="sum")
+        forward, forward_peak = flops.get_total_flops(), live.peak
+        activations = sum(storage.nbytes() for storage in saved.values())
+        # Only the graph holds them from here on: they go as the backward pass has used them.
+        saved.clear()
+        del logits
+        live.peak = live.now
+        with flops:
+            torch.autograd.backward(loss)
+        backward, backward_peak = flops.get_total_flops(), live.peak
+    module.zero_grad(set_to_none=True)
+    module.eval()
+    with torch.no_grad():
+        # What is computed once for all answers.
+        module(inputs)
+        with Live(own) as live, flops:
+            live.add(inputs)
+            module(inputs)
+    return {
+        "activations": activations,
+        "forward_peak": forward_peak,
+        "backward_peak": backward_peak,
+        "validation_peak": live.peak,
+        "forward": forward,
+        "backward": backward,
+        "validation": flops.get_total_flops(),
+    }
+
+
+class Live(TorchDispatchMode):
+    """Follows how many bytes of tensors live at once, those of known storages left out."""
+
+    def __init__(self, known: set[int]) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known = known
+        self._seen: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def add(self, tensor: torch.Tensor) -> None:
+        """Count a tensor's storage until it is gone."""
+        storage = _storage(tensor)
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known or key in self._seen:
+            return
+
+        def gone(_: object) -> None:
+            self.now -= size
+            self._seen.pop(key, None)
+
+        self._seen[key] = weakref.ref(storage, gone)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, torch.Tensor):
+                self.add(leaf)
+        return made
+
+
+def _storage(tensor: torch.Tensor) -> torch.UntypedStorage:
+    return tensor.untyped_storage()
+
+
+def _bytes(tensors: Any) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _line(first: float, second: float) -> Line:
+    each = (second - first) / (_SIZES[1] - _SIZES[0])
+    return Line(first - each * _SIZES[0], each)
+
+
+def measure(
+    spec: Spec, classes: Sequence[str], counts: Counts, batch: int, tell: Callable[[str], None] = lambda text: None
+) -> Measured:
+    """Make some optimizer steps on this machine, on its GPU where torch has one, of at most `batch` examples."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(usable_cpus())
+    settings, preprocess = spec.training, preprocess_for(spec.model)
+    torch.manual_seed(settings.seed)
+    tell("building the model")
+    module = architecture(spec.model.architecture).build(spec.model, classes).to(device).train()
+    learnt = [p for p in module.parameters() if p.requires_grad]
+    rate = settings.learning_rate or default_learning_rate(spec.model)
+    optimizer = torch.optim.AdamW(learnt, lr=rate, weight_decay=settings.weight_decay, fused=True)
+    part = _noise(preprocess.shape, preprocess.dtype)
+
+    def examples(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        chosen = np.arange(count) % len(part)
+        inputs, labels = load(part, chosen, preprocess)
+        return augment(inputs, chosen, preprocess.kind, settings.augmentation, settings.seed, 0), labels
+
+    def step(count: int) -> float:
+        inputs, labels = (tensor.to(device) for tensor in examples(count))
+        began = _now(device)
+        loss = F.cross_entropy(module(inputs), labels, reduction="sum", label_smoothing=settings.label_smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss / count)
+        nn.utils.clip_grad_norm_(learnt, settings.gradient_clip)
+        optimizer.step()
+        return _now(device) - began
+
+    tell("measuring some steps")
+    began = time.monotonic()
+    used = min(batch, 2)
+    step(used)
+    took = [step(used)]
+    fitting = min(batch, int(used * _SECONDS_OF_A_STEP / max(1e-6, took[0])))
+    if fitting > used:
+        used = fitting
+        step(used)
+        took = [step(used)]
+    while len(took) < _STEPS and time.monotonic() - began < _SECONDS_OF_ALL:
+        took.append(step(used))
+    seconds = statistics.median(took)
+    examples(_INPUTS)
+    read = statistics.median(_timed(lambda: examples(_INPUTS)) for _ in range(_STEPS)) / _INPUTS
+    work = counts.forward.at(used) + counts.backward.at(used)
+    gpu = device.type == "cuda"
+    return Measured(
+        device=torch.cuda.get_device_name(device) if gpu else f"the CPU, {usable_cpus()} threads",
+        batch=used,
+        steps=len(took),
+        step_seconds=seconds,
+        flops=work / seconds,
+        input_seconds=read,
+        peak_bytes=torch.cuda.max_memory_reserved(device) if gpu else None,
+    )
+
+
+def _noise(shape: tuple[int, ...], dtype: np.dtype[Any]) -> PreparedPart:
+    """Return some examples of a shape as the prepare stage packs them."""
+    drawn = np.random.default_rng(0).integers(0, 2 if dtype.kind == "f" else 256, (_INPUTS, *shape))
+    return PreparedPart((drawn.astype(dtype),), np.zeros(_INPUTS, dtype=np.int64), ("",) * _INPUTS)
+
+
+def _timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
