@@ -223,7 +223,9 @@ def study(
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Values of training.seed; the table averages over them.")] = None,
     split_seeds: Annotated[str | None, typer.Option(help="Values of data.seed; the table averages over them.")] = None,
-    skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave out combinations that aren't valid.")] = False,
+    skip_invalid: Annotated[
+        bool, typer.Option("--skip-invalid", help="Leave out combinations that aren't valid.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Where the page goes; none: studies/ of the artifacts.")] = None,
 ) -> None:
     """Train variants of a classifier on the same data and compare them; exits with 1 where one failed."""

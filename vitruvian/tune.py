@@ -89,9 +89,7 @@ def run_tuning(teller: Teller, classifier: Classifier, count: int | None, concur
         _recall(store, trial)
     todo = [trial for trial in trials if not trial.over]
     log = (artifacts.local() or cache_folder()) / "logs" / f"tune-{_id(classifier, tuning)}.log"
-    teller.note(
-        f"{len(trials)} trials, {len(trials) - len(todo)} of them known; [dim]Ray's log: {escape(str(log))}[/]"
-    )
+    teller.note(f"{len(trials)} trials, {len(trials) - len(todo)} of them known; [dim]Ray's log: {escape(str(log))}[/]")
     if todo:
         by_name = {trial.name: trial for trial in todo}
         jobs = [search.Trial(trial.name, trial.job) for trial in todo]
@@ -146,6 +144,8 @@ def _recall(store: Store, trial: Trial) -> None:
 def _take(teller: Teller, store: Store, trial: Trial, event: Mapping[str, Any], of: int) -> None:
     if event["kind"] == "epoch":
         trial.epochs[int(event["epoch"])] = {name: event[name] for name in _RECORDED}
+        accuracy = f"{event['validationAccuracy']:.1%}"
+        teller.note(f"[dim]trial {trial.number}, epoch {event['epoch']} of {trial.job.training.epochs}: {accuracy}[/]")
         return
     if event["kind"] == "failed":
         trial.error = event["error"]
@@ -158,11 +158,11 @@ def _take(teller: Teller, store: Store, trial: Trial, event: Mapping[str, Any], 
     reached = f"{trial.chosen['validationAccuracy']:.1%} after {len(trial.epochs)} epochs" if trial.epochs else ""
     told = {
         "ended": "[green]✓ ended[/]",
-        "stopped": "[yellow]– stopped[/]",
+        "stopped": "[yellow]stopped[/]",
         "failed": f"[red]✗ failed: {escape(trial.error)}[/]",
         "open": "open",
     }
-    teller.note(f"trial {trial.number}/{of}  {escape(trial.variant.words)}  {reached}  {told[trial.status]}")
+    teller.note(f"[bold]trial {trial.number}/{of}[/]  {escape(trial.variant.words)}  {reached}  {told[trial.status]}")
 
 
 def ranked(trials: Sequence[Trial], tuning: Tuning, select: str) -> list[Trial]:

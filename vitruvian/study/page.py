@@ -70,10 +70,7 @@ def page(study: Study, found: Sequence[Row], figure: str) -> str:
     return environment.get_template("page.html").render(
         study=study,
         heads=[*short.values(), *heads],
-        rows=[
-            ([shown(row.values[path]) for path in short], list(columns(row).values()), row.errors)
-            for row in found
-        ],
+        rows=[([shown(row.values[path]) for path in short], list(columns(row).values()), row.errors) for row in found],
         measured=len(heads),
         comparable=comparable(found),
         figure=Markup(figure),

@@ -73,9 +73,7 @@ def _listed(found: list[Row]) -> Figure:
     y = np.arange(len(found))
     for part, color, marker, shift in (("validation", BLUE, "o", -0.12), ("test", ORANGE, "s", 0.12)):
         middle, around = _measured(found, part)
-        axes.errorbar(
-            middle, y + shift, xerr=around, color=color, fmt=marker, capsize=3, elinewidth=1, label=part
-        )
+        axes.errorbar(middle, y + shift, xerr=around, color=color, fmt=marker, capsize=3, elinewidth=1, label=part)
     axes.set_yticks(y, [_words(row.values) for row in found])
     axes.set_ylim(len(found) - 0.4, -0.6)
     low, high = axes.get_xlim()

@@ -82,7 +82,7 @@ class Row:
 
 
 def rows(runs: Sequence[Run]) -> list[Row]:
-    """Gather runs that differ in seeds only; the best validation accuracy first, then the lower loss, failed ones last."""
+    """Gather runs that differ in seeds only: the best validation accuracy first, of equals the lower loss."""
     gathered: dict[str, list[Run]] = {}
     for run in runs:
         gathered.setdefault(digest_of(_without_seeds(run.values)), []).append(run)
@@ -139,13 +139,13 @@ _COLUMNS: dict[str, Callable[[Outcome], str | int | float]] = {
 
 
 def columns(row: Row) -> dict[str, str]:
-    """Return a row's values as people read them, by the heads of their columns; they are the same for all of a study."""
+    """Return a row's values as people read them, by the heads of their columns; none of a row that failed."""
     outcomes = row.outcomes
     if not outcomes:
         return {}
     single = outcomes[0] if len(row.runs) == 1 else None
     worst = _percent(row.over_seeds(lambda outcome: outcome.worst_class_recall))
-    interval = {"95 % interval": f"{100 * single.low:.1f}–{100 * single.high:.1f} %"} if single else {}
+    interval = {"95 % interval": f"{100 * single.low:.1f} to {100 * single.high:.1f} %"} if single else {}
     return {
         "val acc": _percent(row.over_seeds(lambda outcome: outcome.validation_accuracy)),
         "test acc": _percent(row.over_seeds(lambda outcome: outcome.accuracy)),

@@ -66,7 +66,9 @@ def search(
         if ours:
             start_ray(concurrent or 1, log)
         try:
-            cpus = max(1, (os.cpu_count() or 1) // min(concurrent or (os.cpu_count() or 1), len(trials))) if local else 1
+            cpus = (
+                max(1, (os.cpu_count() or 1) // min(concurrent or (os.cpu_count() or 1), len(trials))) if local else 1
+            )
             yield from follow(
                 lambda: _fit(trials, tuning, known, concurrent, cpus, events),
                 lambda: [events.get() for _ in range(events.qsize())],
