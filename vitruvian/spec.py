@@ -646,7 +646,7 @@ def misfit(path: str, value: object) -> str | None:
     """Say why a value doesn't fit the field at a path below spec, looked at by itself; None where it does."""
     field = field_at(path)
     assert field is not None
-    alone: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation  # type: ignore[misc]
+    alone: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
     try:
         TypeAdapter(alone).validate_python(value, strict=True)
     except ValidationError as e:
