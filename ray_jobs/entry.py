@@ -11,16 +11,19 @@ from vitruvian.errors import SpecError, VitruvianError
 
 
 def run(verb: str, about: str | None) -> None:
-    """Run one verb of `vitruvian` on the Classifier that `--spec` names, on the Ray cluster that runs this job."""
+    """Run one verb of `vitruvian` on the Classifier that `--spec` names, on the Ray cluster that runs this job.
+
+    What else the job is given, the verb gets.
+    """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spec", type=Path, required=True, help="the file that declares the classifier")
-    known, options = parser.parse_known_args()
+    known, more = parser.parse_known_args()
     file: Path = known.spec
     try:
         _lasts(spec.load(file))
     except VitruvianError as e:
         sys.exit(str(e))
-    sys.argv = ["vitruvian", verb, "-f", str(file), *options]
+    sys.argv = ["vitruvian", verb, "-f", str(file), *more]
     cli.main()
 
 

@@ -275,6 +275,52 @@ def publish(file: File) -> None:
 
 
 @app.command()
+def study(
+    file: File,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH=VALUE,…", help="A field below spec and its values; several: all combinations."),
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Values of training.seed; the table averages over them.")] = None,
+    split_seeds: Annotated[str | None, typer.Option(help="Values of data.seed; the table averages over them.")] = None,
+    skip_invalid: Annotated[
+        bool, typer.Option("--skip-invalid", help="Leave out combinations that aren't valid.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Where the page goes; none: studies/ of the artifacts.")] = None,
+) -> None:
+    """Train variants of a classifier on the same data and compare them; exits with 1 where one failed."""
+    from vitruvian import spec, variants
+    from vitruvian.console import Teller
+
+    classifier = spec.load(file)
+    axes = variants.axes(vary or [], seeds, split_seeds)
+    with _needs("train"):
+        from vitruvian.study.run import run_study
+
+        failed = run_study(Teller(console), classifier, axes, out, skip_invalid=skip_invalid)
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def tune(
+    file: File,
+    trials: Annotated[int | None, typer.Option(min=1, help="How many; none: spec.tuning.trials.")] = None,
+    concurrent: Annotated[int | None, typer.Option(min=1, help="How many at once; none: as there is room for.")] = None,
+    out: Annotated[Path, typer.Option(help="The file to write the best declaration to.")] = Path("best.yaml"),
+) -> None:
+    """Look for better values in spec.tuning's space with Ray Tune, and write the declaration that has them."""
+    from vitruvian import spec
+    from vitruvian.console import Teller
+
+    classifier = spec.load(file)
+    with _needs("train"):
+        from vitruvian.tune import run_tuning
+
+        failed = run_tuning(Teller(console), classifier, trials, concurrent, out)
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
 def demo(
     model: Annotated[Architecture, typer.Option(help="What to train.")] = Architecture.vit,
     serve: Annotated[bool, typer.Option(help="Serve the bundle when it is published.")] = True,

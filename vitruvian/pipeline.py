@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from vitruvian.evaluation.gates import Decision
     from vitruvian.evaluation.metrics import Metrics
+    from vitruvian.training.job import Job
     from vitruvian.training.metrics import TrainingMetrics
     from vitruvian.training.trackers import Trackers
 
@@ -65,6 +66,15 @@ class Made:
     digest: str
 
 
+@dataclass(frozen=True)
+class Results:
+    """What was learnt and measured, for those who compare."""
+
+    data: Prepared
+    history: list[dict[str, float]]
+    metrics: Metrics
+
+
 class Pipeline:
     """The stages of one classifier; each property makes its stage's artifact unless it is fresh."""
 
@@ -74,7 +84,10 @@ class Pipeline:
         teller: Teller,
         metrics: TrainingMetrics | None = None,
         trackers: Trackers | None = None,
+        shared: dict[str, Made] | None = None,
     ) -> None:
+        """`shared` holds what pipelines on the same data prepare once: the source is read by the first of them."""
+        self._shared = {} if shared is None else shared
         self.classifier = classifier
         self.spec = classifier.spec
         self.teller = teller
@@ -97,6 +110,9 @@ class Pipeline:
     @cached_property
     def prepared(self) -> Made:
         preprocess = preprocess_for(self.spec.model)
+        alike = artifact.digest_of([self.spec.data.model_dump(), preprocess.model_dump()])
+        if alike in self._shared:
+            return self._shared[alike]
         source = open_source(self.spec.data, preprocess)
         about = f"{self.spec.data.source} → {preprocess.kind}s of {'x'.join(map(str, preprocess.tensor_shape))}"
         decides = [self.spec.data.model_dump(), preprocess.model_dump(), source.version]
@@ -113,7 +129,8 @@ class Pipeline:
             if tested < _FEW_TESTED:
                 self.teller.note(f"[yellow]the test part has {tested} examples: what is measured on it is rough[/]")
 
-        return self._made("prepare", about, decides, make)
+        made = self._shared[alike] = self._made("prepare", about, decides, make)
+        return made
 
     @cached_property
     def trained(self) -> Made:
@@ -163,9 +180,22 @@ class Pipeline:
         kind.save(kind.build(self._pinned, self._data.classes), folder / "model")
         (folder / "history.json").write_text("[]")
 
+    @property
+    def job(self) -> Job:
+        """What trains it, and where its checkpoints lie: below the train stage's key."""
+        from vitruvian.training.job import Job
+
+        checkpoints = self.store.at(f"checkpoints/{self._run}")
+        return Job(self._pinned, self.spec.training, self.store.at(self.prepared.prefix).url, checkpoints.url)
+
+    @property
+    def results(self) -> Results:
+        """What the stages up to evaluate found."""
+        return Results(self._data, self._history, self._metrics)
+
     def _train(self, folder: Path) -> None:
         from vitruvian.training.checkpoints import read_state
-        from vitruvian.training.job import Job, chosen_epoch
+        from vitruvian.training.job import chosen_epoch
         from vitruvian.training.launch import run
         from vitruvian.training.progress import EpochTable
 
@@ -174,7 +204,7 @@ class Pipeline:
         store = self.store.at(f"checkpoints/{key}")
         log = (self.store.local() or artifact.cache_folder()) / "logs" / f"train-{key}.log"
         self._folder(self.prepared)
-        job = Job(self._pinned, settings, self.store.at(self.prepared.prefix).url, store.url)
+        job = self.job
         patience = settings.early_stopping.patience if settings.early_stopping else None
         self.teller.note(f"[dim]starting {workers_of(settings)}; Ray's log: {escape(str(log))}[/]")
         with (

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
 
 from vitruvian.errors import SpecError
 
@@ -384,6 +394,88 @@ class Retraining(Part):
     """When predictions drift."""
 
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Bounds = Annotated[tuple[Finite, Finite], BeforeValidator(_as_tuple)]
+
+
+class Domain(Part):
+    """What the values of one field are drawn from: one of these."""
+
+    uniform: Bounds | None = None
+    """Numbers between two bounds, each as likely."""
+    log_uniform: Bounds | None = None
+    """Numbers between two bounds above 0, each order of magnitude as likely."""
+    integer: Annotated[
+        Annotated[tuple[int, int], BeforeValidator(_as_tuple)] | None,
+        Field(alias="int"),
+    ] = None
+    """Whole numbers from the first to the last, each as likely."""
+    choice: Annotated[tuple[Any, ...], BeforeValidator(_as_tuple), Field(min_length=1)] | None = None
+    """Any of the listed values, each as likely."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Domain:
+        if len(self.model_fields_set) != 1:
+            raise ValueError("write one of uniform, logUniform, int and choice")
+        bounds = self.uniform or self.log_uniform or self.integer
+        if bounds and bounds[0] >= bounds[1]:
+            raise ValueError(f"the first bound, {bounds[0]}, is not below the second, {bounds[1]}")
+        if self.log_uniform and self.log_uniform[0] <= 0:
+            raise ValueError(f"logUniform needs bounds above 0, not {self.log_uniform[0]}")
+        return self
+
+    @property
+    def examples(self) -> tuple[Any, ...]:
+        """The values that show whether all that is drawn fits the field: the bounds, or each choice."""
+        drawn = self.uniform or self.log_uniform
+        return tuple(map(float, drawn)) if drawn else self.integer or self.choice or ()
+
+
+class Tuning(Part):
+    """How `vitruvian tune` looks for better values; no other command does anything with it."""
+
+    space: Annotated[dict[str, Domain], Field(min_length=1)]
+    """What to vary: a field of model or training by its path, such as training.learningRate."""
+    trials: Annotated[int, Field(ge=1, le=10_000)] = 20
+    """How many combinations of values are drawn and trained."""
+    scheduler: Literal["asha", "none"] = "asha"
+    """asha: after gracePeriod, 3 * gracePeriod, 9 * gracePeriod … epochs a trial that is not among the best third of
+    those that got as far ends; none: each trial is trained to its end."""
+    metric: Literal["validationAccuracy", "validationLoss"] = "validationAccuracy"
+    """What trials are compared by."""
+    grace_period: Positive = 1
+    """Epochs that asha lets each trial have."""
+    seed: Seed = 0
+    """Decides what is drawn."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Tuning:
+        if self.scheduler == "none" and "grace_period" in self.model_fields_set:
+            raise ValueError("gracePeriod is for the scheduler asha; remove it")
+        check_apart(self.space)
+        for path, domain in self.space.items():
+            if (refusal := _untunable(path)) is not None:
+                raise ValueError(refusal)
+            for value in domain.examples:
+                if (fault := misfit(path, value)) is not None:
+                    raise ValueError(f"{path} can't be {value}: {fault}")
+        return self
+
+
+# One process trains a trial, and what all trials have in common makes them comparable.
+_SAME_FOR_ALL_TRIALS = ("training.strategy", "training.workers", "training.gpusPerWorker", "training.checkpoints")
+
+
+def _untunable(path: str) -> str | None:
+    if field_at(path) is None:
+        return unknown(path)
+    if not path.startswith(("model.", "training.")):
+        return f"{path} can't be tuned: trials share the prepared data; use fields of model and training"
+    if f"{path}.".startswith(tuple(f"{fixed}." for fixed in (*_SAME_FOR_ALL_TRIALS, "training.select"))):
+        return f"{path} is the same for all trials; remove it"
+    return None
+
+
 class Spec(Part):
     """What a classifier is to be."""
 
@@ -401,6 +493,8 @@ class Spec(Part):
     """How it is served on a cluster; `vitruvian serve` needs none of it."""
     retraining: Annotated[Retraining | None, planned()] = None
     """When it is trained again."""
+    tuning: Tuning | None = None
+    """Where `vitruvian tune` looks for better values of model and training."""
     artifacts: str | None = None
     """Where everything made is kept: a folder, file:// or s3://BUCKET/PREFIX; none: artifacts/NAME."""
 
@@ -411,6 +505,9 @@ class Spec(Part):
             raise ValueError(f"model.architecture {self.model.architecture} needs data.format {wanted}")
         if self.training.epochs == 0:
             self._check_untrained()
+        tuning, epochs = self.tuning, self.training.epochs
+        if tuning and tuning.grace_period > epochs and "training.epochs" not in tuning.space:
+            raise ValueError(f"tuning.gracePeriod {tuning.grace_period} is more than training.epochs {epochs}")
         return self
 
     def _check_untrained(self) -> None:
@@ -541,14 +638,28 @@ def parse(text: str, where: str = "spec") -> Classifier:
         raise SpecError("is not a map of apiVersion, kind, metadata and spec", where=where, hint="write a Classifier")
     if len(found) != 1:
         raise SpecError(f"holds {len(found)} documents", where=where, hint="write exactly one Classifier")
+    return check(found[0], where)
+
+
+def check(document: object, where: str = "spec") -> Classifier:
+    """Return what a document declares; raises `SpecError` with a line for each thing that is wrong."""
     try:
-        classifier = Classifier.model_validate(found[0])
+        classifier = Classifier.model_validate(document)
     except ValidationError as e:
         raise SpecError("\n".join(_lines(e, where))) from e
     refused = list(unimplemented(classifier))
     if refused:
         raise SpecError("\n".join(f"{where}: {line}" for line in refused))
     return classifier
+
+
+def values(text: str) -> tuple[Any, ...]:
+    """Read values with commas between them, each as it would be written in YAML; raises `ValueError`."""
+    try:
+        return tuple(yaml.load(f"[{text}]", _Loader))
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as e:
+        problem = getattr(e, "problem", None) or str(e)
+        raise ValueError(f"is not a list of YAML's values ({problem}); put them in quotes") from e
 
 
 def _lines(error: ValidationError, where: str) -> Iterator[str]:
@@ -592,6 +703,49 @@ def _keys_at(path: list[str]) -> list[str]:
             if field.alias == part and (found := _parts_of(field.annotation)):
                 model = found[0]
     return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def field_at(path: str) -> FieldInfo | None:
+    """Return the field at a path below spec, such as training.learningRate; None where there is none."""
+    model: type[BaseModel] = Spec
+    found: FieldInfo | None = None
+    for number, name in enumerate(path.split(".")):
+        if number:
+            inner = _parts_of(found.annotation) if found else []
+            if not inner:
+                return None
+            model = inner[0]
+        found = next((field for field in model.model_fields.values() if field.alias == name), None)
+    return found
+
+
+def unknown(path: str) -> str:
+    """Say that there is no field at a path below spec, and name the nearest."""
+    known = [line.path for line in fields(Spec)]
+    near = difflib.get_close_matches(path, known, n=1, cutoff=0.6)
+    hint = f"did you mean '{near[0]}'?" if near else "'vitruvian spec explain' lists all, here without their 'spec.'"
+    return f"there is no field '{path}'; {hint}"
+
+
+def misfit(path: str, value: object) -> str | None:
+    """Say why a value doesn't fit the field at a path below spec, looked at by itself; None where it does."""
+    field = field_at(path)
+    assert field is not None
+    alone: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    try:
+        TypeAdapter(alone).validate_python(value, strict=True)
+    except ValidationError as e:
+        text = str(e.errors()[0]["msg"])
+        return text[0].lower() + text[1:]
+    return None
+
+
+def check_apart(paths: Iterable[str]) -> None:
+    """Raise `ValueError` where one path lies within another: which of the two values counts would be chance."""
+    for inner in (known := list(paths)):
+        outer = next((path for path in known if inner.startswith(f"{path}.")), None)
+        if outer:
+            raise ValueError(f"{inner} lies within {outer}; remove one of them")
 
 
 def _parts_of(annotation: Any) -> list[type[Part]]:
@@ -640,7 +794,8 @@ def fields(model: type[Part] = Classifier, path: str = "") -> Iterator[FieldLine
         default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
         yield FieldLine(here, _kind(field.annotation), default, field.description or "", later)
         for part in inner:
-            yield from fields(part, f"{here}[]" if listed else here)
+            below = f"{here}[]" if listed else f"{here}.FIELD" if "dict[" in str(field.annotation) else here
+            yield from fields(part, below)
 
 
 def _shown(value: object) -> str:
@@ -654,7 +809,7 @@ def _shown(value: object) -> str:
 
 
 def _kind(annotation: Any) -> str:
-    if (parts := _parts_of(annotation)) and "tuple" not in str(annotation):
+    if (parts := _parts_of(annotation)) and not any(held in str(annotation) for held in ("tuple", "dict[")):
         simple = [_kind(a) for a in get_args(annotation) if a is not type(None) and not _parts_of(a)]
         return " | ".join([*simple, "object"]) if parts else "object"
     text = str(annotation)

@@ -173,6 +173,35 @@ def test_trackings_in_the_docs_are_done(trained: Path) -> None:
     assert list((trained / "wandb").glob("offline-run-*/*.wandb"))
 
 
+def test_studies_and_tuning_go_as_the_docs_say(home: Path) -> None:
+    declared = (home / "classifier.yaml").read_text()
+    (space,) = blocks("docs/studies.md", "yaml")
+    assert spec.parse(declared.replace("epochs: 1", "epochs: 20") + space).spec.tuning
+    studies = home / "studies"
+    (studies / "data").mkdir(parents=True)
+    (studies / "data" / "yoga").symlink_to(home / "data" / "yoga")
+    tiny = "{architecture: vit, dimensions: {imageSize: 32, hiddenSize: 32, layers: 2, heads: 2}}"
+    small = (
+        declared.replace("{architecture: vit}", tiny)
+        .replace("strategy: ddp, workers: 2", "strategy: none")
+        .replace("epochs: 1", "epochs: 2")
+    )
+    (studies / "classifier.yaml").write_text(small + space)
+    lines = [line for line in commands("docs/studies.md") if line.startswith("vitruvian")]
+    assert [line.split()[1] for line in lines] == ["study", "study", "tune", "run"]
+    for line in lines:
+        if "resnet50" in line:
+            # What the two learn is not the point here: they are small, and begin once.
+            line = line.replace("vit}", "vit, dimensions: {imageSize: 16, hiddenSize: 16, layers: 1, heads: 2}}")
+            line = line.replace("resnet50}", "resnet50, dimensions: {imageSize: 32}}").replace(
+                "--seeds 0,1", "--seeds 0"
+            )
+        done = shell(line, studies)
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+    assert len(list(studies.glob("artifacts/yoga/studies/*/study.html"))) == 2
+    assert open_bundle(studies / "artifacts" / "yoga").info.name == "yoga"
+
+
 def test_real_motion_is_drawn_as_the_docs_say(tmp_path: Path) -> None:
     if not MOTION.exists():
         pytest.skip("needs real motion capture in ../shared/data/mocap-17kp, which stays outside the project")
@@ -207,7 +236,7 @@ def test_existing_configs_are_imported_as_the_docs_say(tmp_path: Path) -> None:
 def test_every_command_in_the_docs_is_one_that_a_test_runs() -> None:
     pages = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
     known = ("make ", "vitruvian run -f", "vitruvian serve", "vitruvian predict", "vitruvian data render-keypoints")
-    tools = ("vitruvian plan", "vitruvian spec import")
+    tools = ("vitruvian plan", "vitruvian study", "vitruvian tune", "vitruvian spec import")
     setup = (
         ". .venv/bin/activate",
         "export AWS_",

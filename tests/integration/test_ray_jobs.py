@@ -89,6 +89,23 @@ def test_a_job_submitted_as_the_readme_says_publishes_a_bundle(project: Path) ->
     assert "✓ fresh" in again and "Train loss" not in again
 
 
+@pytest.mark.usefixtures("ray_cluster")
+def test_studies_and_searches_run_as_jobs_as_the_docs_say(project: Path) -> None:
+    declared = yaml.safe_load((project / "classifier.yaml").read_text())
+    space = {"training.learningRate": {"logUniform": [1e-3, 1e-2]}}
+    declared["spec"]["tuning"] = {"space": space}
+    declared["spec"]["training"] |= {"epochs": 1, "strategy": "none", "workers": 1}
+    (project / "classifier.yaml").write_text(yaml.safe_dump(declared))
+    artifacts = Path(declared["spec"]["artifacts"])
+    study, tune = [line for line in commands("docs/studies.md") if line.startswith("ray job submit")]
+    assert "succeeded" in _run(*study.split(), cwd=project)
+    (table,) = artifacts.glob("studies/*/study.csv")
+    assert len(table.read_text().splitlines()) == 3
+    assert "succeeded" in _run(*tune.split(), cwd=project)
+    (trials,) = artifacts.glob("tuning/*/trials.csv")
+    assert trials.read_text().count(",ended") == 2
+
+
 def test_what_would_go_with_the_jobs_folder_is_refused(project: Path, tmp_path: Path) -> None:
     declared = yaml.safe_load((project / "classifier.yaml").read_text())
     declared["spec"]["artifacts"] = "artifacts"

@@ -16,12 +16,13 @@ FLOORS = [
     {"errors", "interrupt", "machine", "observability"},
     {"spec", "store"},
     {"artifact", "console", "migration"},
+    {"variants"},
     {"data"},
     {"bundle", "models"},
     {"inference", "card"},
     {"training", "evaluation", "export", "serving"},
     {"pipeline", "cluster", "planning"},
-    {"demo", "doctor"},
+    {"demo", "doctor", "study", "tune"},
     {"cli"},
 ]
 MAY_IMPORT = {

@@ -63,3 +63,11 @@ def default_learning_rate(model: Model) -> float:
         # Nothing learns but a new layer, whatever its features come from.
         return 1e-3
     return 5e-5 if model.pretrained else 1e-3
+
+
+def parameters(model: Model, classes: Sequence[str]) -> tuple[int, int]:
+    """Return how many parameters of a model training changes, and how many it has; draws nothing from a generator."""
+    with torch.random.fork_rng():
+        module = architecture(model.architecture).build(model, classes)
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
+    return sum(size for size, learns in sizes if learns), sum(size for size, _ in sizes)

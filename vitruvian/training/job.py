@@ -37,3 +37,9 @@ def best_epoch(history: Sequence[Mapping[str, float]]) -> int:
 def waited(history: Sequence[Mapping[str, float]]) -> int:
     """Return the number of epochs since the best one."""
     return len(history) - 1 - best_epoch(history) if history else 0
+
+
+def ended(history: Sequence[Mapping[str, float]], training: Training) -> bool:
+    """Return whether a training with this history has no epoch to go: it had all of them, or is out of patience."""
+    patience = training.early_stopping.patience if training.early_stopping else None
+    return len(history) >= training.epochs or (patience is not None and waited(history) >= patience)

@@ -32,7 +32,7 @@ _SECONDS_BETWEEN_LOOKS = 0.1
 # Less than pods have between SIGTERM and SIGKILL.
 _SECONDS_TO_SAVE = 50.0
 
-_QUIET = {
+QUIET = {
     # The controller looks at its workers every 2 s by default: that is how late it would see them end.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_METRICS_ENABLED": "0",
@@ -49,7 +49,7 @@ def run(job: Job, log: Path, terminated: Callable[[], bool] = lambda: False) -> 
     Raises `TrainingError` where training failed for good, or what a worker raised for the user to mend; `Terminated`
     once `terminated` holds, after the workers have had time to save.
     """
-    for name, value in _QUIET.items():
+    for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     train = _in_this_process if job.training.strategy == "none" else _on_workers
     with _noticed(), contextlib.closing(train(job, log)) as events:
@@ -86,8 +86,8 @@ def _in_this_process(job: Job, log: Path) -> Generator[Event | None]:
     def take() -> list[Event]:
         return [events.get() for _ in range(events.qsize())]
 
-    with _logged_to(log):
-        yield from _follow(lambda: _fit(job, events.put, workers=0), take)
+    with logged_to(log):
+        yield from follow(lambda: _fit(job, events.put, workers=0), take)
 
 
 def _on_workers(job: Job, log: Path) -> Generator[Event | None]:
@@ -95,9 +95,9 @@ def _on_workers(job: Job, log: Path) -> Generator[Event | None]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     ours = not ray.is_initialized()
-    with _logged_to(log):
+    with logged_to(log):
         if ours:
-            _start_ray(job, log)
+            start_ray(job.training.world_size, log)
         try:
             # Beside the driver: with a worker's machine it would be lost, and the run with it.
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -108,7 +108,7 @@ def _on_workers(job: Job, log: Path) -> Generator[Event | None]:
             if isinstance(workers, tuple):
                 # So long Ray waits for a worker that it counts on and that is lost, before it goes on with fewer.
                 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
-            yield from _follow(lambda: _fit(job, tell, workers), lambda: ray.get(mailbox.take.remote()))
+            yield from follow(lambda: _fit(job, tell, workers), lambda: ray.get(mailbox.take.remote()))
         finally:
             if ours:
                 ray.shutdown()
@@ -138,13 +138,14 @@ class _Tell:
         self.mailbox.put.remote(event)
 
 
-def _start_ray(job: Job, log: Path) -> None:
+def start_ray(workers: int, log: Path) -> None:
+    """Reach the Ray cluster that RAY_ADDRESS names, or start one on this machine with room for so many workers."""
     import ray
 
     settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if not os.environ.get("RAY_ADDRESS"):
         # More workers than cores share them; 'local' keeps out of any cluster that happens to run here.
-        cpus = max(os.cpu_count() or 1, job.training.world_size)
+        cpus = max(os.cpu_count() or 1, workers)
         settings |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
     terminated = signal.getsignal(signal.SIGTERM)
     started = ray.init(**settings)
@@ -217,7 +218,7 @@ def _nobody(event: Event) -> None:
     pass
 
 
-def _follow(fit: Callable[[], None], take: Callable[[], list[Event]]) -> Generator[Event | None]:
+def follow(fit: Callable[[], None], take: Callable[[], list[Event]]) -> Generator[Event | None]:
     """Run `fit` in a thread of its own, so that Ctrl-C reaches this one at once, and yield events as they come.
 
     Between events, too, the caller is asked now and then: with None.
@@ -268,7 +269,7 @@ def _failed(error: BaseException) -> BaseException:
 
 
 @contextlib.contextmanager
-def _logged_to(log: Path) -> Iterator[None]:
+def logged_to(log: Path) -> Iterator[None]:
     """Send the log lines of Ray's driver side to a file instead of the terminal."""
     # Its import sets up the loggers that are redirected here.
     import ray.train  # noqa: F401

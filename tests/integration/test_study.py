@@ -1,0 +1,190 @@
+"""Studies and searches train for real, go on after they were killed, and lead to a declaration that runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.projects import TINY, VITRUVIAN, declare, vitruvian, write_data
+from vitruvian import spec
+
+
+@pytest.fixture(scope="module")
+def heatmaps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data") / "heatmaps", "heatmaps", each=16)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data") / "pictures", each=16)
+
+
+def _until(line: str, *arguments: str | Path) -> str:
+    """Run a command, kill it -9 at the first line with a text, and return what it told."""
+    process = subprocess.Popen(
+        [VITRUVIAN, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "160", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    told = ""
+    for read in process.stdout:
+        told += read
+        if line in read:
+            process.kill()
+            break
+    assert process.wait(60) == -9, told
+    return told
+
+
+def _lines(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "study.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_killed_study_goes_on_and_ends_with_a_table(tmp_path: Path, heatmaps: Path) -> None:
+    file = declare(tmp_path, heatmaps, "heatmaps", training={"epochs": 1})
+    study = ("study", "-f", file, "--vary", "training.learningRate=1e-2,1e-3", "--seeds", "0,1")
+    told = _until("variant 3 of 4", *study)
+    assert told.count("2/6 train") == 2
+    done = vitruvian(*study)
+    assert done.returncode == 0, done.stdout + done.stderr
+    # What was done is fresh, and the data was read once for all.
+    assert len(re.findall("2/6 train .*fresh", done.stdout)) == 2
+    assert len(re.findall("1/6 prepare", done.stdout)) == 1
+    (folder,) = (tmp_path / "artifacts" / "studies").iterdir()
+    assert {path.name for path in folder.iterdir()} == {"study.html", "study.png", "study.csv", "best.yaml"}
+    lines = _lines(folder)
+    assert [(line["learningRate"], line["seed"]) for line in lines] == [
+        ("0.01", "0"),
+        ("0.01", "1"),
+        ("0.001", "0"),
+        ("0.001", "1"),
+    ]
+    mean = {
+        rate: sum(float(line["validationAccuracy"]) for line in lines if line["learningRate"] == rate) / 2
+        for rate in ("0.01", "0.001")
+    }
+    best = spec.load(folder / "best.yaml")
+    assert mean[f"{best.spec.training.learning_rate:g}"] == max(mean.values())
+    assert best.spec.training.seed == 0
+    assert f"vitruvian run -f {folder / 'best.yaml'}" in done.stdout
+    # A study that is done is free, and is the same one.
+    again = vitruvian(*study)
+    assert len(re.findall("2/6 train .*fresh", again.stdout)) == 4
+    assert [path.name for path in (tmp_path / "artifacts" / "studies").iterdir()] == [folder.name]
+
+
+def test_one_variant_that_fails_is_a_line_and_the_rest_go_on(tmp_path: Path, pictures: Path) -> None:
+    file = declare(tmp_path, pictures, training={"epochs": 1})
+    out = tmp_path / "freezing"
+    done = vitruvian("study", "-f", file, "--vary", "model.freezeLayers=0,1,9", "--out", out)
+    assert done.returncode == 1, done.stdout + done.stderr
+    lines = {line["freezeLayers"]: line for line in _lines(out)}
+    assert "9" in lines["9"]["error"] and not lines["9"]["testAccuracy"]
+    assert done.stdout.splitlines().count(f"  ✗ freezeLayers 9: {lines['9']['error']}") == 1
+    assert int(lines["0"]["trainedParameters"]) == int(lines["0"]["parameters"])
+    assert 0 < int(lines["1"]["trainedParameters"]) < int(lines["1"]["parameters"])
+    assert lines["9"]["error"] in (out / "study.html").read_text().replace("&#39;", "'")
+    assert not (tmp_path / "artifacts" / "studies").exists()
+
+
+def test_combinations_that_arent_valid_are_named_before_anything_is_trained(tmp_path: Path, pictures: Path) -> None:
+    file = declare(tmp_path, pictures, training={"epochs": 1})
+    study = ("study", "-f", file, "--vary", "model.architecture=vit,resnet50", "--vary", "model.freezeLayers=0")
+    refused = vitruvian(*study)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("✗ model.architecture=resnet50, model.freezeLayers=0: spec.model: of dimensions")
+    assert not (tmp_path / "artifacts").exists()
+    done = vitruvian(*study, "--skip-invalid")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder,) = (tmp_path / "artifacts" / "studies").iterdir()
+    assert [line["architecture"] for line in _lines(folder)] == ["vit"]
+    assert "Left out, not valid: model.architecture=resnet50" in (folder / "study.html").read_text()
+
+
+def _searched(tmp_path: Path, source: Path, form: str = "heatmaps", **tuning: Any) -> Path:
+    return declare(tmp_path, source, form, training={"epochs": 3}, tuning=tuning)
+
+
+def test_a_killed_search_goes_on_and_asha_stops_a_bad_trial(tmp_path: Path, heatmaps: Path) -> None:
+    # Seed 1 draws the good value first.
+    space = {"training.learningRate": {"choice": [1e-2, 1e-9]}}
+    file = _searched(tmp_path, heatmaps, space=space, trials=2, seed=1, metric="validationLoss")
+    out = tmp_path / "best.yaml"
+    tune = ("tune", "-f", file, "--concurrent", "1", "--out", out)
+    told = _until("trial 1/2", *tune)
+    assert "learningRate=0.01" in told
+    (folder,) = (tmp_path / "artifacts" / "tuning").iterdir()
+    (record,) = folder.glob("*.json")
+    known = record.read_bytes()
+
+    done = vitruvian(*tune)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 trials, 1 of them known" in done.stdout and "trial 1/2" not in done.stdout
+    assert record.read_bytes() == known
+    with open(folder / "trials.csv") as table:
+        first, second = csv.DictReader(table)
+    # The scheduler knows of the first trial by its record only: it ran before the kill.
+    assert (first["learningRate"], first["epochs"], first["status"]) == ("0.01", "3", "ended")
+    assert (second["learningRate"], second["epochs"], second["status"]) == ("1e-09", "1", "stopped")
+
+    best = yaml.safe_load(out.read_text())["spec"]
+    assert best["training"]["learningRate"] == 0.01 and "tuning" not in best
+    assert out.read_bytes() == (folder / "best.yaml").read_bytes()
+    trained = vitruvian("train", "-f", out)
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    # What the winner learnt as a trial isn't learnt again: its epochs are the same, to the second they took.
+    (stage,) = (tmp_path / "artifacts" / "stages" / "train").iterdir()
+    history = json.loads((stage / "history.json").read_text())
+    recorded = json.loads(known)["history"]
+    assert [epoch["seconds"] for epoch in history] == [epoch["seconds"] for epoch in recorded]
+
+
+def test_a_trial_that_was_killed_goes_on_from_its_checkpoint(tmp_path: Path, heatmaps: Path) -> None:
+    space = {"training.learningRate": {"choice": [1e-2]}}
+    file = _searched(tmp_path, heatmaps, space=space, trials=1, scheduler="none")
+    tune = ("tune", "-f", file, "--out", tmp_path / "best.yaml")
+    _until("trial 1, epoch 1 of 3", *tune)
+    (checkpoints,) = (tmp_path / "artifacts" / "checkpoints").iterdir()
+    state = json.loads((checkpoints / "state.json").read_text())
+    first = json.loads((checkpoints / state["checkpoints"][0] / "manifest.json").read_text())["position"]["history"][0]
+    done = vitruvian(*tune)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder,) = (tmp_path / "artifacts" / "tuning").iterdir()
+    (record,) = folder.glob("*.json")
+    history = json.loads(record.read_text())["history"]
+    assert [epoch["epoch"] for epoch in history] == [1, 2, 3]
+    assert history[0]["seconds"] == first["seconds"]
+
+
+def test_a_trial_that_fails_is_told_and_the_rest_go_on(tmp_path: Path, pictures: Path) -> None:
+    space = {"model.freezeLayers": {"choice": [0, 9]}}
+    file = _searched(tmp_path, pictures, "images", space=space, trials=2, scheduler="none")
+    done = vitruvian("tune", "-f", file, "--out", tmp_path / "best.yaml")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "the space has no more" not in done.stdout
+    assert len(re.findall("freezeLayers=9 .*failed: ", done.stdout)) == 1
+    assert spec.load(tmp_path / "best.yaml").spec.model.freeze_layers == 0
+    assert spec.load(tmp_path / "best.yaml").spec.model.dimensions == spec.Dimensions.model_validate(TINY)
+
+
+def test_a_search_needs_a_space_and_leaves_other_declarations_alone(tmp_path: Path, heatmaps: Path) -> None:
+    file = declare(tmp_path, heatmaps, "heatmaps")
+    refused = vitruvian("tune", "-f", file)
+    assert refused.returncode == 2 and refused.stderr.startswith("✗ spec.tuning: is missing")
+    other = declare(tmp_path, heatmaps, "heatmaps", name="other")
+    file = _searched(tmp_path, heatmaps, space={"training.epochs": {"int": [1, 2]}})
+    before = other.read_bytes()
+    refused = vitruvian("tune", "-f", file, "--out", other)
+    assert refused.returncode == 2 and "declares another classifier" in refused.stderr
+    assert other.read_bytes() == before

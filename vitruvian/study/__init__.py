@@ -1,0 +1,1 @@
+"""Training variants of one classifier and telling which is best."""

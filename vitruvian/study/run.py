@@ -1,0 +1,141 @@
+"""Training every variant of a study, one after the other, and keeping what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+from rich.markup import escape
+from rich.table import Table
+
+from vitruvian import interrupt
+from vitruvian.artifact import digest_of
+from vitruvian.console import Teller
+from vitruvian.errors import SpecError, Terminated, VitruvianError
+from vitruvian.models.registry import parameters
+from vitruvian.pipeline import Made, Pipeline
+from vitruvian.spec import Classifier
+from vitruvian.store import open_store
+from vitruvian.study.page import BEST, PAGE, Study, files
+from vitruvian.study.results import Outcome, Row, Run, columns, comparable, rows
+from vitruvian.training.job import chosen_epoch
+from vitruvian.variants import Axis, Variant, grid, names, shown, variant
+
+
+def run_study(
+    teller: Teller, classifier: Classifier, axes: Sequence[Axis], out: Path | None = None, *, skip_invalid: bool = False
+) -> int:
+    """Prepare, train and evaluate every variant, and write table, picture and page; return how many runs failed.
+
+    What is fresh is skipped, so that an interrupted study goes on where it stopped. Raises `SpecError` where a
+    combination isn't valid, before anything is trained.
+    """
+    variants, refused = grid(classifier, axes)
+    if refused and not skip_invalid:
+        raise SpecError("\n".join(refused), hint="change the values, or leave these out with --skip-invalid")
+    if not variants:
+        raise SpecError("no combination is valid", where="--vary", hint="\n".join(refused))
+    for line in refused:
+        teller.note(f"[yellow]left out: {escape(line)}[/]")
+    shared: dict[str, Made] = {}
+    runs = []
+    for number, each in enumerate(variants, 1):
+        teller.console.print(f"[bold]variant {number} of {len(variants)}[/]  {escape(each.words)}", highlight=False)
+        runs.append(_run(teller, each, shared))
+    study = Study(
+        name=classifier.name,
+        id=_id(variants),
+        created=datetime.now(UTC),
+        axes=axes,
+        runs=runs,
+        dropped=refused,
+        spec=classifier.model_dump(mode="json", by_alias=True, exclude_unset=True),
+    )
+    found = rows(runs)
+    best = _declared(classifier, found[0])
+    store = open_store(out) if out else open_store(classifier.artifacts).at(f"studies/{study.id}")
+    for name, content in files(study, best).items():
+        store.put(name, content)
+    _show(teller, study, found)
+    teller.note(f"page: {escape(store.address(PAGE))}")
+    if best and (local := store.local(BEST)):
+        teller.note(f"the best by validation: vitruvian run -f {escape(str(local))}")
+    return sum(run.outcome is None for run in runs)
+
+
+def _run(teller: Teller, each: Variant, shared: dict[str, Made]) -> Run:
+    try:
+        pipeline = Pipeline(each.classifier, teller, shared=shared)
+        pipeline.run("evaluate")
+        return Run(each.values, _outcome(pipeline))
+    except Terminated:
+        raise
+    except Exception as e:
+        interrupt.look()
+        # A variant that needs more memory than there is, say, is no reason to lose the night's other ones.
+        error = str(e) if isinstance(e, VitruvianError) else f"{type(e).__name__}: {e}"
+        error = " ".join(error.split())
+        teller.note(f"[red]✗ failed: {escape(error)}[/]")
+        return Run(each.values, None, error)
+
+
+def _outcome(pipeline: Pipeline) -> Outcome:
+    results, model = pipeline.results, pipeline.spec.model
+    chosen = results.history[chosen_epoch(results.history, pipeline.spec.training.select)]
+    metrics = results.metrics
+    learnt, total = parameters(model, results.data.classes)
+    return Outcome(
+        validation_accuracy=chosen["validationAccuracy"],
+        validation_loss=chosen["validationLoss"],
+        epoch=int(chosen["epoch"]),
+        epochs=len(results.history),
+        seconds=sum(record["seconds"] for record in results.history),
+        accuracy=metrics.accuracy,
+        low=metrics.accuracy_interval.low,
+        high=metrics.accuracy_interval.high,
+        worst_class=metrics.worst_class,
+        worst_class_recall=metrics.worst_class_recall,
+        examples=metrics.examples,
+        learnt=learnt,
+        parameters=total,
+        parts=digest_of([results.data.part(name).names for name in ("validation", "test")]),
+    )
+
+
+def _id(variants: Sequence[Variant]) -> str:
+    """Return the name of a study: the same for the same variants of the same declaration."""
+    decides = [variant.classifier.spec.model_dump(include={"data", "model", "training"}) for variant in variants]
+    return digest_of(decides)[:12]
+
+
+def _declared(classifier: Classifier, best: Row) -> str | None:
+    if not best.outcomes:
+        return None
+    made = variant(classifier, best.values).classifier
+    document = made.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+
+
+def _show(teller: Teller, study: Study, found: Sequence[Row]) -> None:
+    short = names([axis.path for axis in study.varied])
+    shown_table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in short.values():
+        shown_table.add_column(name, overflow="fold")
+    for head in columns(found[0]):
+        shown_table.add_column(head, justify="right")
+    failures = []
+    for number, row in enumerate(found):
+        values = [escape(shown(row.values[path])) for path in short]
+        failures += [f"{', '.join(f'{short[p]} {shown(row.values[p])}' for p in short)}: {e}" for e in row.errors]
+        if row.outcomes:
+            shown_table.add_row(*values, *map(escape, columns(row).values()), style="bold" if number == 0 else None)
+        else:
+            shown_table.add_row(*values, "[red]failed[/]")
+    teller.console.print(shown_table)
+    for failure in failures:
+        teller.note(f"[red]✗[/] {escape(failure)}")
+    if not comparable(found):
+        teller.note("[yellow]these variants were not measured on the same examples: don't compare their numbers[/]")
+    teller.note("[dim]chosen by validation accuracy; the test part is only reported[/]")

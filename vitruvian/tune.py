@@ -1,0 +1,239 @@
+"""Looking for better values with Ray Tune, and writing the declaration that has them.
+
+What lies below `tuning/ID` of the artifacts: a record of each trial that came to an end, the table and the best
+declaration. ID follows from everything that decides a trial but how many there are.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from rich.markup import escape
+from rich.table import Table
+
+from vitruvian import interrupt, spec
+from vitruvian.artifact import cache_folder, digest_of
+from vitruvian.console import Teller
+from vitruvian.errors import NotFound, SpecError, Terminated, TrainingError
+from vitruvian.pipeline import Made, Pipeline
+from vitruvian.spec import Classifier, Tuning
+from vitruvian.store import Store, open_store
+from vitruvian.training.job import Job, chosen_epoch, ended
+from vitruvian.variants import Variant, draw, names, shown, variant
+
+_ONE_PROCESS = {"training.strategy": "none", "training.workers": 1}
+_RECORDED = ("epoch", "trainLoss", "trainAccuracy", "validationLoss", "validationAccuracy", "seconds")
+
+
+@dataclass
+class Trial:
+    """One drawn variant, and how far it got."""
+
+    number: int
+    variant: Variant
+    job: Job
+    epochs: dict[int, dict[str, float]] = field(default_factory=dict)
+    """A record for each finished epoch."""
+    over: bool = False
+    error: str = ""
+
+    @property
+    def name(self) -> str:
+        """The key of the train stage that it is the training of."""
+        return self.job.checkpoints.rpartition("/")[2]
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        return [self.epochs[number] for number in sorted(self.epochs)]
+
+    @property
+    def status(self) -> Literal["ended", "stopped", "failed", "open"]:
+        """ended: it had all its epochs, or no patience left; stopped: the scheduler ended it; open: it broke off."""
+        if self.error:
+            return "failed"
+        if not self.over or not self.epochs:
+            return "open"
+        return "ended" if ended(self.history, self.job.training) else "stopped"
+
+    @property
+    def chosen(self) -> dict[str, float]:
+        """The record of the epoch whose weights the model has."""
+        return self.history[chosen_epoch(self.history, self.job.training.select)]
+
+
+def run_tuning(teller: Teller, classifier: Classifier, count: int | None, concurrent: int | None, out: Path) -> int:
+    """Train what is drawn from the space, write the best declaration to `out`, and return how many trials failed.
+
+    Run again after an interruption, it goes on: finished trials are known, others go on from their checkpoints.
+    """
+    from vitruvian.training import search
+
+    tuning = classifier.spec.tuning
+    if tuning is None:
+        hint = "write tuning: {space: {training.learningRate: {logUniform: [1e-5, 1e-2]}}}"
+        raise SpecError("is missing, so nothing can vary", where="spec.tuning", hint=hint)
+    _check_free(out, classifier)
+    trials = _drawn(teller, classifier, tuning, count or tuning.trials)
+    artifacts = open_store(classifier.artifacts)
+    store = artifacts.at(f"tuning/{_id(classifier, tuning)}")
+    for trial in trials:
+        _recall(store, trial)
+    todo = [trial for trial in trials if not trial.over]
+    log = (artifacts.local() or cache_folder()) / "logs" / f"tune-{_id(classifier, tuning)}.log"
+    teller.note(f"{len(trials)} trials, {len(trials) - len(todo)} of them known; [dim]Ray's log: {escape(str(log))}[/]")
+    if todo:
+        by_name = {trial.name: trial for trial in todo}
+        jobs = [search.Trial(trial.name, trial.job) for trial in todo]
+        known = [trial.history for trial in trials if trial.over]
+        with (
+            interrupt.termination() as terminated,
+            closing(search.search(jobs, tuning, known, concurrent, log)) as events,
+        ):
+            for event in events:
+                interrupt.look()
+                if terminated():
+                    what = "ended by SIGTERM; what came after each trial's last checkpoint is lost"
+                    raise Terminated(what, hint="run the same command again to go on")
+                if event is not None:
+                    _take(teller, store, by_name[event["trial"]], event, len(trials))
+    return _conclude(teller, classifier, tuning, trials, store, out)
+
+
+def _check_free(out: Path, classifier: Classifier) -> None:
+    """Raise `SpecError` where `out` holds something else than this classifier's declaration."""
+    if out.exists() and spec.load(out).name != classifier.name:
+        raise SpecError("declares another classifier", where=out, hint="give another file with --out")
+
+
+def _drawn(teller: Teller, classifier: Classifier, tuning: Tuning, count: int) -> list[Trial]:
+    shared: dict[str, Made] = {}
+    trials = []
+    for number, each in enumerate(draw(classifier, tuning, count, _ONE_PROCESS), 1):
+        trials.append(Trial(number, each, Pipeline(each.classifier, teller, shared=shared).job))
+    if len(trials) < count:
+        teller.note(f"[yellow]the space has no more than {len(trials)} valid combinations[/]")
+    return trials
+
+
+def _id(classifier: Classifier, tuning: Tuning) -> str:
+    decides = classifier.spec.model_dump(include={"data", "model", "training"})
+    return digest_of([decides, tuning.model_dump(exclude={"trials"})])[:12]
+
+
+def _recall(store: Store, trial: Trial) -> None:
+    try:
+        saved = json.loads(store.get(f"{trial.name}.json"))
+        trial.epochs = {int(record["epoch"]): record for record in saved["history"]}
+        trial.over = True
+    except NotFound:
+        return
+    except (ValueError, KeyError, TypeError) as e:
+        where = store.address(f"{trial.name}.json")
+        raise TrainingError("is damaged", where=where, hint="delete it and run the same command again") from e
+
+
+def _take(teller: Teller, store: Store, trial: Trial, event: Mapping[str, Any], of: int) -> None:
+    if event["kind"] == "epoch":
+        trial.epochs[int(event["epoch"])] = {name: event[name] for name in _RECORDED}
+        accuracy = f"{event['validationAccuracy']:.1%}"
+        teller.note(f"[dim]trial {trial.number}, epoch {event['epoch']} of {trial.job.training.epochs}: {accuracy}[/]")
+        return
+    if event["kind"] == "failed":
+        trial.error = event["error"]
+    elif not trial.error:
+        trial.over = True
+        saved = {"values": dict(trial.variant.values), "status": trial.status, "history": trial.history}
+        store.put(f"{trial.name}.json", json.dumps(saved, indent=1).encode())
+    else:
+        return
+    reached = f"{trial.chosen['validationAccuracy']:.1%} after {len(trial.epochs)} epochs" if trial.epochs else ""
+    told = {
+        "ended": "[green]✓ ended[/]",
+        "stopped": "[yellow]stopped[/]",
+        "failed": f"[red]✗ failed: {escape(trial.error)}[/]",
+        "open": "open",
+    }
+    teller.note(f"[bold]trial {trial.number}/{of}[/]  {escape(trial.variant.words)}  {reached}  {told[trial.status]}")
+
+
+def ranked(trials: Sequence[Trial], tuning: Tuning, select: str) -> list[Trial]:
+    """Return the trials that got somewhere, the best first; with `select` last only those that came to their end."""
+
+    def rank(trial: Trial) -> tuple[float, float, bool]:
+        accuracy, loss = trial.chosen["validationAccuracy"], trial.chosen["validationLoss"]
+        # The loss of a training that diverged is no number.
+        loss = math.inf if math.isnan(loss) else loss
+        first, second = (-accuracy, loss) if tuning.metric == "validationAccuracy" else (loss, -accuracy)
+        return (first, second, trial.status != "ended")
+
+    fit = [trial for trial in trials if trial.over and trial.epochs and (select == "best" or trial.status == "ended")]
+    return sorted(fit, key=rank)
+
+
+def _conclude(
+    teller: Teller, classifier: Classifier, tuning: Tuning, trials: Sequence[Trial], store: Store, out: Path
+) -> int:
+    best_first = ranked(trials, tuning, classifier.spec.training.select)
+    failed = [trial for trial in trials if trial.error]
+    if not best_first:
+        error = failed[0].error if failed else "no trial came to its end"
+        raise TrainingError(f"no trial can be chosen: {error}", where="tune", hint="mend this, and run it again")
+    rest = [trial for trial in trials if trial not in best_first]
+    _show(teller, tuning, [*best_first, *rest])
+    store.put("trials.csv", _csv(tuning, [*best_first, *rest]).encode())
+    best = variant(classifier, best_first[0].variant.values).classifier
+    document = best.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    content = yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode()
+    store.put("best.yaml", content)
+    open_store(out.absolute().parent).put(out.name, content)
+    teller.note(f"all trials: {escape(store.address('trials.csv'))}")
+    teller.note(f"the best by {tuning.metric}: vitruvian run -f {escape(str(out))}")
+    return len(failed)
+
+
+def _show(teller: Teller, tuning: Tuning, trials: Sequence[Trial]) -> None:
+    short = names(list(tuning.space))
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("trial", justify="right")
+    for name in short.values():
+        table.add_column(name, overflow="fold")
+    for head in ("val acc", "val loss", "best epoch", "epochs", "seconds"):
+        table.add_column(head, justify="right")
+    table.add_column("status")
+    for place, trial in enumerate(trials):
+        values = [escape(shown(trial.variant.values[path])) for path in short]
+        measured = ["", "", "", "", ""]
+        if trial.epochs:
+            chosen, seconds = trial.chosen, sum(record["seconds"] for record in trial.history)
+            measured = [
+                f"{chosen['validationAccuracy']:.1%}",
+                f"{chosen['validationLoss']:.4f}",
+                f"{chosen['epoch']:.0f}",
+                str(len(trial.epochs)),
+                f"{seconds:,.1f}",
+            ]
+        style = "bold" if place == 0 else None
+        table.add_row(str(trial.number), *values, *measured, trial.status, style=style)
+    teller.console.print(table)
+
+
+def _csv(tuning: Tuning, trials: Sequence[Trial]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    short = names(list(tuning.space))
+    measured = ("validationAccuracy", "validationLoss", "epoch")
+    writer.writerow(["trial", *short.values(), "validationAccuracy", "validationLoss", "bestEpoch", "epochs", "status"])
+    for trial in trials:
+        cells = [trial.chosen[name] for name in measured] if trial.epochs else ["", "", ""]
+        values = [shown(trial.variant.values[path]) for path in short]
+        writer.writerow([trial.number, *values, *cells, len(trial.epochs), trial.status])
+    return out.getvalue()

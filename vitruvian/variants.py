@@ -1,0 +1,185 @@
+"""Variants of one declaration: all combinations of some fields' values, or drawn ones."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import yaml
+
+from vitruvian import spec
+from vitruvian.artifact import digest_of
+from vitruvian.errors import SpecError
+from vitruvian.spec import Classifier, Domain, Tuning
+
+TRAINING_SEED = "training.seed"
+SPLIT_SEED = "data.seed"
+SEEDS = (TRAINING_SEED, SPLIT_SEED)
+_TRAINED = ("data", "model", "training")
+_DRAWS_OF_A_TRIAL = 200
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A field that varies, by its path below spec, and its values in order."""
+
+    path: str
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One combination of values, and the declaration that has them."""
+
+    values: Mapping[str, Any]
+    classifier: Classifier
+
+    @property
+    def words(self) -> str:
+        return words(self.values)
+
+
+def words(values: Mapping[str, Any]) -> str:
+    """Return values as people read them: path=value, path=value."""
+    return ", ".join(f"{path}={shown(value)}" for path, value in values.items())
+
+
+def shown(value: Any) -> str:
+    """Return a value as it is written in YAML, on one line."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = yaml.safe_dump(value, default_flow_style=True, width=math.inf, sort_keys=False, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def names(paths: Sequence[str]) -> dict[str, str]:
+    """Return a short name for each path: its last part, where no other path ends in the same."""
+    last = [path.rpartition(".")[2] for path in paths]
+    return {path: name if last.count(name) == 1 else path for path, name in zip(paths, last, strict=True)}
+
+
+def axes(vary: Sequence[str], seeds: str | None = None, split_seeds: str | None = None) -> tuple[Axis, ...]:
+    """Read what varies, as it is written on the command line; raises `SpecError` with a line for each fault."""
+    written = [("--vary", text) for text in vary]
+    written += [("--seeds", f"{TRAINING_SEED}={seeds}")] if seeds is not None else []
+    written += [("--split-seeds", f"{SPLIT_SEED}={split_seeds}")] if split_seeds is not None else []
+    if not written:
+        raise SpecError("nothing varies", where="--vary", hint="write --vary model.freezeLayers=0,2,4")
+    found: list[Axis] = []
+    faults: list[str] = []
+    for option, text in written:
+        try:
+            found.append(_axis(text))
+        except ValueError as e:
+            faults.append(f"{option} {text}: {e}")
+    paths = [axis.path for axis in found]
+    faults += [f"--vary {path}: varies twice; name it once" for path in sorted(set(paths)) if paths.count(path) > 1]
+    try:
+        spec.check_apart(paths)
+    except ValueError as e:
+        faults.append(f"--vary {e}")
+    if faults:
+        raise SpecError("\n".join(faults))
+    return tuple(found)
+
+
+def _axis(text: str) -> Axis:
+    path, separator, listed = text.partition("=")
+    path = path.strip()
+    if not separator or not path:
+        raise ValueError("is not PATH=VALUE,VALUE; write model.freezeLayers=0,2,4")
+    if path.split(".")[0] not in _TRAINED and spec.field_at(path) is not None:
+        raise ValueError(f"{path} changes nothing that is trained; use fields of data, model and training")
+    if spec.field_at(path) is None:
+        raise ValueError(spec.unknown(path))
+    values = spec.values(listed)
+    if not values:
+        raise ValueError("there are no values; write them after the '=', with commas between them")
+    if len({digest_of(value) for value in values}) < len(values):
+        raise ValueError("a value stands twice; name it once")
+    return Axis(path, values)
+
+
+def grid(classifier: Classifier, varied: Sequence[Axis]) -> tuple[list[Variant], list[str]]:
+    """Return every valid combination of the axes' values, and a line for each thing that is wrong with the others."""
+    valid: list[Variant] = []
+    refused: list[str] = []
+    for values in itertools.product(*(axis.values for axis in varied)):
+        chosen = dict(zip((axis.path for axis in varied), values, strict=True))
+        try:
+            valid.append(variant(classifier, chosen))
+        except SpecError as e:
+            refused.append(str(e))
+    return valid, refused
+
+
+def variant(classifier: Classifier, values: Mapping[str, Any], fixed: Mapping[str, Any] | None = None) -> Variant:
+    """Return the declaration with other values of some fields, and without tuning; raises `SpecError`.
+
+    `fixed` are values that aren't told of: what all variants have in common.
+    """
+    document = copy.deepcopy(classifier.model_dump(mode="json", by_alias=True, exclude_unset=True))
+    document["spec"].pop("tuning", None)
+    for path, value in {**values, **(fixed or {})}.items():
+        _set(document["spec"], path, value)
+    return Variant(values, spec.check(document, words(values)))
+
+
+def _set(document: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    for name in parents:
+        if not isinstance(document.get(name), dict):
+            document[name] = {}
+        document = document[name]
+    document[last] = copy.deepcopy(value)
+
+
+def draw(classifier: Classifier, tuning: Tuning, count: int, fixed: Mapping[str, Any]) -> list[Variant]:
+    """Return different valid variants drawn from the space, the same for the same seed; more begin with the fewer.
+
+    There may be fewer than `count`, where the space has no more. Raises `SpecError` where it has none.
+    """
+    generator = np.random.default_rng(tuning.seed)
+    found: dict[str, Variant] = {}
+    fault: SpecError | None = None
+    for values in _drawn(tuning.space, generator, count * _DRAWS_OF_A_TRIAL):
+        name = digest_of(values)
+        if name in found:
+            continue
+        try:
+            found[name] = variant(classifier, values, fixed)
+        except SpecError as e:
+            fault = e
+        if len(found) == count:
+            break
+    if not found:
+        what = f"no combination that was drawn is valid, such as {fault}"
+        raise SpecError(what, where="spec.tuning.space", hint="change the space")
+    return list(found.values())
+
+
+def _drawn(space: Mapping[str, Domain], generator: np.random.Generator, most: int) -> Iterator[dict[str, Any]]:
+    for _ in range(most):
+        yield {path: _sample(domain, generator) for path, domain in space.items()}
+
+
+def _sample(domain: Domain, generator: np.random.Generator) -> Any:
+    if domain.uniform:
+        return _rounded(generator.uniform(*domain.uniform))
+    if domain.log_uniform:
+        low, high = map(math.log, domain.log_uniform)
+        return _rounded(math.exp(generator.uniform(low, high)))
+    if domain.integer:
+        return int(generator.integers(*domain.integer, endpoint=True))
+    assert domain.choice
+    return domain.choice[int(generator.integers(len(domain.choice)))]
+
+
+def _rounded(value: float) -> float:
+    # What a table shows and people write down is then what was trained with.
+    return float(f"{value:.4g}")
