@@ -176,8 +176,7 @@ def test_real_motion_is_drawn_as_the_docs_say(tmp_path: Path) -> None:
 def test_every_command_in_the_docs_is_one_that_a_test_runs() -> None:
     pages = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
     known = ("make ", "vitruvian run -f", "vitruvian serve", "vitruvian predict", "vitruvian data render-keypoints")
-    known += ("vitruvian plan",)
-    setup = (". .venv/bin/activate", "export AWS_", "curl -s http://127.0.0.1:8080/")
+    setup = ("vitruvian plan", ". .venv/bin/activate", "export AWS_", "curl -s http://127.0.0.1:8080/")
     jobs = ("ray job submit",)  # tests/integration/test_ray_jobs.py
     # They need images from a registry: tests/unit/test_compose.py and test_kind.py check what can be without.
     images = ("docker compose up", "scripts/kind-up")
