@@ -62,7 +62,7 @@ class Memory:
 
     @property
     def total(self) -> float:
-        return sum(vars(self).values())
+        return float(sum(vars(self).values()))
 
 
 def needed(counts: Counts, setting: Setting, kind: str = "gpu") -> Memory:

@@ -69,13 +69,13 @@ def page(models: Mapping[str, Counts], devices: Mapping[str, Device]) -> str:
         )
         for title, device in devices.items():
             parts.append(
-                f"\n**{title}**\n\n| GPUs | machines | images/s | efficiency | ddp needs | fsdp needs | $ a million images "
-                "|\n|---|---|---|---|---|---|---|\n"
+                f"\n**{title}**\n\n| GPUs | machines | images/s | efficiency | ddp needs | fsdp needs "
+                "| $ a million images |\n|---|---|---|---|---|---|---|\n"
             )
             for row in rows(counts, device):
                 marks = [gib(size) + ("" if size <= device.memory else ", too much") for size in (row.ddp, row.fsdp)]
                 parts.append(
-                    f"| {row.gpus} | {row.machines} | {row.images:,.0f} | {row.efficiency:.0%} | {marks[0]} | {marks[1]} "
-                    f"| {row.dollars:,.2f} |\n"
+                    f"| {row.gpus} | {row.machines} | {row.images:,.0f} | {row.efficiency:.0%} | {marks[0]} "
+                    f"| {marks[1]} | {row.dollars:,.2f} |\n"
                 )
     return "".join(parts)

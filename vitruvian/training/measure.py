@@ -126,11 +126,11 @@ def inside(module: nn.Module, inputs: torch.Tensor) -> dict[str, float]:
     }
 
 
-class Live(TorchDispatchMode):
+class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows how many bytes of tensors live at once, those of known storages left out."""
 
     def __init__(self, known: set[int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._known = known
         self._seen: dict[int, weakref.ref[torch.UntypedStorage]] = {}
