@@ -220,8 +220,8 @@ class Pipeline:
         self.teller.note(f"[dim]report: {escape(report)}[/]")
         if self.trackers:
             judged = "passed" if decision.passed else "failed"
-            gates = "; ".join([judged, *(outcome.text for outcome in decision.gates)]) if decision.gates else "none set"
-            self.trackers.note({"gates": gates})
+            told = "; ".join([judged, *(outcome.text for outcome in decision.gates)]) if gates else "none set"
+            self.trackers.note({"gates": told})
             self.trackers.files(self._folder(made) / "report")
         if not decision.passed:
             champion = champion_of(self.store)
