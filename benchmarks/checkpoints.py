@@ -29,11 +29,12 @@ from torch.multiprocessing.spawn import spawn
 from vitruvian.models.registry import architecture
 from vitruvian.spec import Model, Training
 from vitruvian.store import FolderStore
-from vitruvian.training.checkpoints import Checkpoints, Position
+from vitruvian.training.checkpoints import Checkpoints, Position, State
 from vitruvian.training.parallel import Learner
 
 WORLD = 2
-TIMES = 4
+TIMES = 3
+STEPS = 10
 MODEL = {"imageSize": 32, "patchSize": 8, "hiddenSize": 768, "layers": 12, "heads": 12}
 
 
@@ -57,11 +58,13 @@ def rank_of(rank: int, port: int, folder: str) -> None:
     for _ in range(3):
         step()
     peer = [_timed(lambda: _gather_and_save(module, optimizer, Path(folder) / "peer.pt", rank)) for _ in range(TIMES)]
-    undisturbed = [_timed(step) for _ in range(30)]
+    undisturbed = [_timed(step) for _ in range(STEPS)]
 
     checkpoints = Checkpoints(FolderStore(Path(folder) / "ours"), keep=1)
     if rank == 0:
         checkpoints.claim()
+    else:
+        checkpoints.state = State(attempt=1)
     dist.barrier()
     still, meanwhile, written = [], [], []
     for number in range(TIMES + 1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import tempfile
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -45,7 +46,10 @@ class Cluster:
         configuration = client.Configuration.get_default_copy()
         configuration.retries = 1
         with self._explained("the API server"):
-            self._client = dynamic.DynamicClient(_Impatient(configuration))
+            # The client's own place for what it discovered is shared by all users of a machine, and outlives clusters.
+            self._scratch = tempfile.TemporaryDirectory(prefix="vitruvian-cluster-")
+            discovered = f"{self._scratch.name}/resources.json"
+            self._client = dynamic.DynamicClient(_Impatient(configuration), cache_file=discovered)
 
     def create(self, made: Object) -> Object:
         """Create an object and return it as the cluster keeps it; raises `Conflict` where it exists."""
