@@ -304,7 +304,7 @@ def study(
 @app.command()
 def tune(
     file: File,
-    trials: Annotated[int | None, typer.Option(min=1, help="How many; none: spec.tuning.trials.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, max=10_000, help="How many; none: spec.tuning.trials.")] = None,
     concurrent: Annotated[int | None, typer.Option(min=1, help="How many at once; none: as there is room for.")] = None,
     out: Annotated[Path, typer.Option(help="The file to write the best declaration to.")] = Path("best.yaml"),
 ) -> None:

@@ -164,7 +164,7 @@ class Model(Part):
 
     architecture: Literal["vit", "clip", "resnet50", "heatmap-cnn"]
     """vit, clip and resnet50 for images, heatmap-cnn for heatmaps."""
-    pretrained: str | None = None
+    pretrained: Annotated[str, Field(min_length=1)] | None = None
     """Weights to begin with: a hub name, or a folder, file:// or s3://BUCKET/PREFIX with config.json and
     model.safetensors, or a bundle, or a classifier's artifacts for its champion; none: from scratch."""
     freeze_layers: Annotated[int, Field(ge=0)] = 0
@@ -415,7 +415,7 @@ class Domain(Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Domain:
-        if len(self.model_fields_set) != 1:
+        if sum(getattr(self, name) is not None for name in type(self).model_fields) != 1:
             raise ValueError("write one of uniform, logUniform, int and choice")
         bounds = self.uniform or self.log_uniform or self.integer
         if bounds and bounds[0] >= bounds[1]:
@@ -613,17 +613,42 @@ def read(path: Path, wanted: str = "a Classifier with -f FILE") -> str:
         raise SpecError(f"can't be read ({e})", where=path, hint="give a YAML file") from e
 
 
+# What YAML's own constructors raise at values that are none.
+_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+_MOST_VALUES = 100_000
+_LONGEST = 100
+
+
 def documents(text: str, where: str) -> list[Any]:
     """Return what a YAML text holds, a key standing once in each map; raises `SpecError` where it isn't YAML."""
     try:
-        return [document for document in yaml.load_all(text, _Loader) if document is not None]
+        found = [document for document in yaml.load_all(text, _Loader) if document is not None]
+        _check_values(found)
+        return found
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
         problem = getattr(e, "problem", None) or " ".join(str(e).split())
         raise SpecError(f"is not valid YAML: {problem}", where=place, hint="mend this line") from e
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
+    except _UNREADABLE as e:
         raise SpecError(f"holds a value that can't be read ({e})", where=where, hint="put it in quotes") from e
+
+
+def _check_values(found: list[Any]) -> None:
+    """Raise `ValueError` for what aliases make endless or endlessly large, and for text that can't be written."""
+    waiting: list[Any] = [*found]
+    count = 0
+    while waiting:
+        value = waiting.pop()
+        count += 1
+        if count > _MOST_VALUES:
+            raise ValueError(f"aliases make more than {_MOST_VALUES:,} values of it")
+        if isinstance(value, str):
+            value.encode()
+        elif isinstance(value, dict):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, list):
+            waiting += value
 
 
 def dump(value: Any) -> str:
@@ -657,7 +682,7 @@ def values(text: str) -> tuple[Any, ...]:
     """Read values with commas between them, each as it would be written in YAML; raises `ValueError`."""
     try:
         return tuple(yaml.load(f"[{text}]", _Loader))
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as e:
+    except (yaml.YAMLError, *_UNREADABLE) as e:
         problem = getattr(e, "problem", None) or str(e)
         raise ValueError(f"is not a list of YAML's values ({problem}); put them in quotes") from e
 
@@ -689,11 +714,21 @@ def _message(item: Any, path: list[str]) -> str:
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", item["ctx"]["expected"])
         near = difflib.get_close_matches(str(value), allowed, n=1)
-        return f"{value!r} is not one of {', '.join(allowed)}" + (f"; did you mean '{near[0]}'?" if near else "")
+        return f"{_brief(value)} is not one of {', '.join(allowed)}" + (f"; did you mean '{near[0]}'?" if near else "")
     if kind == "value_error":
         return str(item["ctx"]["error"])
     text = item["msg"][0].lower() + item["msg"][1:]
-    return f"{text}, not {value!r}" if isinstance(value, str | int | float | bool) else text
+    return f"{text}, not {_brief(value)}" if isinstance(value, str | int | float | bool) else text
+
+
+def _brief(value: object) -> str:
+    """Return a value as people wrote it, or its beginning."""
+    try:
+        written = repr(value)
+    except ValueError:
+        # Python writes no number of more than some thousand digits.
+        return "a number that long"
+    return written if len(written) <= _LONGEST else f"{written[:_LONGEST]}…"
 
 
 def _keys_at(path: list[str]) -> list[str]:

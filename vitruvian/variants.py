@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,9 @@ TRAINING_SEED = "training.seed"
 SPLIT_SEED = "data.seed"
 SEEDS = (TRAINING_SEED, SPLIT_SEED)
 _TRAINED = ("data", "model", "training")
-_DRAWS_OF_A_TRIAL = 200
+_MOST_VARIANTS = 10_000
+# So many in a row that add nothing say that the space has no more.
+_DRAWS_IN_VAIN = 1000
 
 
 @dataclass(frozen=True)
@@ -100,13 +102,21 @@ def _axis(text: str) -> Axis:
     values = spec.values(listed)
     if not values:
         raise ValueError("there are no values; write them after the '=', with commas between them")
-    if len({digest_of(value) for value in values}) < len(values):
+    try:
+        different = {digest_of(value) for value in values}
+    except (TypeError, ValueError) as e:
+        raise ValueError("holds what no declaration can; put dates and the like in quotes") from e
+    if len(different) < len(values):
         raise ValueError("a value stands twice; name it once")
     return Axis(path, values)
 
 
 def grid(classifier: Classifier, varied: Sequence[Axis]) -> tuple[list[Variant], list[str]]:
     """Return every valid combination of the axes' values, and a line for each thing that is wrong with the others."""
+    count = math.prod(len(axis.values) for axis in varied)
+    if count > _MOST_VARIANTS:
+        what = f"{count:,} combinations, more than {_MOST_VARIANTS:,}"
+        raise SpecError(what, where="--vary", hint="name fewer values, or look for better ones with vitruvian tune")
     valid: list[Variant] = []
     refused: list[str] = []
     for values in itertools.product(*(axis.values for axis in varied)):
@@ -147,25 +157,22 @@ def draw(classifier: Classifier, tuning: Tuning, count: int, fixed: Mapping[str,
     generator = np.random.default_rng(tuning.seed)
     found: dict[str, Variant] = {}
     fault: SpecError | None = None
-    for values in _drawn(tuning.space, generator, count * _DRAWS_OF_A_TRIAL):
+    in_vain = 0
+    while len(found) < count and in_vain < _DRAWS_IN_VAIN:
+        values = {path: _sample(domain, generator) for path, domain in tuning.space.items()}
         name = digest_of(values)
+        in_vain += 1
         if name in found:
             continue
         try:
             found[name] = variant(classifier, values, fixed)
+            in_vain = 0
         except SpecError as e:
             fault = e
-        if len(found) == count:
-            break
     if not found:
         what = f"no combination that was drawn is valid, such as {fault}"
         raise SpecError(what, where="spec.tuning.space", hint="change the space")
     return list(found.values())
-
-
-def _drawn(space: Mapping[str, Domain], generator: np.random.Generator, most: int) -> Iterator[dict[str, Any]]:
-    for _ in range(most):
-        yield {path: _sample(domain, generator) for path, domain in space.items()}
 
 
 def _sample(domain: Domain, generator: np.random.Generator) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from tests.training_runs import chosen_weights, equal, make_job, train_ranks, train_until
 from vitruvian.data.prepared import Prepared
@@ -133,3 +134,28 @@ def test_other_weights_data_or_transforms_never_use_them(root: Path, cache: Path
     assert not found(module(), other)
     assert not found(module(), prepared, half=True)
     assert len(list(cache.glob("*.safetensors"))) == 5
+
+
+@pytest.mark.parametrize("damage", ["cut", "a byte", "rows", "a folder", "nowhere to write"])
+def test_what_was_damaged_since_is_computed_again(root: Path, cache: Path, damage: str) -> None:
+    declared = Model.model_validate(FROZEN["linear clip"])
+    whole = make_job(root, model=declared, run=f"before {damage}", augmentation="none", epochs=1)
+    train_until(whole)
+    (place,) = cache.glob("*.safetensors")
+    content = place.read_bytes()
+    if damage == "cut":
+        place.write_bytes(content[:100])
+    elif damage == "a byte":
+        place.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif damage == "rows":
+        place.write_bytes(save({"train": torch.zeros(1, 16), "validation": torch.zeros(1, 16)}))
+    else:
+        place.unlink()
+        if damage == "a folder":
+            place.mkdir()
+        else:
+            cache.rmdir()
+            cache.write_text("a file")
+    again = make_job(root, model=declared, run=f"after {damage}", augmentation="none", epochs=1)
+    assert [event["found"] for event in _told(train_until(again))] == [False]
+    assert equal(chosen_weights(whole), chosen_weights(again))

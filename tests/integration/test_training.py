@@ -189,6 +189,59 @@ def test_of_checkpoints_the_newest_whole_one_is_gone_on_from(root: Path) -> None
     assert equal(last_checkpoint(whole), last_checkpoint(job))
 
 
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"world": 1},
+        {"world": "x"},
+        {"world": 0},
+        {"position": {"x": 1}},
+        {"position": "a"},
+        {"position": {"epoch": -3, "step": 0, "history": []}},
+        {"position": {"epoch": 0, "step": 2, "history": [1]}},
+        {"files": {}},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_whose_manifest_makes_no_sense_is_passed_over(root: Path, about: dict[str, Any]) -> None:
+    job = make_job(root, run="senseless")
+    store = open_store(job.checkpoints)
+    if not read_state(store).checkpoints:
+        train_until(job, lambda event: event["kind"] == "checkpoint" and event["step"] == 6)
+    *_, before, newest = read_state(store).checkpoints
+    key = f"{newest}/manifest.json"
+    content = store.get(key)
+    saved = json.loads(content)
+    position = {} if "position" in about or "files" in about else {"position": "none"}
+    store.put(key, json.dumps({**saved, **position, **about}).encode())
+    checkpoints = Checkpoints(store, keep=3, state=read_state(store))
+    found = checkpoints.find(1)
+    store.put(key, content)
+    assert found is not None
+    assert (found[0].name, [fault.what for fault in found[1]]) == (before, ["is damaged"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[" * 100_000, '{"attempt": Infinity, "checkpoints": [], "weights": null}', '{"attempt": 1}', ""]
+    + [
+        f'{{"attempt": {attempt}, "checkpoints": {names}, "weights": {weights}}}'
+        for attempt, names, weights in ((-5, "[]", "null"), (1, "[1, 2]", "null"), (1, "[]", "3"))
+    ],
+    ids=lambda content: content[:60],
+)
+def test_a_damaged_state_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / STATE).write_text(content)
+    with pytest.raises(TrainingError, match=r"state.json: is damaged; delete it to begin this run anew"):
+        Checkpoints(FolderStore(tmp_path), keep=3).claim()
+
+
+def test_a_state_that_is_no_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / STATE).mkdir()
+    with pytest.raises(TrainingError, match=r"state.json: can't be written: something else is there; delete it"):
+        Checkpoints(FolderStore(tmp_path), keep=3).claim()
+
+
 class _Slow(FolderStore):
     """A store whose writes of shards wait for leave."""
 

@@ -53,6 +53,10 @@ def test_values_are_read_as_yaml_reads_them() -> None:
         (["training.epochs="], None, "there are no values"),
         (["training.epochs=1,2,1"], None, "a value stands twice"),
         (["training.epochs=[1"], None, "is not a list of YAML's values"),
+        (["training.seed=!!int ''"], None, "is not a list of YAML's values"),
+        (["training.seed=!!timestamp x"], None, "is not a list of YAML's values"),
+        (["model.pretrained=2020-01-01"], None, "holds what no declaration can; put dates and the like in quotes"),
+        (["training={1: 2, b: 3}"], None, "holds what no declaration can"),
         (["training.epochs=1", "training.epochs=2"], None, "--vary training.epochs: varies twice"),
         (["training.seed=1"], "1,2", "--vary training.seed: varies twice"),
         (
@@ -130,6 +134,19 @@ def test_what_is_drawn_lies_in_the_space_and_follows_from_the_seed() -> None:
     assert all(variant.classifier.spec.tuning is None for variant in many)
 
 
+def test_more_combinations_than_anybody_trains_are_refused_at_once() -> None:
+    many = tuple(range(300))
+    axes = [variants.Axis(path, many) for path in ("training.epochs", "training.batchSize", "training.seed")]
+    with pytest.raises(SpecError, match=r"--vary: 27,000,000 combinations, more than 10,000; name fewer values"):
+        variants.grid(_classifier(), axes)
+
+
+def test_a_space_of_two_values_gives_two_however_many_are_asked_for() -> None:
+    classifier = _classifier(tuning={"space": {"training.seed": {"choice": [0, 1]}}})
+    assert classifier.spec.tuning
+    assert len(variants.draw(classifier, classifier.spec.tuning, 10_000, {})) == 2
+
+
 def test_invalid_draws_are_drawn_again_and_a_small_space_ends() -> None:
     space = {"model.dimensions.heads": {"choice": [3, 5, 7]}, "model.dimensions.hiddenSize": {"choice": [15, 30]}}
     classifier = _classifier(tuning={"space": space})
@@ -151,6 +168,7 @@ def test_a_space_without_a_valid_combination_says_why() -> None:
     ("tuning", "said"),
     [
         ({}, "spec.tuning.space: is missing"),
+        ({"space": {"training.seed": {"int": None}}}, "write one of uniform, logUniform, int and choice"),
         ({"space": {}}, "spec.tuning.space"),
         ({"space": {"training.lr": {"uniform": [0, 1]}}}, "there is no field 'training.lr'"),
         ({"space": {"training.learningrate": {"uniform": [0, 1]}}}, "did you mean 'training.learningRate'?"),
@@ -163,7 +181,7 @@ def test_a_space_without_a_valid_combination_says_why() -> None:
         ({"space": {"training.epochs": {"int": [4, 2]}}}, "the first bound, 4, is not below the second, 2"),
         ({"space": {"training.epochs": {"int": [1, 2.5]}}}, "should be a valid integer"),
         ({"space": {"training.epochs": {"int": [1]}}}, "is missing"),
-        ({"space": {"training.epochs": {"int": [0, 4]}}}, "training.epochs can't be 0: input should be greater than"),
+        ({"space": {"training.epochs": {"int": [-1, 4]}}}, "training.epochs can't be -1: input should be greater than"),
         (
             {"space": {"training.epochs": {"uniform": [1, 9]}}},
             "training.epochs can't be 1.0: input should be a valid integer",

@@ -31,6 +31,8 @@ from vitruvian.training.behind import Behind
 from vitruvian.training.together import everywhere
 
 STATE = "state.json"
+# As many may claim a run at once.
+_CLAIMS = 1000
 
 # Where one process saves by itself, that is on purpose.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
@@ -75,7 +77,7 @@ class Checkpoints:
 
     def claim(self) -> State:
         """Become the latest attempt; earlier ones can't commit any more. Call on rank 0 only."""
-        while True:
+        for _ in range(_CLAIMS):
             tag = self.store.tag(STATE)
             seen = State() if tag is None else _parse(self.store.get(STATE), self.store.address(STATE))
             try:
@@ -84,6 +86,8 @@ class Checkpoints:
                 return self.state
             except Conflict:
                 continue
+        hint = "delete it to begin this run anew"
+        raise TrainingError("can't be written: something else is there", where=self.store.address(STATE), hint=hint)
 
     def save(
         self,
@@ -162,7 +166,9 @@ class Checkpoints:
             folder = None
             try:
                 folder = artifact.fetch(self.store, prefix)
+                _place(folder, self.store.address(f"{prefix}/{artifact.MANIFEST}"))
             except ArtifactError as e:
+                folder = None
                 faults.append(e)
             if everywhere(folder is not None, world):
                 assert folder is not None
@@ -178,8 +184,8 @@ class Checkpoints:
     ) -> Position:
         """Restore what `find` found into a module and its optimizer."""
         state = _tensors(module, optimizer, rank)
-        saved = json.loads((folder / artifact.MANIFEST).read_text())
-        if rank >= int(saved["world"]):
+        former, position = _place(folder, str(folder))
+        if rank >= former:
             # More workers than before: this one keeps the generator it was seeded with.
             state = {name: value for name, value in state.items() if name not in _generators(rank)}
         load(state, checkpoint_id=folder, no_dist=world == 1)
@@ -187,8 +193,7 @@ class Checkpoints:
         for name, generator in _generators(rank).items():
             if name in state:
                 generator.set_state(state[name])
-        position = saved["position"]
-        return Position(**{**position, "history": tuple(position["history"])})
+        return position
 
     def _commit(self, prefix: str) -> None:
         names = (*self.state.checkpoints, prefix)
@@ -222,9 +227,34 @@ def read_state(store: Store) -> State:
 def _parse(content: bytes, where: str) -> State:
     try:
         saved = json.loads(content)
-        return State(int(saved["attempt"]), tuple(saved["checkpoints"]), saved["weights"])
-    except (ValueError, KeyError, TypeError) as e:
+        attempt, names, weights = saved["attempt"], saved["checkpoints"], saved["weights"]
+        if (
+            not isinstance(attempt, int)
+            or attempt < 0
+            or not all(isinstance(name, str) for name in (*names, weights or ""))
+        ):
+            raise ValueError
+        return State(attempt, tuple(names), weights)
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise TrainingError("is damaged", where=where, hint="delete it to begin this run anew") from e
+
+
+def _place(folder: Path, where: str) -> tuple[int, Position]:
+    """Return how many workers saved a checkpoint, and where the run stood; raises `ArtifactError`."""
+    try:
+        saved = json.loads((folder / artifact.MANIFEST).read_text())
+        world, position = (
+            saved["world"],
+            Position(**{**saved["position"], "history": tuple(saved["position"]["history"])}),
+        )
+        counts = (world - 1, position.epoch, position.step, position.correct, position.seen)
+        if not all(isinstance(count, int) and count >= 0 for count in counts) or not saved["files"]:
+            raise ValueError
+        if len(position.history) != position.epoch or not all(isinstance(epoch, dict) for epoch in position.history):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise ArtifactError("is damaged", where=where, hint="delete this checkpoint") from e
+    return world, position
 
 
 def _tensors(module: nn.Module, optimizer: torch.optim.Optimizer, rank: int) -> dict[str, Any]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import nn
 
 from vitruvian.artifact import cache_folder, digest_of
 from vitruvian.data.prepared import Prepared, PreparedPart
+from vitruvian.errors import StoreError
 from vitruvian.models.registry import Featured
 from vitruvian.spec import Training
 from vitruvian.store import FolderStore
@@ -66,15 +70,40 @@ def computed(
 ) -> tuple[Features, bool]:
     """Return the features, and whether they were kept from before; all ranks call it together."""
     parts = {"train": prepared.part("train"), "validation": prepared.part("validation")}
-    kept = cache_folder() / "features" / f"{_key(module, prepared, parts, device, half)}.safetensors"
-    found = load_file(kept) if kept.exists() else None
+    place = cache_folder() / "features" / f"{_key(module, prepared, parts, device, half)}.safetensors"
+    found = _kept(place)
     if everywhere(found is not None, world):
         assert found is not None
-        return Features(**found), True
-    made = {name: _of(module, part, prepared, rank, world, device, half) for name, part in parts.items()}
+        return found, True
+    made = Features(**{name: _of(module, part, prepared, rank, world, device, half) for name, part in parts.items()})
     if rank == 0:
-        FolderStore(kept.parent).put(kept.name, save({name: value.contiguous() for name, value in made.items()}))
-    return Features(**made), False
+        _keep(made, place)
+    return made, False
+
+
+def _kept(place: Path) -> Features | None:
+    """Return what was kept; None where there is nothing, or something else than was written."""
+    try:
+        with safe_open(place, "pt") as file:
+            found = Features(file.get_tensor("train"), file.get_tensor("validation"))
+            return found if (file.metadata() or {}).get("digest") == _digest(found) else None
+    except (OSError, SafetensorError):
+        return None
+
+
+def _keep(made: Features, place: Path) -> None:
+    content = save({"train": made.train, "validation": made.validation}, {"digest": _digest(made)})
+    # Without them the next run computes them again.
+    with contextlib.suppress(StoreError):
+        FolderStore(place.parent).put(place.name, content)
+
+
+def _digest(features: Features) -> str:
+    digest = hashlib.sha256()
+    for values in (features.train, features.validation):
+        digest.update(f"{values.dtype} {tuple(values.shape)}".encode())
+        digest.update(values.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _key(module: Featured, prepared: Prepared, parts: dict[str, PreparedPart], device: torch.device, half: bool) -> str:
