@@ -30,19 +30,25 @@ HEAD = """\
 # From one GPU to many
 
 What [vitruvian plan](plan.md) says of three models from 1 to 256 GPUs, with {each} images of 224 pixels on each, `ddp`,
-float32 and 10 classes. Written by `python benchmarks/scaling.py`; nothing on this page was timed on a GPU.
+`precision: auto` (bf16 on all of these GPUs) and 10 classes. Written by `python benchmarks/scaling.py`; nothing on
+this page was timed on a GPU.
 
-**Counted**, from the real modules: parameters, operations, activations, and so memory but for two lines. Tests hold
-these counts against real steps, real checkpoints and two real workers (`tests/unit/test_plan.py`,
-`tests/integration/test_plan.py`). CLIP is its visual tower with `head: linear`; with prompts the text tower is added.
+**Counted**, from the real modules: parameters, operations, activations (as float32: with bf16 about half of them is
+kept), and so memory but for two lines. Tests hold these counts against real steps, real checkpoints and two real
+workers (`tests/unit/test_plan.py`, `tests/integration/test_plan.py`). CLIP is its visual tower with `head: linear`;
+with prompts the text tower is added.
 
-**Assumed**: a context of {context} and {slack:.0%} of allocator's slack; {usual:.0%} of the float32 peak without tensor
-cores (from {low:.0%} to {high:.0%}: images/s follow in proportion where computing decides); {link:.0%} of a link's
-speed; {overlap:.0%} of the backward pass hides traffic. A ring goes through all machines, so its slowest link counts.
+**Assumed**: a context of {context} and {slack:.0%} of allocator's slack; {usual:.0%} of the bf16 peak with tensor cores
+(from {low:.0%} to {high:.0%}: images/s follow in proportion where computing decides); gradients that travel as
+float32, at {link:.0%} of a link's speed; {overlap:.0%} of the backward pass hides traffic. A ring goes through all
+machines, so its slowest link counts.
 
-**Left out**: reading. The loop reads and augments between steps, {input:.0f} ns for each number of an input on one
-core, {image:.0f} ms for such an image: where a GPU is faster, this decides. `vitruvian plan` counts it in, measured on
-your machine. Stragglers, validation and checkpoints are left out, too.
+**Computed** from both: images/s, efficiency and dollars.
+
+**Left out**: reading. Threads of each worker read and augment ahead (`training.loaders`), {input:.0f} ns for each
+number of an input on one core, {image:.0f} ms for such an image: where a GPU is faster than they are, this decides.
+`vitruvian plan` counts it in, measured on your machine. Start-up, stragglers, validation and checkpoints are left out,
+too.
 
 Prices are those of {priced}; the machines are
 those on which a million images cost least.
@@ -51,7 +57,7 @@ those on which a million images cost least.
 
 def scaling_page() -> str:
     """Return docs/scaling.md."""
-    low, usual, high = duration.UTILISATION["fp32"]
+    low, usual, high = duration.UTILISATION["bf16"]
     head = HEAD.format(
         each=EACH,
         context=gib(memory.CONTEXT["gpu"]),

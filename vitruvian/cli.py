@@ -207,7 +207,8 @@ def plan(
     ] = None,
     measure: Annotated[bool, typer.Option(help="Make some steps on this machine to tell its speed.")] = True,
     examples: Annotated[
-        int | None, typer.Option(min=1, help="Examples to train on, where the source can't be read from here.")
+        int | None,
+        typer.Option(min=1, max=1_000_000_000, help="Examples to train on, where the source can't be read from here."),
     ] = None,
     prices: Annotated[
         Path | None, typer.Option(help="A YAML file of prices: instance: dollars an hour, a line each.")
@@ -660,10 +661,16 @@ def spec_schema() -> None:
 
 
 @spec_app.command("validate")
-def spec_validate(file: Annotated[Path, typer.Argument(help="The file that declares a classifier.")]) -> None:
+def spec_validate(
+    path: Annotated[Path | None, typer.Argument(metavar="FILE", help="The file that declares a classifier.")] = None,
+    option: Annotated[Path | None, typer.Option("-f", "--file", help="The same, as other commands take it.")] = None,
+) -> None:
     """Check a file without running anything."""
     from vitruvian import spec
 
+    file = path or option
+    if file is None or (path and option):
+        raise SpecError("takes one file, as FILE or as -f FILE", where="spec validate", hint="give one of them")
     classifier = spec.load(file)
     console.print(f"{_plain(str(file))}: classifier [bold]{classifier.name}[/] is valid", highlight=False)
 
@@ -679,7 +686,7 @@ def spec_import(
 ) -> None:
     """Write the Classifier that says what an existing system's configs say; docs/coming-from.md has every key."""
     from vitruvian import spec
-    from vitruvian.migration import read
+    from vitruvian.migration import read, summary
     from vitruvian.migration.convert import convert
     from vitruvian.migration.systems import FLAGS, SYSTEMS
 
@@ -690,8 +697,11 @@ def spec_import(
     if files[flags:]:
         configs.append(read.read_flags(files[flags:], {key.path: key.kind for key in FLAGS.keys}))
     made = convert(configs, SYSTEMS, name)
-    for key, what in made.remarks:
-        _remark(f"{key}: {what}")
+    width = problems.width if problems.is_terminal else None
+    for line in summary.todo(made, width):
+        problems.print(f"[yellow]{_plain(line)}[/]", highlight=False, soft_wrap=True)
+    for line in summary.notes(made, width):
+        _remark(line)
     if out is None:
         print(made.text, end="")
         return

@@ -142,17 +142,21 @@ class Pipeline:
         make = self._train if settings.epochs else self._take
         made = self._made("train", about, self._trains_on(self.spec.model), make)
         if self.trackers:
-            self.trackers.replay(self._history_of(made))
+            self.trackers.trained(self._history_of(made))
         return made
 
     def _track(self, trackers: Trackers) -> None:
         from vitruvian.evaluation.report import flat
+        from vitruvian.models.registry import default_learning_rate
         from vitruvian.training.trackers import Run
 
         key = self._key("train", self._trains_on(self.spec.model))
         whole = self.spec.model_dump(mode="json", by_alias=True)
         # The rest may change under the same key.
         decides = dict(flat({part: whole[part] for part in ("data", "model", "training")}))
+        settings = self.spec.training
+        if settings.epochs:
+            decides["training.learningRate"] = settings.learning_rate or default_learning_rate(self.spec.model)
         declaration = yaml.safe_dump(self._declaration(), sort_keys=False, allow_unicode=True)
         begun = next(iter(self.store.at(f"checkpoints/{self._run}").list()), None) is not None
         trackers.begin(Run(self.classifier.name, key, decides, declaration), begun=begun)
@@ -205,11 +209,10 @@ class Pipeline:
         log = (self.store.local() or artifact.cache_folder()) / "logs" / f"train-{key}.log"
         self._folder(self.prepared)
         job = self.job
-        patience = settings.early_stopping.patience if settings.early_stopping else None
         self.teller.note(f"[dim]starting {workers_of(settings)}; Ray's log: {escape(str(log))}[/]")
         with (
             _deletable(store.url, "to train from the start"),
-            EpochTable(self.teller.console, patience) as table,
+            EpochTable(self.teller.console, job) as table,
             self.training_metrics.training(key) if self.training_metrics else contextlib.nullcontext() as measure,
             interrupt.termination() as terminated,
         ):

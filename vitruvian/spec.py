@@ -714,14 +714,14 @@ def _message(item: Any, path: list[str]) -> str:
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", item["ctx"]["expected"])
         near = difflib.get_close_matches(str(value), allowed, n=1)
-        return f"{_brief(value)} is not one of {', '.join(allowed)}" + (f"; did you mean '{near[0]}'?" if near else "")
+        return f"{brief(value)} is not one of {', '.join(allowed)}" + (f"; did you mean '{near[0]}'?" if near else "")
     if kind == "value_error":
         return str(item["ctx"]["error"])
     text = item["msg"][0].lower() + item["msg"][1:]
-    return f"{text}, not {_brief(value)}" if isinstance(value, str | int | float | bool) else text
+    return f"{text}, not {brief(value)}" if isinstance(value, str | int | float | bool) else text
 
 
-def _brief(value: object) -> str:
+def brief(value: object) -> str:
     """Return a value as people wrote it, or its beginning."""
     try:
         written = repr(value)

@@ -85,7 +85,17 @@ def test_what_can_not_fit_ends_with_one_line(home: Path) -> None:
     assert done.returncode == 4
     assert json.loads(done.stdout)["fits"] is False
     (line,) = done.stderr.strip().splitlines()
-    assert "an a10g has 22.0 GiB; strategy: fsdp with 2 workers" in line and "batchSize: 128" in line
+    assert "an a10g has 22.0 GiB; accumulate: 2 fits" in line
+    assert "strategy: fsdp with 2 workers" in line and "batchSize: 128" in line
+
+
+@pytest.mark.parametrize(("batch", "remarked"), [(78, False), (79, True)])
+def test_a_step_of_more_examples_than_there_are_is_remarked(home: Path, batch: int, remarked: bool) -> None:
+    declare(home, MODELS["vit"], batchSize=batch)
+    done = plan(home, "--no-measure", "--json")
+    assert done.returncode == 0, done.stderr
+    said = "batchSize 79 is more than the 78 examples to train on: an epoch is one step of them all, counted as 79"
+    assert (said in json.loads(done.stdout)["remarks"]) is remarked
 
 
 @pytest.mark.parametrize(

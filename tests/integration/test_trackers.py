@@ -78,7 +78,7 @@ def history(records: list[Any]) -> list[dict[str, Any]]:
 def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project that was run twice with all three trackers."""
     root = tmp_path_factory.mktemp("tracked")
-    file = project(root, gates=[{"metric": "accuracy", "atLeast": 0.0}])
+    file = project(root, gates=[{"metric": "accuracy", "atLeast": 0.0}], training={"learningRate": None})
     words = ("run", "-f", file, "--mlflow", "sqlite:///mlflow.db", "--wandb", "poses", "--tensorboard", "runs")
     for _ in range(2):
         done = vitruvian(*words, cwd=root, **ENV)
@@ -92,15 +92,17 @@ def test_mlflow_holds_one_run_with_everything_once(tracked: Path) -> None:
     database = tracked / "mlflow.db"
     ((run, name, status),) = rows(database, "select run_uuid, name, status from runs")
     assert (name, status) == ("poses", "FINISHED")
-    assert dict(rows(database, "select key, value from params"))["model.dimensions.hiddenSize"] == str(
-        TINY["hiddenSize"]
-    )
+    decided = dict(rows(database, "select key, value from params"))
+    assert decided["model.dimensions.hiddenSize"] == str(TINY["hiddenSize"])
+    assert decided["training.learningRate"] == "0.001"
     for metric in ("train/loss", "train/accuracy", "validation/loss", "validation/accuracy"):
         assert steps_of(database, metric) == list(range(1, EPOCHS + 1))
     trained = steps_of(database, "step/loss")
     assert trained == sorted(set(trained)) and trained[-1] == steps_of(database, "step")[-1]
-    assert steps_of(database, "test/worst_class_recall") == [0]
+    for metric in ("test/worst_class_recall", "test/f1", "best/epoch", "best/validation_accuracy"):
+        assert steps_of(database, metric) == [0]
     tags = dict(rows(database, "select key, value from tags"))
+    assert tags["precision"] == "fp32"
     assert tags["gates"].startswith("passed; accuracy")
     assert tags["version"] == read_champion(open_store(tracked / "artifacts"))
     files = {path.name for path in (tracked / "mlruns").rglob(f"{run}/artifacts/**/*") if path.is_file()}
@@ -231,12 +233,17 @@ def test_a_server_that_goes_away_stops_no_training_and_gets_the_rest_later(tmp_p
     assert list((tmp_path / "kept").rglob("report/curves.html"))
 
 
-@pytest.mark.parametrize("case", ["nobody answers", "no such scheme", "a folder", "no key"])
+_REFUSED = ("nobody answers", "no such scheme", "a folder", "a database's file", "no folder", "no key")
+
+
+@pytest.mark.parametrize("case", _REFUSED)
 def test_what_can_not_track_is_refused_before_work_begins(tmp_path: Path, case: str) -> None:
     words, said = {
         "nobody answers": (("--mlflow", f"http://me:secret@127.0.0.1:{free_port()}"), "Connection refused"),
         "no such scheme": (("--mlflow", "localhost:5000"), "localhost:5000"),
-        "a folder": (("--mlflow", "mlruns"), "maintenance mode"),
+        "a folder": (("--mlflow", "mlruns"), "write sqlite:///mlruns/mlflow.db, or set MLFLOW_ALLOW_FILE_STORE=true"),
+        "a database's file": (("--mlflow", "mlflow.db"), "; write sqlite:///mlflow.db\n"),
+        "no folder": (("--tensorboard", "poses.yaml"), "poses.yaml: is a file; it wants a folder"),
         "no key": (("--wandb", "poses"), "run wandb login, or set WANDB_API_KEY, or WANDB_MODE=offline"),
     }[case]
     env = {"WANDB_MODE": "online", "WANDB_API_KEY": "", "HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}

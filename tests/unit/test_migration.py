@@ -30,6 +30,7 @@ from tests.configs import (
 from vitruvian import spec
 from vitruvian.cli import app
 from vitruvian.errors import SpecError
+from vitruvian.migration import summary
 from vitruvian.migration.convert import Imported, convert
 from vitruvian.migration.read import Config, read, read_flags
 from vitruvian.migration.systems import FLAGS, SYSTEMS
@@ -71,7 +72,7 @@ REAL: list[tuple[str, list[tuple[str, str]], list[str], str, str]] = [
           gates: [{metric: accuracy, atLeast: 0.78}, {metric: precision, atLeast: 0.75}]
           artifacts: s3://pose-models/vit/best
         """,
-        "spec.data.source huggingface_dataset_name output_dir directories_config.input_dir directories_config.train_dir"
+        "huggingface_dataset_name output_dir directories_config.input_dir directories_config.train_dir"
         " directories_config.clean_train_dir_before_training directories_config.training_curve_path input_dir "
         "directories_config.best_model_path trained_model_path metrics_output_file training_config.enable_gpu "
         "push_model_s3.bucket_name",
@@ -87,7 +88,7 @@ REAL: list[tuple[str, list[tuple[str, str]], list[str], str, str]] = [
           model: {architecture: vit}
           training: {earlyStopping: null}
         """,
-        "spec.data.source input_dir trained_model_path metrics_output_file push_model_s3.enabled "
+        "input_dir trained_model_path metrics_output_file push_model_s3.enabled "
         "push_model_s3.conditions push_model_s3.bucket_name",
     ),
     (
@@ -125,7 +126,7 @@ REAL: list[tuple[str, list[tuple[str, str]], list[str], str, str]] = [
             augmentation: none
             earlyStopping: {patience: 10}
         """,
-        "spec.data.source MODEL_PATH download_images_from_s3 class_to_idx idx_to_class classes mappings/poses.json "
+        "MODEL_PATH download_images_from_s3 class_to_idx idx_to_class classes mappings/poses.json "
         "mappings/db_labels.json 1.name",
     ),
     (
@@ -138,7 +139,7 @@ REAL: list[tuple[str, list[tuple[str, str]], list[str], str, str]] = [
           data: {source: data/human-pose-api, format: images}
           model: {architecture: vit, pretrained: ml-models/vit}
         """,
-        "spec.data.source _name_or_path architectures hidden_size id2label label2id image_size num_hidden_layers "
+        "_name_or_path architectures hidden_size id2label label2id image_size num_hidden_layers "
         "torch_dtype do_normalize do_resize image_mean size",
     ),
     (
@@ -163,7 +164,7 @@ REAL: list[tuple[str, list[tuple[str, str]], list[str], str, str]] = [
             earlyStopping: null
           export: {formats: [onnx]}
         """,
-        "spec.data.source lr unfreeze_visual no_mixed_precision experiment_name use_mlflow no_wandb export_format "
+        "lr unfreeze_visual batch_size no_mixed_precision experiment_name use_mlflow no_wandb export_format "
         "push_to_hub",
     ),
     (
@@ -177,7 +178,7 @@ REAL: list[tuple[str, list[tuple[str, str]], list[str], str, str]] = [
           model: {architecture: clip, pretrained: openai/clip-vit-base-patch16, clip: {head: prompts}}
           training: {strategy: none, epochs: 15, batchSize: 256, learningRate: 3.0e-6, earlyStopping: null}
         """,
-        "spec.data.source distributed_mode",
+        "distributed_mode",
     ),
 ]
 
@@ -193,7 +194,7 @@ def test_a_systems_configs_become_the_classifier_that_trains_the_same(
     about = {key for keys, _ in made.remarks for key in keys.split(", ")}
     assert about == set(named.split())
     comments = " ".join(line for line in made.text.splitlines() if line.startswith("#"))
-    for key in named.split():
+    for key in [*named.split(), *(key for key, _ in made.todo)]:
         assert key in comments, f"{key} isn't named in the file"
 
 
@@ -227,43 +228,88 @@ REFUSED = [
     ("exploding", [("a.yaml", "".join(f"a{i}: &a{i} [{f'*a{i - 1}, ' * 9}1]\n" for i in range(9))[0:])], "a.yaml"),
     ("no config at all", [("a.json", '{"name": "app", "version": 3}')], "a.json: is not a config of a system"),
     ("of two systems", [("a.json", PREPROCESSING), ("b.yaml", "lr: 1.0e-4")], "b.yaml: belongs to another system"),
+    ("a lone name", [("x.yaml", "lr: 0.1")], "x.yaml: lr alone doesn't tell that this is a config of Human Action Re"),
+    ("a lone name twice", [("x.yaml", "a: {lr: 1}"), ("y.yaml", "b: {lr: 1}")], "x.yaml: lr alone doesn't tell that"),
+    (
+        "a number for all layers",
+        [("a.yaml", "lr: 0.1\nunfreeze_visual: 4")],
+        "a.yaml: unfreeze_visual: true or false is wanted, not a whole number; a number belongs in "
+        "spec.model.clip.unfreezeVisual of the Classifier",
+    ),
+    ("a number for true", [("a.yaml", "lr: 0.1\nuse_mlflow: 4")], "a.yaml: use_mlflow: true or false is wanted, not a"),
     ("of either", [("a.json", '{"output_dir": "x"}')], "a.json: may be a config of Human Pose Classifier"),
     (
         "two files that differ",
-        [("a/x.json", '{"test_size": 0.2}'), ("b/x.json", '{"test_size": 0.3}')],
+        [("a/x.json", '{"test_size": 0.2, "input_dir": "x"}'), ("b/x.json", '{"test_size": 0.3}')],
         "b/x.json: test_size differs from a/x.json; keep one of them",
     ),
-    ("one file that differs", [("a.yaml", "lr: 0.1\nb: {lr: 0.2}")], "a.yaml: b.lr differs from a.yaml as lr; "),
-    ("text for a number", [("a.json", '{"test_size": "many"}')], "a.json: test_size: a number is wanted, not a text"),
-    ("true for a number", [("a.json", '{"test_size": true}')], "a.json: test_size: a number is wanted, not true or"),
+    (
+        "one file that differs",
+        [("a.yaml", "port: 8080\nlr: 0.1\nb: {lr: 0.2}")],
+        "a.yaml: b.lr differs from a.yaml as lr; ",
+    ),
+    (
+        "text for a number",
+        [("a.json", '{"test_size": "many", "input_dir": "x"}')],
+        "a.json: test_size: a number is wanted, not a text",
+    ),
+    (
+        "true for a number",
+        [("a.json", '{"test_size": true, "input_dir": "x"}')],
+        "a.json: test_size: a number is wanted, not true or",
+    ),
     (
         "a map for a text",
-        [("a.json", '{"huggingface_dataset_name": {"a": 1}}')],
+        [("a.json", '{"huggingface_dataset_name": {"a": 1}, "test_size": 0.2}')],
         "a.json: huggingface_dataset_name: a t",
     ),
     ("half a layer", [("a.json", '{"model_params": {"nb_layers_to_freeze": 2.5}}')], "a.json: model_params.nb_layers_"),
     ("13 layers", [("a.json", '{"model_params": {"nb_layers_to_freeze": 13}}')], "a.json: model_params.nb_layers_to_"),
-    ("too large", [("a.json", '{"test_size": 1e400}')], "a.json: test_size: the number is out of range; "),
-    ("too many digits", [("a.json", f'{{"test_size": {"9" * 400}}}')], "a.json: test_size: a number is wanted; "),
+    (
+        "too large",
+        [("a.json", '{"test_size": 1e400, "input_dir": "x"}')],
+        "a.json: test_size: the number is out of range; ",
+    ),
+    (
+        "too many digits",
+        [("a.json", f'{{"input_dir": "x", "test_size": {"9" * 400}}}')],
+        "a.json: test_size: a number is wanted; ",
+    ),
     ("digits without end", [("a.json", f'{{"test_size": {"9" * 9000}}}')], "a.json: holds a value that can't be read"),
-    ("many epochs", [("a.yaml", "max_epochs: 5000000000")], "a.yaml: max_epochs: spec.training.epochs: "),
+    ("many epochs", [("a.yaml", "lr: 0.1\nmax_epochs: 5000000000")], "a.yaml: max_epochs: spec.training.epochs: "),
     (
         "all for the test",
-        [("a.json", '{"test_size": 1.0}')],
+        [("a.json", '{"test_size": 1.0, "input_dir": "x"}')],
         "a.json: test_size: spec.data.testSize: input should be less",
     ),
-    ("no share", [("a.json", '{"validation_size": 0}')], "a.json: validation_size: spec.data.validationSize: "),
-    ("no such mode", [("a.yaml", "distributed_mode: horovod")], "a.yaml: distributed_mode: is no way to distribute; "),
-    ("no such strength", [("a.yaml", "augmentation_strength: wild")], "a.yaml: augmentation_strength: is no strength"),
+    (
+        "no share",
+        [("a.json", '{"validation_size": 0, "input_dir": "x"}')],
+        "a.json: validation_size: spec.data.validationSize: ",
+    ),
+    (
+        "no such mode",
+        [("a.yaml", "lr: 0.1\ndistributed_mode: horovod")],
+        "a.yaml: distributed_mode: is no way to distribute; ",
+    ),
+    (
+        "no such strength",
+        [("a.yaml", "lr: 0.1\naugmentation_strength: wild")],
+        "a.yaml: augmentation_strength: is no strength",
+    ),
     (
         "no such format",
-        [("a.yaml", "export_format: [coreml]")],
+        [("a.yaml", "lr: 0.1\nexport_format: [coreml]")],
         "a.yaml: export_format: has a format that isn't known; ",
     ),
-    ("computed", [("config.py", "BATCH_SIZE = 2 ** n")], "config.py: BATCH_SIZE: is known only when the file runs; "),
+    (
+        "computed",
+        [("config.py", "EPOCHS = 9\nBATCH_SIZE = 2 ** n")],
+        "config.py: BATCH_SIZE: is known only when the file runs; ",
+    ),
     (
         "on a condition",
-        [("config.py", "if GPU:\n    EPOCHS = 9")],
+        [("config.py", "BATCH_SIZE = 8\nif GPU:\n    EPOCHS = 9")],
         "config.py: EPOCHS: is known only when the file runs",
     ),
     (
@@ -273,13 +319,18 @@ REFUSED = [
     ),
     (
         "a surrogate",
-        [("a.json", '{"huggingface_dataset_name": "\\ud800"}')],
+        [("a.json", '{"huggingface_dataset_name": "\\ud800", "test_size": 0.2}')],
         "a.json: huggingface_dataset_name: the text",
     ),
     (
         "no metric",
         [("a.json", TESTING.replace('"accuracy"', '"auc"'))],
-        "a.json: push_model_s3.conditions: a condition's metric can't be a gate; ",
+        "a.json: push_model_s3.conditions: the metric 'auc' can't be a gate; choose from accuracy, precision, recall, ",
+    ),
+    (
+        "a condition of nothing",
+        [("a.json", TESTING.replace('"metric": "accuracy", ', ""))],
+        "a.json: push_model_s3.conditions: a condition without a metric can't be a gate; choose from accuracy, ",
     ),
     (
         "percent",
@@ -309,6 +360,11 @@ def test_what_is_no_config_is_refused_in_one_line(files: list[tuple[str, str]], 
         (["--lr"], "the flags: lr: a number is wanted, not true or false; "),
         (["--max_epochs", "many"], "the flags: max_epochs: a whole number is wanted, not a text; "),
         (["--unfreeze_text", "perhaps"], "the flags: unfreeze_text: true or false is wanted, not a text; "),
+        (
+            ["--unfreeze_text", "4"],
+            "the flags: unfreeze_text: true or false is wanted, not a whole number; a number belongs in "
+            "spec.model.clip.unfreezeText of the Classifier",
+        ),
         (["--verbose"], "the flags: is not a config of a system that is known here; "),
     ],
 )
@@ -327,26 +383,49 @@ def remarks(made: Imported) -> dict[str, str]:
     return {key: what for keys, what in made.remarks for key in keys.split(", ")}
 
 
+WRITE = " is the place here; write it yourself"
+
+
 @pytest.mark.parametrize(
     ("text", "key", "said"),
     [
-        ('{"test_size": 0.2, "validaton_size": 0.1}', "validaton_size", "did you mean 'validation_size'?"),
         (
-            '{"model_params": {"model_nam": "x"}, "test_size": 0.1}',
+            '{"test_size": 0.2, "validaton_size": 0.1, "input_dir": "x"}',
+            "validaton_size",
+            "did you mean 'validation_size'?",
+        ),
+        (
+            '{"model_params": {"model_nam": "x"}, "test_size": 0.1, "input_dir": "x"}',
             "model_params.model_nam",
             "'model_params.model_name'?",
         ),
-        ('{"test_size": 0.2, "learning_rat": 1}', "learning_rat", "did you mean 'training_config.learning_rate'?"),
-        ('{"test_size": 0.2, "colour": "red"}', "colour", "no key of Human Pose Classifier (ViT, AWS)"),
+        (
+            '{"test_size": 0.2, "learning_rat": 1, "input_dir": "x"}',
+            "learning_rat",
+            "did you mean 'training_config.learning_rate'?",
+        ),
+        (
+            '{"test_size": 0.2, "colour": "red", "input_dir": "x"}',
+            "colour",
+            "no key of Human Pose Classifier (ViT, AWS)",
+        ),
         (
             TESTING.replace('"threshold": 0.78', '"threshold": 0.78, "op": ">"'),
             "push_model_s3.conditions[0].op",
             "no key",
         ),
+        (CLIP_YAML + "optimizer: {weight_decay: 0.1}", "optimizer.weight_decay", f"spec.training.weightDecay{WRITE}"),
+        (CLIP_YAML + "epoch: 4", "epoch", f"spec.training.epochs{WRITE}"),
+        (CLIP_YAML + "data: {seed: 4}", "data.seed", f"spec.data.seed{WRITE}"),
+        (CLIP_YAML + "seed: 4", "seed", f"spec.data.seed or spec.training.seed{WRITE}"),
+        (CLIP_YAML + "lora: {rank: 4}", "lora.rank", f"spec.model.lora.rank{WRITE}"),
+        (CLIP_YAML + "rank: 4", "rank", "no key"),
+        (CONFIG_PY + "LABEL_SMOOTHING = 0.1", "LABEL_SMOOTHING", f"spec.training.labelSmoothing{WRITE}"),
     ],
 )
-def test_an_unknown_key_is_named_with_the_nearest_one(text: str, key: str, said: str) -> None:
-    assert said in remarks(imported(("a.json", text)))[key]
+def test_an_unknown_key_is_named_with_the_nearest_one_or_its_field(text: str, key: str, said: str) -> None:
+    suffix = "json" if text.startswith("{") else "py" if text.startswith(CONFIG_PY) else "yaml"
+    assert said in remarks(imported((f"a.{suffix}", text)))[key]
 
 
 HIDDEN = "s3cr3t-v4lue"
@@ -398,6 +477,10 @@ def test_a_batch_for_each_gpu_becomes_one_over_all_workers() -> None:
     made = imported(("a.yaml", "batch_size: 64\ndistributed_mode: fsdp"))
     assert made.classifier.spec.training.batch_size == 64
     assert "multiply it by their number" in remarks(made)["batch_size"]
+    counted = imported(("a.yaml", "batch_size: 64\ndistributed_mode: ddp\nnproc_per_node: 4"))
+    assert counted.classifier.spec.training.batch_size == 256
+    assert remarks(counted)["batch_size"] == "64 for each of 4 processes; spec.training.batchSize is all of them, 256"
+    assert "batch_size" not in remarks(imported(("a.yaml", "batch_size: 64\nlr: 0.1")))
     exporter = imported(flags=["--batch_size", "16", "--validate"])
     assert "an exported model" in remarks(exporter)["batch_size"]
     assert exporter.classifier.spec.training.batch_size == 256
@@ -446,9 +529,10 @@ def listed(system: System) -> list[Key | Whole | Habit]:
 def test_no_key_is_dropped_in_silence(system: System, key: Key) -> None:
     values = _nested({key.path: SPECIAL.get(key.path, SAMPLES[key.kind])})
     without = convert([Config("a.yaml", {})], [_always(system)])
-    made = convert([Config("a.yaml", values)], [system])
+    made = convert([Config("a.yaml", values)], [_always(system)])
     told = {word for keys, _ in made.remarks for word in keys.split(", ")}
     assert key.path in told or said(made) != said(without)
+    assert not [what for _, what in (*made.todo, *made.remarks) if ": " in what]
 
 
 def _always(system: System) -> System:
@@ -529,6 +613,39 @@ def test_the_command_prints_only_the_file_on_standard_output(tmp_path: Path) -> 
     (tmp_path / "a.yaml").write_text("lr: 1e-4\n")
     done = run(str(tmp_path / "a.yaml"), "--", "--distributed_mode", "ddp")
     assert spec.parse(done.stdout).spec.training.strategy == "ddp"
+
+
+def test_the_command_tells_first_what_must_be_done_and_whose_configs_these_are(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(CLIP_YAML)
+    first, second, *others = run(str(tmp_path / "a.yaml")).stderr.splitlines()
+    assert first.startswith("! edit spec.data.source: data/clip-har-v2 is only a guess; name the folder")
+    assert second == "read as a config of Human Action Recognition using CLIP (CLIP_HAR_PROJECT); its keys:"
+    assert others and all(re.fullmatch(r"  [^:]+: [^:]+", line) for line in others), others
+
+
+def test_what_is_told_in_a_terminal_is_wrapped_to_its_width() -> None:
+    made = imported(("a.json", PREPROCESSING), ("b.json", TRAINING), ("c.json", TESTING))
+    for lines in (summary.todo, summary.notes):
+        wrapped = list(lines(made, 80))
+        assert max(map(len, wrapped)) < 80
+        assert " ".join(map(str.strip, wrapped)) == " ".join(map(str.strip, lines(made, None)))
+
+
+@pytest.mark.parametrize("words", [["FILE"], ["-f", "FILE"], ["--file", "FILE"]], ids=" ".join)
+def test_a_file_is_validated_by_its_name_alone_or_behind_the_option_that_all_commands_have(
+    words: list[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "classifier.yaml"
+    file.write_text(imported(("a.yaml", CLIP_YAML)).text)
+    done = CliRunner().invoke(app, ["spec", "validate", *(str(file) if word == "FILE" else word for word in words)])
+    assert (done.exit_code, "clip-har-v2 is valid" in " ".join(done.output.split())) == (0, True)
+
+
+@pytest.mark.parametrize("words", [[], ["a.yaml", "-f", "a.yaml"]], ids=["none", "two"])
+def test_validate_without_a_file_or_with_two_is_refused_in_one_line(words: list[str]) -> None:
+    done = CliRunner().invoke(app, ["spec", "validate", *words])
+    assert isinstance(done.exception, SpecError)
+    assert str(done.exception) == "spec validate: takes one file, as FILE or as -f FILE; give one of them"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -412,6 +414,30 @@ def test_weights_that_dont_fit_are_one_clear_line(
     assert len(str(refused.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({"hidden_size": 32}, "of the weights' tensors have other sizes than config.json says, such as "),
+        ({"hidden_size": 0}, "can't be read with its config.json"),
+        ({"patch_size": 0}, "can't be read with its config.json"),
+        ({"num_hidden_layers": "x"}, "can't be read with its config.json"),
+        ({"hidden_act": "nope"}, "can't be read with its config.json (KeyError: 'nope')"),
+    ],
+    ids=str,
+)
+def test_a_config_that_isnt_that_of_the_weights_is_one_clear_line(
+    weights: dict[str, str], changed: dict[str, Any], line: str, tmp_path: Path
+) -> None:
+    for file in Path(weights["vit"]).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | changed))
+    with pytest.raises(SpecError) as refused:
+        _build(_pretrained({"vit": str(tmp_path)}, "vit"))
+    assert line in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+
+
 @pytest.mark.parametrize("name", ["vit", "resnet50", "clip", "clip-linear"])
 @pytest.mark.parametrize("fault", ["pickled", "cut short", "incomplete", "no config"])
 def test_weights_that_cant_be_trusted_are_one_clear_line(
@@ -441,6 +467,41 @@ def test_weights_that_cant_be_trusted_are_one_clear_line(
     assert len(shown.splitlines()) == 1
     wanted = {"pickled": "pickled ones are refused", "incomplete": "the weights lack 1 of", "no config": "config.json"}
     assert wanted.get(fault, "safetensors") in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("clip-x", "there is no folder clip-x here, and 127.0.0.1:1 can't be reached; give a folder"),
+        ("./clip-x", "there is no folder ./clip-x here; give a folder"),
+    ],
+)
+def test_weights_that_are_nowhere_are_one_clear_line(name: str, line: str, tmp_path: Path) -> None:
+    code = (
+        "from vitruvian.models.inputs import preprocess_for; from vitruvian.spec import Model\n"
+        "from vitruvian.errors import SpecError\n"
+        f"try: preprocess_for(Model(architecture='clip', pretrained='{name}'))\n"
+        "except SpecError as e: print(e)"
+    )
+    # The hub's address is read when its library is loaded.
+    env = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=tmp_path, check=True
+    )
+    assert done.stdout.startswith(f"model.pretrained: {name}: {line}") and done.stdout.count("\n") == 1
+    assert not done.stderr
+
+
+def test_weights_that_were_fetched_before_need_no_hub(tmp_path: Path) -> None:
+    kept = tmp_path / "hub" / "models--some--clip"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text("0" * 40)
+    (kept / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    (kept / "snapshots" / ("0" * 40) / "config.json").write_text('{"model_type": "clip"}')
+    code = "from vitruvian.models.inputs import pretrained_config; print(pretrained_config('some/clip', 'config.json'))"
+    env = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
+    assert done.stdout == "{'model_type': 'clip'}\n", done.stderr
 
 
 def test_a_clip_without_its_tokenizer_is_refused(weights: dict[str, str], tmp_path: Path) -> None:

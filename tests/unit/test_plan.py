@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+from rich.console import Console
 
 from vitruvian.errors import SpecError
 from vitruvian.models.inputs import preprocess_for
@@ -16,7 +18,7 @@ from vitruvian.models.registry import architecture
 from vitruvian.planning import console as shown
 from vitruvian.planning import devices, duration
 from vitruvian.planning.advise import DoesNotFit, check
-from vitruvian.planning.devices import GPUS, asked, cpu, priced
+from vitruvian.planning.devices import GPUS, Device, asked, cpu, priced
 from vitruvian.planning.duration import Work
 from vitruvian.planning.memory import Setting, checkpoint_bytes, needed
 from vitruvian.planning.plan import Examples, make, offer
@@ -93,6 +95,10 @@ def test_validation_counts_where_it_takes_more_than_a_step() -> None:
             ("ddp: training needs 34", "an a10g has 22.0 GiB", "fsdp with 4 workers fits"),
         ),
         ("a10g", Setting("ddp", 2, 640), ("batchSize: 320 fits with 17", "an a100-40 has 39.4 GiB")),
+        # What computes the same steps comes first, in as few parts as fit.
+        ("a10g", Setting("ddp", 2, 640), ("an a10g has 22.0 GiB; accumulate: 2 fits with 17",)),
+        ("a10g", Setting("ddp", 2, 960), ("; accumulate: 3 fits with 17",)),
+        ("a10g", Setting("ddp", 2, 960, accumulate=2), ("; accumulate: 3 fits with 17",)),
         ("a10g", Setting("none", 1, 256), ("fsdp with 2 workers", "batchSize: 128", "an a100-40")),
         ("h200", Setting("none", 1, 2048), ("fsdp with 2 workers", "batchSize: 1024")),
         # A step of one example can't be made smaller, only shared out.
@@ -112,8 +118,38 @@ def test_what_does_not_fit_is_refused_with_what_does(device: str, setting: Setti
 
 def test_what_is_advised_fits() -> None:
     setting = Setting("ddp", 2, 640)
-    for better in (Setting("fsdp", 4, 640), replace(setting, batch=320)):
+    for better in (replace(setting, accumulate=2), Setting("fsdp", 4, 640), replace(setting, batch=320)):
         check(counts(), better, GPUS["a10g"])
+
+
+def test_no_advice_leaves_a_part_of_a_step_without_an_example() -> None:
+    # Shared out over two workers this fits, but four examples aren't four parts of two workers.
+    heavy, setting = counts(values=2048 * MIB), Setting("none", 1, 4, accumulate=4)
+    check(heavy, Setting("fsdp", 2, 4), GPUS["a10g"])
+    with pytest.raises(DoesNotFit) as e:
+        check(heavy, setting, GPUS["a10g"])
+    for way in ("accumulate: ", "batchSize: ", "fsdp with"):
+        assert way not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("each", "block", "recomputes", "named"),
+    [
+        (30 * GIB, 10 * MIB, False, True),
+        (30 * GIB, 10 * MIB, True, False),
+        # No layers that repeat: nothing to compute again.
+        (30 * GIB, 0, False, False),
+        # In two parts it fits.
+        (15 * GIB, 10 * MIB, False, False),
+    ],
+)
+def test_what_is_not_counted_is_named_where_nothing_else_fits(
+    each: float, block: int, recomputes: bool, named: bool
+) -> None:
+    with pytest.raises(DoesNotFit) as e:
+        check(replace(counts(each=each), block=block), Setting("none", 1, 2, recomputes=recomputes), GPUS["a10g"])
+    assert ("activationCheckpointing: true takes less memory, how much isn't counted" in str(e.value)) is named
+    assert ("choose a smaller model" in str(e.value)) is (each == 30 * GIB)
 
 
 def test_more_processes_on_this_machine_get_no_more_of_its_memory() -> None:
@@ -167,7 +203,7 @@ def test_prices_are_a_users_own(tmp_path: Path) -> None:
         ("g5.xlarge: -1", "is no price"),
         ("g5.xlarge: true", "is no price"),
         ("- 1", "is no map"),
-        ("a: [", "can't be read"),
+        ("a: [", "is not valid YAML"),
         (None, "no such file"),
     ],
 )
@@ -185,8 +221,8 @@ def work(**changes: Any) -> Work:
 
 
 def test_a_step_is_operations_through_what_the_device_reaches() -> None:
-    device = replace(GPUS["a10g"], peak={"fp32": 10e12})
-    found = duration.step(work(), Setting("none", 1, 64), device, device.machines[0], 0.5)
+    device = replace(GPUS["a10g"], peak={"fp32": 10e12, "bf16": 70e12})
+    found = duration.step(work(precision="fp32"), Setting("none", 1, 64), device, device.machines[0], 0.5)
     assert found.computing == pytest.approx(64 * 3e12 / 5e12)
     assert found.waiting == 0
 
@@ -242,8 +278,69 @@ def test_programs_read_what_people_do() -> None:
 def test_every_gpu_has_a_machine_and_a_price() -> None:
     for device in GPUS.values():
         assert device.machines and all(machine.dollars > 0 for machine in device.machines)
-        assert set(device.peak) == {"fp32", "bf16"}
+        assert "fp32" in device.peak
     assert devices.CPU not in GPUS
+
+
+@pytest.mark.parametrize(
+    ("asked", "name", "used"),
+    [
+        ("auto", "t4", "fp32"),
+        ("auto", "a10g", "bf16"),
+        ("auto", "cpu", "fp32"),
+        ("fp32", "h100", "fp32"),
+        ("bf16", "h100", "bf16"),
+        # It multiplies bfloat16, but no faster.
+        ("bf16", "t4", "fp32"),
+        ("bf16", "cpu", "fp32"),
+    ],
+)
+def test_each_device_computes_in_what_the_precision_means_on_it(asked: Any, name: str, used: str) -> None:
+    device = GPUS.get(name) or cpu(64 * GIB, 1e12, 1)
+    assert device.precision(asked) == used
+
+
+@pytest.mark.parametrize("planned", ["t4", "a10g", "cpu"])
+def test_a_gpu_takes_as_long_whichever_is_planned(planned: str) -> None:
+    examples, setting = Examples(640, 64, CLASSES, "counted"), Setting("none", 1, 64)
+    device = GPUS.get(planned) or cpu(64 * GIB, 1e12, 1)
+    others = make("yoga", "vit", examples, work(), setting, device, GPUS, None).others
+    assert others == tuple(offer(work(), setting, gpu) for gpu in GPUS.values())
+    assert {each.device.name: each.precision for each in others}["t4"] == "fp32"
+    assert all(each.precision == "bf16" for each in others if each.device.name != "t4")
+
+
+def printed(setting: Setting, device: Device, **changes: Any) -> str:
+    console = Console(file=io.StringIO(), width=100)
+    examples = Examples(640, 64, CLASSES, "counted")
+    shown.show(console, make("yoga", "vit", examples, work(**changes), setting, device, GPUS, None))
+    return " ".join(cast(io.StringIO, console.file).getvalue().split())
+
+
+@pytest.mark.parametrize(
+    ("precision", "said"),
+    [
+        ("auto", "GPUs reach 20% to 50% of their bf16 peak and 35% to 70% of their float32 peak"),
+        ("fp32", "GPUs reach 35% to 70% of their float32 peak, and"),
+    ],
+)
+def test_people_see_which_peak_counts(precision: str, said: str) -> None:
+    assert said in printed(Setting("none", 1, 64), GPUS["a10g"], precision=precision)
+
+
+def test_a_plan_that_does_not_fit_has_no_time_or_cost() -> None:
+    for batch, fits in ((64, True), (640, False)):
+        text = printed(Setting("none", 1, batch), GPUS["a10g"])
+        assert ("Time and cost" in text) is ("an hour" in text) is fits
+        assert "The same on one GPU" in text
+        assert "start-up, about 20 s" in text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"), [(0.0040, 0.00401, ""), (0.004, 0.004, ""), (0.004, 0.005, "from 4.0 ms to 5.0 ms")]
+)
+def test_a_range_whose_ends_read_the_same_is_none(low: float, high: float, said: str) -> None:
+    assert shown._range(low, high, shown._seconds) == said
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -271,3 +368,26 @@ def test_a_measurement_makes_real_steps(name: str) -> None:
     operations = work.forward.at(found.batch) + work.backward.at(found.batch)
     assert found.flops == pytest.approx(operations / found.step_seconds)
     assert found.input_seconds > 0
+
+
+@pytest.mark.parametrize(("precision", "halved"), [("auto", False), ("bf16", True)])
+def test_a_measurement_multiplies_as_the_training_would(
+    precision: str, halved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+
+    def watched(*args: Any, **options: Any) -> torch.autocast:
+        seen.add(options["enabled"])
+        return autocast(*args, **options)
+
+    autocast = torch.autocast
+    monkeypatch.setattr(torch, "autocast", watched)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    declared = {
+        "data": {"source": "synthetic://poses"},
+        "model": MODELS["vit"],
+        "training": {"precision": precision},
+    }
+    spec = Classifier.model_validate({"metadata": {"name": "tiny"}, "spec": declared}).spec
+    measure(spec, CLASSES, count(spec.model, CLASSES), batch=2)
+    assert seen == {halved}

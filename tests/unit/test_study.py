@@ -12,13 +12,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from tests.training_runs import make_job
+from vitruvian.console import Teller
 from vitruvian.evaluation import plots
 from vitruvian.spec import Training, Tuning
 from vitruvian.study.page import Study, files
 from vitruvian.study.plot import picture
 from vitruvian.study.results import Outcome, Run, columns, comparable, rows, table
+from vitruvian.study.run import _show
 from vitruvian.training.job import ended
 from vitruvian.training.search import scheduler
 from vitruvian.variants import Axis
@@ -51,8 +54,9 @@ def test_seeds_are_averaged_over() -> None:
     assert spread.mean == pytest.approx(0.7)
     assert spread.deviation == pytest.approx(0.1414, abs=1e-4)
     assert columns(found[2])["test acc"] == "70.0 ± 14.1 %"
-    assert "95 % interval" not in columns(found[2])
-    assert columns(rows([_run(2)])[0])["95 % interval"] == "60.0 to 80.0 %"
+    assert "test 95 %" not in columns(found[2])
+    assert columns(rows([_run(2)])[0])["test 95 %"] == "60-80 %"
+    assert columns(rows([_run(2, low=0.961, high=0.979)])[0])["test 95 %"] == "96.1-97.9 %"
 
 
 def test_a_seed_that_failed_is_told_beside_the_others() -> None:
@@ -103,6 +107,24 @@ def test_the_page_tells_all_and_needs_nothing_else(axes: tuple[Axis, ...]) -> No
     assert "left: out" in page
     assert "<svg" in page and not re.search(r'(src|href)="[^#]', page)
     assert made["study.png"].startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("seeds", [(None,), (0, 1)], ids=["one run", "seeds"])
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_the_table_has_a_line_for_each_variant_and_whole_words(width: int, seeds: tuple[int | None, ...]) -> None:
+    large = {"learnt": 85_798_656, "parameters": 85_798_656, "seconds": 1234.5, "worst_class": "arms-raised"}
+    runs = [_run(layers, seed, **large) for layers in (0, 2) for seed in seeds]
+    runs.append(Run({"model.freezeLayers": 9} | ({} if seeds == (None,) else {"training.seed": 0}), None, "no layer"))
+    study = Study("poses", "abc", datetime.now(UTC), (LAYERS,), runs, [], {})
+    console = Console(file=io.StringIO(), width=width)
+    _show(Teller(console), study, rows(runs))
+    assert isinstance(console.file, io.StringIO)
+    head, *lines = console.file.getvalue().splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["0", "2", "9"] and "✗" in lines[3]
+    kept = re.split(r"\s{2,}", head.strip())
+    assert kept[:3] == ["freezeLayers", "val acc", "test acc"]
+    assert [name for name in ("freezeLayers", *columns(rows(runs)[0])) if name in kept] == kept
+    assert ("parameters" in kept) == (width == 160)
 
 
 def test_a_study_in_which_all_failed_has_a_page() -> None:

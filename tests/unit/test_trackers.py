@@ -9,14 +9,19 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from tests.unit.test_training_metrics import RECORD, start, step
 from vitruvian.errors import GateFailed, Terminated, VitruvianError
+from vitruvian.evaluation.metrics import measure
+from vitruvian.spec import Model, Training
+from vitruvian.training.job import Job
 from vitruvian.training.progress import EpochTable, span
-from vitruvian.training.trackers import Row, Run, Status, Trackers, _without_password, reason_of
+from vitruvian.training.trackers import Row, Run, Status, Trackers, _instead_of_path, _without_password, reason_of
 
 RUN = Run("yoga", "0123456789abcdef", {"training.batchSize": 16}, "kind: Classifier\n")
 
@@ -80,6 +85,7 @@ def test_events_become_rows_by_epoch_and_by_step() -> None:
     assert book.rows[0].values == {"step": 4, "step/loss": 1.5, "step/accuracy": 0.25}
     assert book.rows[1].values["validation/accuracy"] == RECORD["validationAccuracy"]
     assert book.rows[-1].values == {"test/accuracy": 0.5}
+    assert book.facts == {"precision": "fp32"}
     assert book.ended == "finished"
 
 
@@ -97,7 +103,41 @@ def test_what_a_run_holds_is_not_told_again() -> None:
         trackers.tested({"accuracy": 0.5})
     assert book.at("step") == [26, 27]
     assert book.at("epoch") == [3]
-    assert book.at("test") == []
+    assert book.at("end") == []
+
+
+def test_at_the_end_the_best_epoch_is_told_once() -> None:
+    history = [{**epoch(n), "validationAccuracy": accuracy} for n, accuracy in ((1, 0.5), (2, 0.75), (3, 0.25))]
+    book = Book()
+    with Trackers([book], print) as trackers:
+        trackers.begin(RUN, begun=False)
+        for _ in range(2):
+            trackers.trained(history)
+        trackers.trained([])
+    assert book.at("epoch") == [1, 2, 3]
+    assert [row.values for row in book.rows if row.axis == "end"] == [
+        {"best/epoch": 2, "best/validation_accuracy": 0.75}
+    ]
+
+
+def test_what_is_measured_keeps_digits_with_their_letters() -> None:
+    metrics = measure(np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]]), ["a", "b"])
+    assert {"f1", "accuracy", "balanced_accuracy", "worst_class_recall", "log_loss"} <= set(metrics.measured())
+
+
+@pytest.mark.parametrize(
+    ("uri", "hint"),
+    [
+        ("mlflow.db", "write sqlite:///mlflow.db"),
+        ("file:///kept/runs.sqlite", "write sqlite:////kept/runs.sqlite"),
+        ("file:///kept", "write sqlite:////kept/mlflow.db, or set MLFLOW_ALLOW_FILE_STORE=true"),
+        ("http://host:5000", None),
+        ("sqlite:///mlflow.db", None),
+        ("databricks", None),
+    ],
+)
+def test_a_path_in_place_of_an_address_is_told_as_one(uri: str, hint: str | None) -> None:
+    assert _instead_of_path(uri) == hint
 
 
 @pytest.mark.parametrize(
@@ -231,9 +271,78 @@ def test_a_password_in_an_address_is_not_shown() -> None:
     assert _without_password("sqlite:///mlflow.db") == "sqlite:///mlflow.db"
 
 
+CLIP = {"architecture": "clip", "clip": {"unfreezeVisual": 0}}
+KNOWING = {"architecture": "vit", "pretrained": "weights"}
+
+
+def job(model: dict[str, Any] | None = None, **training: Any) -> Job:
+    declared = Model.model_validate(model or {"architecture": "vit"})
+    return Job(declared, Training.model_validate({"epochs": 4, **training}), "", "")
+
+
+def beginning(of: Job, *, fixed: bool = False, **event: Any) -> str:
+    """Return what the table says before its first row."""
+    console = Console(file=io.StringIO(), width=100)
+    with EpochTable(console, of) as table:
+        if fixed:
+            table.show({"kind": "features", "found": True, "count": 10})
+        table.show(start(**event))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("of", "event", "line"),
+    [
+        (job(), {}, "  learning rate 0.001, fp32\n"),
+        (job(), {"learningRate": 5e-5, "precision": "bf16"}, "  learning rate 5e-05, bf16\n"),
+        (job(accumulate=4, loaders=0), {}, "  learning rate 0.001, fp32, accumulate 4, loaders 0\n"),
+        (job(), {}, "lower training.batchSize, raise training.epochs, or begin with model.pretrained\n"),
+        (job(KNOWING), {}, "lower training.batchSize, or raise training.epochs\n"),
+        (job({"architecture": "heatmap-cnn"}), {}, "lower training.batchSize, or raise training.epochs\n"),
+        (job(), {"epoch": 1, "step": 3, "history": [epoch(1)]}, "  going on from epoch 2, step 3\n"),
+    ],
+)
+def test_the_table_begins_with_how_it_trains_and_what_would_help(of: Job, event: dict[str, Any], line: str) -> None:
+    told = beginning(of, **event)
+    assert line in told and "Epoch" in told
+
+
+@pytest.mark.parametrize(
+    ("model", "fixed", "line"),
+    [
+        (CLIP, True, "set model.pretrained, or raise model.clip.unfreezeVisual\n"),
+        ({"architecture": "resnet50", "freezeLayers": 4}, True, "set model.pretrained, or lower model.freezeLayers\n"),
+        (KNOWING, True, ""),
+        ({"architecture": "vit"}, False, ""),
+    ],
+)
+def test_a_front_that_has_never_learnt_is_told_of(model: dict[str, Any], fixed: bool, line: str) -> None:
+    told = beginning(job(model), fixed=fixed)
+    assert ("nothing before the head has ever learnt" in told) == bool(line) and line in told
+
+
+@pytest.mark.parametrize(
+    ("training", "epochs", "line"),
+    [
+        ({}, 4, "  trained already: 4 epochs\n"),
+        ({"epochs": 1}, 1, "  trained already: 1 epoch\n"),
+        ({"epochs": 9, "earlyStopping": {"patience": 2}}, 3, "  trained already: 3 epochs\n"),
+    ],
+)
+def test_a_training_with_nothing_left_to_do_says_so_and_nothing_else(
+    training: dict[str, Any], epochs: int, line: str
+) -> None:
+    # The first is best.
+    history = [{**epoch(number), "validationAccuracy": 0.9 / number} for number in range(1, epochs + 1)]
+    told = beginning(job(CLIP, **training), fixed=True, epoch=epochs, history=history)
+    assert told.endswith(line)
+    assert "going on" not in told and "only" not in told and "ever learnt" not in told
+
+
 def test_the_table_tells_the_time_that_is_left() -> None:
     console = Console(file=io.StringIO(), width=100)
-    with EpochTable(console, 10) as table:
+    with EpochTable(console, job()) as table:
         table.show(start())
         table.show({"kind": "epoch", **epoch(1), "seconds": 20.0})
         table.show({"kind": "epoch", **epoch(2), "seconds": 40.0})

@@ -27,7 +27,8 @@ RECORD = {
 
 def start(epoch: int = 0, step: int = 0, attempt: int = 1, **more: Any) -> dict[str, Any]:
     whole = {"kind": "start", "attempt": attempt, "epoch": epoch, "step": step, "epochs": 4, "steps": 10, "batch": 16}
-    return {**whole, "world": 2, "history": [], "parameters": 1000, "learning": 1000, **more}
+    learns = {"parameters": 1000, "learning": 1000, "learningRate": 1e-3, "precision": "fp32"}
+    return {**whole, **learns, "world": 2, "history": [], **more}
 
 
 def step(epoch: int, number: int, loss: float = 1.0, accuracy: float = 0.25) -> dict[str, Any]:

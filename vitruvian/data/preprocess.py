@@ -12,7 +12,7 @@ from vitruvian.data.decode import HEATMAP_SHAPE, HEATMAP_SUFFIXES, IMAGE_SUFFIXE
 
 
 class _Preprocess(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 Spread = Annotated[float, Field(gt=0)]

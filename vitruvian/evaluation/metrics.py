@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from pydantic.alias_generators import to_camel, to_snake
+from pydantic.alias_generators import to_camel
 
 from vitruvian.errors import DataError, TrainingError
 
@@ -93,7 +94,7 @@ class Metrics(_Record):
 
     def measured(self) -> dict[str, float]:
         """Return every single number, as trackers name them."""
-        return {to_snake(name): value for name, value in self.headline().items()} | {
+        return {_snake(name): value for name, value in self.headline().items()} | {
             "log_loss": self.log_loss,
             "calibration_error": self.calibration_error,
         }
@@ -177,6 +178,11 @@ def calibration_error(
     chosen = np.minimum((confidence * bins).astype(np.int64), bins - 1)
     gap = np.bincount(chosen, weights=correct - confidence, minlength=bins)
     return float(np.abs(gap).sum() / len(truth))
+
+
+def _snake(name: str) -> str:
+    """Return worst_class_recall for worstClassRecall; pydantic's to_snake would make f_1 of f1."""
+    return re.sub("(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:

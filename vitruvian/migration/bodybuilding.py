@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from vitruvian.migration.table import Aside, Given, Habit, Key, Kind, Outcome, Refused, Remark, System, Whole
 
 _SORTED = "sort the pictures into a folder for each pose and name it in spec.data.source"
-_POSEDB = f"data.format posedb isn't implemented yet: {_SORTED}"
-_LABELS = "a bundle's labels hold it: classes are the folders' names, in their order, numbered without gaps"
+_POSEDB = f"data.format posedb isn't implemented yet; {_SORTED}"
+_LABELS = "a bundle's labels hold it; classes are the folders' names, in their order, numbered without gaps"
 
 
 def _buckets(given: Given) -> Iterator[Outcome]:
@@ -17,9 +17,9 @@ def _buckets(given: Given) -> Iterator[Outcome]:
     elif len(given.value) == 1:
         yield Aside("spec.data.source", f"s3://{given.value[0]}", _POSEDB)
     elif given.value:
-        yield Remark(f"a source is one folder or s3://BUCKET/PREFIX, not yet several buckets: {_SORTED}")
+        yield Remark(f"a source is one folder or s3://BUCKET/PREFIX, not yet several buckets; {_SORTED}")
     else:
-        yield Remark(f"the default bucket's name isn't told: {_SORTED}")
+        yield Remark(f"the default bucket's name isn't told; {_SORTED}")
 
 
 SYSTEM = System(

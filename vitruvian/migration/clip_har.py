@@ -16,7 +16,7 @@ _MODES = ("none", "ddp", "fsdp")
 _EXPORTER = frozenset({"export_format", "precision", "validate"})
 _TRAINER = frozenset({"max_epochs", "lr", "distributed_mode", "unfreeze_visual", "unfreeze_text", "eval_batch_size"})
 _TRACK = "flags of `vitruvian run` and `train`; without them nothing is tracked, where there both trackers were"
-_UNTRACKED = "nothing is tracked unless you ask for it with `--mlflow URI`, `--wandb PROJECT` or `--tensorboard FOLDER`"
+_UNTRACKED = "nothing is tracked without `--mlflow URI`, `--wandb PROJECT` or `--tensorboard FOLDER`"
 _HUB = "`vitruvian publish` writes the bundle, with its model card, to spec.artifacts"
 _RAY = "Ray finds the workers"
 _BUNDLE = "a bundle says what it is, and holds its classes"
@@ -45,13 +45,13 @@ def _mode(given: Given) -> Iterator[Outcome]:
         return
     yield Put("spec.training.strategy", given.value)
     if given.value == "none":
-        yield Remark("one process on the CPU; set spec.training.gpusPerWorker: 1 for a GPU")
+        yield Remark("one process on the CPU; set spec.training.gpusPerWorker to 1 for a GPU")
         return
     workers = _workers(given.values)
     yield Put("spec.training.workers", workers or 1)
     yield Put("spec.training.gpusPerWorker", 1)
     if workers is None:
-        yield Remark("the launcher counted GPUs: set spec.training.workers to their number")
+        yield Remark("the launcher counted GPUs; set spec.training.workers to their number")
 
 
 def _batch(given: Given) -> Iterator[Outcome]:
@@ -63,7 +63,12 @@ def _batch(given: Given) -> Iterator[Outcome]:
     workers = _workers(given.values)
     yield Put("spec.training.batchSize", given.value * (workers or 1))
     if workers is None:
-        yield Remark("was for each GPU; spec.training.batchSize is for all workers: multiply it by their number")
+        yield Remark("was for each GPU; spec.training.batchSize is for all workers, so multiply it by their number")
+    elif workers > 1:
+        together = given.value * workers
+        yield Remark(
+            f"{given.value} for each of {workers} processes; spec.training.batchSize is all of them, {together}"
+        )
 
 
 def _augmentation(given: Given) -> Iterator[Outcome]:
@@ -90,9 +95,9 @@ def _unfreeze(tower: int, path: str) -> Callable[[Given], Iterator[Outcome]]:
 
 def _mixed(given: Given) -> Iterator[Outcome]:
     if given.value:
-        yield Remark("add spec.training.precision: fp32")
+        yield Remark("set spec.training.precision to fp32")
     else:
-        yield Remark("spec.training.precision is auto: bfloat16 on a GPU that is built for it")
+        yield Remark("spec.training.precision is auto, bfloat16 on a GPU that is built for it")
 
 
 def _experiment(given: Given) -> Iterator[Outcome]:
@@ -100,10 +105,10 @@ def _experiment(given: Given) -> Iterator[Outcome]:
     if name:
         yield Put("metadata.name", name)
         yield Remark(
-            "names the classifier, unless --name does, and MLflow's experiment, unless MLFLOW_EXPERIMENT_NAME does"
+            "names the classifier and MLflow's experiment; --name and MLFLOW_EXPERIMENT_NAME name them otherwise"
         )
     else:
-        yield Remark("no classifier can be called so: lower-case letters, digits and '-' make a name")
+        yield Remark("no classifier can be called so; lower-case letters, digits and '-' make a name")
 
 
 def _tracker(flag: str, on: bool) -> Callable[[Given], Iterator[Outcome]]:
@@ -124,7 +129,7 @@ def _formats(given: Given) -> Iterator[Outcome]:
     if now:
         yield Put("spec.export.formats", now)
     if later:
-        yield Aside("spec.export.formats", [*now, *later], f"{', '.join(later)}: not implemented yet; onnx is made")
+        yield Aside("spec.export.formats", [*now, *later], f"{', '.join(later)} can't be made yet; onnx is made")
 
 
 SYSTEM = System(
@@ -144,7 +149,8 @@ SYSTEM = System(
         Key(
             "unfreeze_visual",
             "spec.model.clip.unfreezeVisual",
-            "how many of the last layers learn: all or, unless it is set, 0; `model.lora` learns small changes instead",
+            "true or false: true becomes the number of the tower's layers, false or nothing 0; a number of last layers "
+            "is written here. `model.lora` learns small changes instead",
             Kind.flag,
             ("S4.15",),
             rule=_unfreeze(0, "spec.model.clip.unfreezeVisual"),
@@ -152,7 +158,7 @@ SYSTEM = System(
         Key(
             "unfreeze_text",
             "spec.model.clip.unfreezeText",
-            "the same of the text tower",
+            "true or false, the same of the text tower",
             Kind.flag,
             ("S4.16",),
             rule=_unfreeze(1, "spec.model.clip.unfreezeText"),
@@ -221,13 +227,13 @@ SYSTEM = System(
         Key(
             "dataset_version",
             "spec.data.source",
-            "not yet for DVC: check the version out and name its folder; its digest is in the bundle's lineage",
+            "not yet for DVC; check the version out and name its folder; its digest is in the bundle's lineage",
             ids=("S4.29",),
         ),
         Key(
             "checkpoint",
             "spec.model.pretrained",
-            "a `.pt` is a pickle and isn't read: write it with save_pretrained and name that folder. A run that broke "
+            "a `.pt` is a pickle and isn't read; write it with save_pretrained and name that folder. A run that broke "
             "off goes on by itself",
             ids=("S4.30",),
         ),
@@ -285,7 +291,7 @@ SYSTEM = System(
         Key(
             "validate",
             "spec.export.accuracyDrop",
-            "always: an export that answers otherwise than the model, or loses more accuracy, is refused",
+            "always; an export that answers otherwise than the model, or loses more accuracy, is refused",
             ids=("S4.50",),
         ),
         Key("benchmark", "not yet", "one format is made, so there is none to compare", ids=("S4.45", "S4.50")),

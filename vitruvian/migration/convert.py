@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 from vitruvian import spec
 from vitruvian.errors import SpecError
-from vitruvian.migration.entries import Entry, checked, entries, named, recognise, shown
+from vitruvian.migration.entries import Entry, checked, entries, named, recognise, shown, snake
 from vitruvian.migration.read import Config
 from vitruvian.migration.table import Aside, Given, Key, Outcome, Put, Refused, System
 
@@ -25,10 +26,12 @@ _FEW = 20
 
 @dataclass(frozen=True)
 class Imported:
-    """A Classifier as text, and what of the configs it doesn't say: (key or field, what a person must know)."""
+    """A Classifier as text, what must be done to it, and what of the configs it doesn't say: (key, what to know)."""
 
+    system: str
     text: str
     classifier: spec.Classifier
+    todo: tuple[tuple[str, str], ...]
     remarks: tuple[tuple[str, str], ...]
 
 
@@ -39,6 +42,7 @@ class _Draft:
     puts: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
     asides: list[tuple[str, Aside]] = field(default_factory=list)
+    todo: list[tuple[str, str]] = field(default_factory=list)
     remarks: list[tuple[str, str]] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
@@ -86,7 +90,7 @@ def _given(configs: Sequence[Config], system: System, draft: _Draft) -> dict[str
         whole = named(config, system)
         if whole and not any(entry.key for entry in listed):
             few = listed if len(listed) <= _FEW else []
-            draft.remarks += [(config.where, f"{whole.to}: {whole.note}"), *((e.path, SECRET) for e in few if e.secret)]
+            draft.remarks += [(config.where, f"{whole.to}; {whole.note}"), *((e.path, SECRET) for e in few if e.secret)]
             draft.remarks += [(e.path, f"no place; see {config.where}") for e in few if not e.secret]
             continue
         if sum(entry.key is None for entry in listed) > _MOST_UNKNOWN:
@@ -104,7 +108,7 @@ def _given(configs: Sequence[Config], system: System, draft: _Draft) -> dict[str
 
 def _take(found: dict[str, Entry], entry: Entry, key: Key, config: Config, draft: _Draft) -> None:
     try:
-        entry = Entry(entry.path, checked(entry, key.kind), entry.where, key)
+        entry = Entry(entry.path, checked(entry, key), entry.where, key)
     except SpecError as e:
         draft.wrong.append(str(e))
         return
@@ -121,8 +125,36 @@ def _take(found: dict[str, Entry], entry: Entry, key: Key, config: Config, draft
 
 def _unknown(path: str, system: System) -> str:
     by_name = {key.path.rpartition(".")[2]: key.path for key in system.keys}
-    near = difflib.get_close_matches(path.rpartition(".")[2], by_name, n=1, cutoff=0.6)
-    return f"unknown key; did you mean '{by_name[near[0]]}'?" if near else f"no key of {system.title} that is known"
+    own = _nearest(path.rpartition(".")[2], by_name, 0.6)
+    near, place = _field(path)
+    if near > own[0]:
+        return f"{place} is the place here; write it yourself"
+    return f"unknown key; did you mean '{by_name[own[1]]}'?" if own[0] else f"no key of {system.title} that is known"
+
+
+def _field(path: str) -> tuple[float, str]:
+    """Return the Classifier's field that is called much like an unknown key, and before it how much."""
+    section, _, name = f".{snake(path)}".rpartition(".")
+    within = section.rpartition(".")[2]
+    likeness, found = max(_nearest(each, _places(), 0.8) for each in (name, f"{within}.{name}"))
+    places = _places().get(found, ())
+    return likeness, " or ".join([place for place in places if place.split(".")[1] == within] or places)
+
+
+@functools.cache
+def _places() -> dict[str, list[str]]:
+    """Return the fields of data, model and training by their names below these: what other systems have, too."""
+    found: dict[str, list[str]] = {}
+    for line in spec.fields():
+        if line.path.startswith(("spec.data.", "spec.model.", "spec.training.")):
+            found.setdefault(snake(line.path.split(".", 2)[2]), []).append(line.path)
+    return found
+
+
+def _nearest(name: str, names: Iterable[str], cutoff: float) -> tuple[float, str]:
+    """Return the name that is most like a name, and before it how much; (0, "") where none is."""
+    near = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
+    return (difflib.SequenceMatcher(None, near[0], name).ratio(), near[0]) if near else (0.0, "")
 
 
 def _name(draft: _Draft, system: System, name: str | None) -> None:
@@ -130,8 +162,8 @@ def _name(draft: _Draft, system: System, name: str | None) -> None:
         draft.take("--name", "metadata.name", [Put("metadata.name", name)])
     classifier = draft.puts.setdefault("metadata.name", system.name)
     if "spec.data.source" not in draft.puts:
-        draft.puts["spec.data.source"] = f"data/{classifier}"
-        draft.remarks.insert(0, ("spec.data.source", f"is only a guess: name {system.data}"))
+        guess = draft.puts["spec.data.source"] = f"data/{classifier}"
+        draft.todo.append(("spec.data.source", f"{guess} is only a guess; name {system.data}"))
 
 
 def _finished(draft: _Draft, system: System, files: Sequence[str]) -> Imported:
@@ -145,19 +177,25 @@ def _finished(draft: _Draft, system: System, files: Sequence[str]) -> Imported:
         part[last] = draft.puts[path]
     remarks = tuple(_grouped(draft.remarks))
     head = f"# By `vitruvian spec import` from {', '.join(map(shown, files))}: {system.title}.\n"
-    text = head + spec.dump(declared) + "".join(f"{line}\n" for line in _comments(draft.asides, remarks))
+    text = head + spec.dump(declared) + "".join(f"{line}\n" for line in _comments(draft, remarks))
     try:
         classifier = spec.parse(text, "Classifier")
     except SpecError as e:
         raise SpecError("\n".join(_back(line, draft.origins) for line in str(e).splitlines())) from e
-    asides = [(key, f"{aside.path} is written as a comment: {aside.why}") for key, aside in draft.asides]
-    return Imported(text, classifier, (*remarks, *_grouped(asides)))
+    # Of a key's fields the first one says why, and the file has them all.
+    first = dict(reversed(draft.asides))
+    asides = [(key, f"{aside.path} is a comment for now; {aside.why}") for key, aside in first.items()]
+    return Imported(system.title, text, classifier, tuple(draft.todo), (*remarks, *_grouped(reversed(asides))))
 
 
-def _comments(asides: Sequence[tuple[str, Aside]], remarks: Sequence[tuple[str, str]]) -> Iterator[str]:
-    if asides:
+def _comments(draft: _Draft, remarks: Sequence[tuple[str, str]]) -> Iterator[str]:
+    if draft.todo:
+        yield "# To do before the first run:"
+    for key, what in draft.todo:
+        yield f"#   {key}: {what}"
+    if draft.asides:
         yield "# Lines that this file can't hold now:"
-    for key, aside in asides:
+    for key, aside in draft.asides:
         value = shown(json.dumps(aside.value, ensure_ascii=False), 10_000)
         yield f"#   {aside.path}: {value}   # {shown(key)}: {aside.why}"
     if remarks:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from vitruvian import spec
 from vitruvian.errors import SpecError
 from vitruvian.migration.read import Computed, Config
 from vitruvian.migration.table import Key, Kind, System, Whole
@@ -36,9 +37,13 @@ class Entry:
     @property
     def secret(self) -> bool:
         """Whether the name or the value says that nobody else may read it."""
-        snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.path).lower()
-        words = re.sub(r"[^a-z0-9]+", "_", snake)
+        words = re.sub(r"[^a-z0-9]+", "_", snake(self.path))
         return bool(self.key is None and _SECRET.search(words)) or _looks_secret(self.value)
+
+
+def snake(name: str) -> str:
+    """Return a name like `weightDecay` as `weight_decay`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 def _looks_secret(value: Any) -> bool:
@@ -90,7 +95,18 @@ def recognise(configs: Sequence[Config], systems: Sequence[System]) -> System:
             where=configs[0].where,
             hint="give its other files, too",
         )
+    if not any(config.flags or named(config, first) for config in configs):
+        _check_enough(configs, first)
     return first
+
+
+def _check_enough(configs: Sequence[Config], system: System) -> None:
+    """Refuse a lone name such as `lr`, which any program's config may have, unless the system has no other."""
+    known = {entry.key.path for config in configs for entry in entries(config, system) if entry.key}
+    names = {name for path in known for name in path.split(".")}
+    if len(names) < min(2, len(system.keys)):
+        what = f"{', '.join(names)} alone doesn't tell that this is a config of {system.title}"
+        raise SpecError(what, where=configs[0].where, hint="give its other keys or files, too")
 
 
 def _score(config: Config, system: System) -> float:
@@ -105,8 +121,9 @@ def named(config: Config, system: System) -> Whole | None:
     return system.whole(PurePath(config.where).name)
 
 
-def checked(entry: Entry, kind: Kind) -> Any:
-    """Return a value that is of a kind; raises `SpecError` for another one, without saying it."""
+def checked(entry: Entry, key: Key) -> Any:
+    """Return a value that is of its key's kind; raises `SpecError` for another one, without saying it."""
+    kind = key.kind
 
     def wrong(what: str, hint: str) -> SpecError:
         return SpecError(f"{shown(entry.path)}: {what}", where=entry.where, hint=hint)
@@ -125,12 +142,19 @@ def checked(entry: Entry, kind: Kind) -> Any:
         if isinstance(value, int | float) and not isinstance(value, bool) and kind in (Kind.integer, Kind.number):
             raise wrong(f"{kind.value} is wanted", "write a smaller one" if kind is Kind.number else "round it")
         is_now = _TYPES.get(type(value), "something else")
-        raise wrong(f"{kind.value} is wanted, not {is_now}", "mend it")
+        raise wrong(f"{kind.value} is wanted, not {is_now}", _place_of_number(key, value) or "mend it")
     if (isinstance(value, int) and abs(value) >= 10**15) or (isinstance(value, float) and not math.isfinite(value)):
         raise wrong("the number is out of range", "write a smaller one")
     if isinstance(value, str) and (not value.strip() or not _writable(value)):
         raise wrong("the text is empty" if not value.strip() else "the text isn't one line of characters", "mend it")
     return value
+
+
+def _place_of_number(key: Key, value: Any) -> str | None:
+    """Return where a number goes that stands at a key for true or false, if the key's field is one for numbers."""
+    countable = key.kind is Kind.flag and isinstance(value, int | float)
+    counts = countable and any(line.path == key.to and line.kind == "integer" for line in spec.fields())
+    return f"a number belongs in {key.to} of the Classifier" if counts else None
 
 
 def _writable(text: str) -> bool:

@@ -48,7 +48,7 @@ _PROCESSOR = (
     "rescale_factor",
     "size",
 )
-_PREPARED = "one decoder prepares pictures the same for training and serving: the model's square, 0 to 1, normalised"
+_PREPARED = "one decoder prepares pictures the same for training and serving (the model's square, 0 to 1, normalised)"
 
 
 def _architecture(given: Given) -> Iterator[Outcome]:

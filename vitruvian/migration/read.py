@@ -89,9 +89,9 @@ def _flag(name: str, values: list[str], kind: Kind) -> Any:
     if not values:
         return True
     (value,) = values
-    if kind is Kind.flag:
-        return {"true": True, "false": False}.get(value.lower(), value)
-    for number in (int, float) if kind in (Kind.integer, Kind.number) else ():
+    if kind is Kind.flag and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    for number in (int, float) if kind in (Kind.integer, Kind.number, Kind.flag) else ():
         try:
             return number(value)
         except ValueError:

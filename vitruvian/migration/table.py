@@ -89,7 +89,7 @@ class Key:
             return self.rule(given)
         if self.kind is not Kind.any:
             return (Put(self.to, given.value),)
-        return (Remark(f"{self.to}: {self.note}" if self.to else self.note),)
+        return (Remark(f"{self.to}; {self.note}" if self.to else self.note),)
 
 
 @dataclass(frozen=True)

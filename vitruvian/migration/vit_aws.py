@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator
 
 from vitruvian import spec
+from vitruvian.migration.entries import shown
 from vitruvian.migration.table import Aside, Given, Habit, Key, Kind, Outcome, Put, Refused, Remark, System, Whole
 
-HUB = "the Hugging Face Hub isn't a source yet: download the set, a folder for each class, name it in spec.data.source"
+HUB = "the Hugging Face Hub isn't a source yet; download the set, a folder for each class, name it in spec.data.source"
 _METRICS = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "f1": "f1", "f1_score": "f1"}
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _MOST_LAYERS = 12
@@ -37,9 +38,9 @@ def _gpu(given: Given) -> Iterator[Outcome]:
 
 def _enabled(given: Given) -> Iterator[Outcome]:
     if given.value and "push_model_s3.bucket_name" not in given.values:
-        yield Remark("names no bucket: spec.artifacts is a folder on this machine")
+        yield Remark("names no bucket, so spec.artifacts is a folder on this machine")
     elif not given.value:
-        yield Remark("nothing goes to S3, and no gate ends a run: spec.artifacts is a folder on this machine")
+        yield Remark("nothing goes to S3, and no gate ends a run; spec.artifacts is a folder on this machine")
 
 
 def _pushes(given: Given) -> bool:
@@ -52,7 +53,9 @@ def _conditions(given: Given) -> Iterator[Outcome]:
         pair = condition if isinstance(condition, dict) else {}
         metric, least = pair.get("metric"), pair.get("threshold")
         if not isinstance(metric, str) or metric.lower() not in _METRICS:
-            yield Refused("a condition's metric can't be a gate", f"write one of {', '.join(_METRICS)}")
+            called = f"the metric '{shown(metric, 40)}'" if isinstance(metric, str) else "a condition without a metric"
+            choice = ", ".join(dict.fromkeys(_METRICS.values()))
+            yield Refused(f"{called} can't be a gate", f"choose from {choice}, or remove this condition")
         elif isinstance(least, bool) or not isinstance(least, int | float) or not 0 <= least <= 1:
             yield Refused(f"the threshold of {metric} is no number from 0 to 1", "write 0.8 for 80 percent")
         else:
@@ -118,8 +121,7 @@ SYSTEM = System(
             ids=("S0.15",),
             rule=lambda given: [
                 Remark(
-                    "nothing to clean: checkpoints of another training are never read; "
-                    "spec.training.checkpoints.keep says how many stay"
+                    "checkpoints of another training are never read; spec.training.checkpoints.keep says how many stay"
                 )
             ],
         ),

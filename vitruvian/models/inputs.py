@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
@@ -49,7 +50,8 @@ def _learnt_with(name: str) -> dict[str, Any]:
         return own
     saved = pretrained_config(name, "config.json")
     how = pretrained_config(name, "preprocessor_config.json", default={})
-    size = saved.get("vision_config", saved).get("image_size", 224)
+    vision = saved.get("vision_config")
+    size = (vision if isinstance(vision, dict) else saved).get("image_size", 224)
     return {"size": size} | {part: how[f"image_{part}"] for part in ("mean", "std") if f"image_{part}" in how}
 
 
@@ -58,8 +60,10 @@ def home(name: str) -> Store | None:
 
     A classifier's artifacts mean its champion. Raises `StoreError` where the address leads nowhere.
     """
-    if "://" not in name and not Path(name).expanduser().is_dir():
-        return None
+    # What can't be a folder's name, the store says.
+    with contextlib.suppress(RuntimeError):
+        if "://" not in name and not Path(name).expanduser().is_dir():
+            return None
     store = open_store(name)
     champion = read_champion(store)
     return store.at(f"{BUNDLES}/{champion}") if champion else store
@@ -152,7 +156,7 @@ def pretrained_config(name: str, file: str, default: dict[str, Any] | None = Non
         if default is not None:
             return default
         raise
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise SpecError(f"{file} is not JSON", where=where, hint="save the weights with save_pretrained") from e
     if not isinstance(content, dict):
         raise SpecError(f"{file} is not a JSON object", where=where, hint="save the weights with save_pretrained")
@@ -160,11 +164,31 @@ def pretrained_config(name: str, file: str, default: dict[str, Any] | None = Non
 
 
 def _from_hub(name: str, file: str, where: str) -> Path:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    hint = "give a folder with config.json and model.safetensors, or a hub name that can be reached"
     try:
-        return Path(hf_hub_download(name, file))
-    except (HFValidationError, OSError, EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError) as e:
-        hint = "give a folder with config.json and model.safetensors, or a hub name that can be reached"
+        return Path(hf_hub_download(name, file, local_files_only=not _hub_answers(name, file)))
+    except (HFValidationError, LocalEntryNotFoundError) as e:
+        lacking = f"there is no folder {name} here"
+        if isinstance(e, LocalEntryNotFoundError):
+            lacking += f", and {urlsplit(constants.ENDPOINT).netloc} can't be reached"
+        raise SpecError(lacking, where=where, hint=hint) from e
+    except (OSError, EntryNotFoundError, HfHubHTTPError) as e:
         raise SpecError(f"no {file} there ({type(e).__name__})", where=where, hint=hint) from e
+
+
+def _hub_answers(name: str, file: str) -> bool:
+    """Ask for a file once: hf_hub_download alone would try for half a minute, with two lines for each try."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        get_hf_file_metadata(hf_hub_url(name, file))
+    except HfHubHTTPError:
+        return True
+    except Exception:
+        # Whatever its library for HTTP says: what was fetched before may be here.
+        return False
+    return True

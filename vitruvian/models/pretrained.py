@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from logging import ERROR, getLogger
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from vitruvian.models.inputs import place, pretrained_config
 # Its bars for files of a few megabytes would tear those of the stages.
 logging.disable_progress_bar()
 logging.set_verbosity_error()
+# It would tell of every try where the hub can't be reached; the error that follows does.
+getLogger("huggingface_hub").setLevel(ERROR)
 
 
 def pretrained(kind: Any, name: str, what: str, types: Collection[str], new: str | None = None, **settings: Any) -> Any:
@@ -37,14 +40,25 @@ def pretrained(kind: Any, name: str, what: str, types: Collection[str], new: str
             dtype=torch.float32,
             **settings,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
-        first = str(e).splitlines()[0]
-        raise SpecError(first, where=where, hint="weights must be safetensors; pickled ones are refused") from e
+    except (OSError, SafetensorError) as e:
+        raise SpecError(_first(e), where=where, hint="weights must be safetensors; pickled ones are refused") from e
+    except Exception as e:
+        # What transformers makes of a value in config.json that is none: anything.
+        what = f"can't be read with its config.json ({type(e).__name__}: {_first(e)})"
+        raise SpecError(what, where=where, hint="save the weights again with save_pretrained") from e
+    other = sorted(key for key, *_ in loaded["mismatched_keys"] if new is None or not key.startswith(new))
+    if other:
+        what = f"{len(other)} of the weights' tensors have other sizes than config.json says, such as {other[0]}"
+        raise SpecError(what, where=where, hint="save the weights again with save_pretrained")
     lacking = sorted(key for key in loaded["missing_keys"] if new is None or not key.startswith(new))
     if lacking:
         what = f"the weights lack {len(lacking)} of the model's tensors, such as {lacking[0]}"
         raise SpecError(what, where=where, hint="choose weights of a whole model")
     return inner
+
+
+def _first(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")
 
 
 def refuse_more(count: int, there: int, what: str, field: str) -> None:

@@ -38,28 +38,38 @@ def check(counts: Counts, setting: Setting, device: Device, others: Iterable[Dev
     if need <= device.memory:
         return
     ways = [*nearest(counts, setting, device), *_larger(counts, setting, device, others)]
-    hint = "; or ".join(ways) if ways else "choose a smaller model"
+    if not ways:
+        # Only layers that repeat are computed again.
+        more = counts.block and not setting.recomputes
+        uncounted = ["activationCheckpointing: true takes less memory, how much isn't counted"] if more else []
+        ways = [*uncounted, "choose a smaller model"]
+    hint = "; or ".join(ways)
     has = "a worker's share of this machine" if device.is_cpu else f"{_article(device.name)} {device.name}"
     what = f"training needs {gib(need)} per worker, {has} has {gib(device.memory)}"
     raise DoesNotFit(what, where=f"strategy {setting.strategy}", hint=hint)
 
 
 def nearest(counts: Counts, setting: Setting, device: Device) -> Iterator[str]:
-    """Yield, each as words, changes of one thing that make a training fit."""
+    """Yield, each as words, changes of one thing that make a training fit: first what computes the same steps."""
+    kind = kind_of(device)
+    for parts in range(setting.accumulate + 1, setting.batch // setting.workers + 1):
+        if (total := needed(counts, replace(setting, accumulate=parts), kind).total) <= device.memory:
+            yield f"accumulate: {parts} fits with {gib(total)}"
+            break
     if device.is_cpu and setting.strategy != "fsdp":
         tried = [replace(setting, strategy="fsdp")] if setting.workers > 1 else []
     elif device.is_cpu:
         tried = []
     else:
         first = setting.workers if setting.strategy != "fsdp" and setting.workers > 1 else 2 * setting.workers
-        tried = [replace(setting, strategy="fsdp", workers=number) for number in _doubled(first, setting.batch)]
-    kind = kind_of(device)
+        most = setting.batch // setting.accumulate
+        tried = [replace(setting, strategy="fsdp", workers=number) for number in _doubled(first, most)]
     for other in tried:
         if (total := needed(counts, other, kind).total) <= device.memory:
             yield f"strategy: fsdp with {other.workers} workers fits with {gib(total)}"
             break
     smaller = setting.batch // 2
-    while smaller >= setting.workers:
+    while smaller >= setting.workers * setting.accumulate:
         if (total := needed(counts, replace(setting, batch=smaller), kind).total) <= device.memory:
             yield f"batchSize: {smaller} fits with {gib(total)}"
             break

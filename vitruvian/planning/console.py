@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from vitruvian.planning import duration, memory
 from vitruvian.planning.advise import gib
-from vitruvian.planning.devices import PRICED
+from vitruvian.planning.devices import PRICED, Precision
 from vitruvian.planning.memory import Memory
 from vitruvian.planning.plan import Offer, Plan
 
@@ -29,6 +30,7 @@ _LINES = {
     "context": "context",
     "slack": "allocator's slack",
 }
+_PRECISIONS: dict[Precision, str] = {"bf16": "bf16", "fp32": "float32"}
 
 
 def show(console: Console, plan: Plan) -> None:
@@ -52,7 +54,8 @@ def show(console: Console, plan: Plan) -> None:
     for remark in plan.remarks:
         _line(console, f"[yellow]{escape(remark)}[/]")
     _memory(console, plan)
-    _time(console, plan)
+    if chosen.fits:
+        _time(console, plan)
     _others(console, plan)
     _sources(console, plan)
 
@@ -91,8 +94,8 @@ def _time(console: Console, plan: Plan) -> None:
     table.add_column("")
     table.show_header = False
     if chosen.durations and chosen.seconds:
-        fast, usual, slow = chosen.durations
-        step = usual.step
+        fast, usual, slow = (each.epoch for each in chosen.durations)
+        step, steps = chosen.durations[1].step, chosen.durations[1].steps
         parts = {
             "reading": step.reading,
             "computing": step.computing,
@@ -104,24 +107,35 @@ def _time(console: Console, plan: Plan) -> None:
             _seconds(step.total),
             ", ".join(f"{name} {_seconds(value)}" for name, value in parts.items() if value),
         )
-        number = f"{usual.steps:,} steps" if usual.steps > 1 else "1 step"
-        table.add_row("an epoch", _seconds(usual.epoch), f"{number}, validation, checkpoint{_range(fast, slow)}")
+        number = f"{steps:,} steps" if steps > 1 else "1 step"
+        of_it = _joined(f"{number}, validation, checkpoint", _range(fast, slow, _seconds))
+        table.add_row("an epoch", _seconds(usual), of_it)
         low, middle, high = chosen.seconds
-        between = "" if low == high else f"from {_seconds(low)} to {_seconds(high)}"
-        table.add_row(f"{work.epochs} epochs", _seconds(middle), between)
+        table.add_row(f"{work.epochs} epochs", _seconds(middle), _range(low, high, _seconds))
     else:
         table.add_row("an epoch", "?", "--measure tells how fast this machine is")
     if chosen.dollars and chosen.machine:
         low, middle, high = chosen.dollars
-        what = f"{chosen.machines} x {chosen.machine.name}, ${chosen.machines * chosen.machine.dollars:,.2f} an hour"
-        table.add_row("cost", f"${middle:,.2f}", f"from ${low:,.2f} to ${high:,.2f}; {what}")
+        what = (
+            f"{chosen.machines} x {chosen.machine.name}, {_dollars(chosen.machines * chosen.machine.dollars)} an hour"
+        )
+        table.add_row("cost", _dollars(middle), _joined(_range(low, high, _dollars), what))
     traffic = plan.traffic
     table.add_row("a checkpoint", gib(traffic.checkpoint), f"{gib(traffic.kept)} kept, {gib(traffic.written)} written")
     console.print(table)
 
 
-def _range(fast: duration.Duration, slow: duration.Duration) -> str:
-    return "" if fast.epoch == slow.epoch else f"; from {_seconds(fast.epoch)} to {_seconds(slow.epoch)}"
+def _range(low: float, high: float, shown: Callable[[float], str]) -> str:
+    """Return a range in words, none where both of its ends read the same."""
+    return "" if shown(low) == shown(high) else f"from {shown(low)} to {shown(high)}"
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
+
+
+def _dollars(dollars: float) -> str:
+    return f"${dollars:,.2f}"
 
 
 def _others(console: Console, plan: Plan) -> None:
@@ -129,21 +143,24 @@ def _others(console: Console, plan: Plan) -> None:
     workers = f"{setting.workers} GPUs" if setting.workers > 1 else "one GPU"
     _line(console, f"\n[bold]The same on {workers}, strategy {setting.strategy}[/]")
     table = _table("GPU")
+    table.add_column("peak")
     for head in ("needs", "has", "", "time", "cost"):
         table.add_column(head, justify="right")
     table.add_column("on")
     for other in plan.others:
         mark = "[green]✓[/]" if other.fits else "[red]✗[/]"
         time = _seconds(other.seconds[1]) if other.seconds and other.fits else "-"
-        cost = f"${other.dollars[1]:,.2f}" if other.dollars and other.fits else "-"
+        cost = _dollars(other.dollars[1]) if other.dollars and other.fits else "-"
         on = f"{other.machines} x {other.machine.name}" if other.machine else ""
-        table.add_row(other.device.name, gib(other.needs), gib(other.device.memory), mark, time, cost, on)
+        sizes = gib(other.needs), gib(other.device.memory)
+        table.add_row(other.device.name, _PRECISIONS[other.precision], *sizes, mark, time, cost, on)
     console.print(table)
 
 
 def _sources(console: Console, plan: Plan) -> None:
-    low, _, high = duration.UTILISATION[plan.work.precision]
-    said = ["Counted: weights, gradients, optimizer state, activations, passing tensors, operations, checkpoints."]
+    said = [
+        "Counted: weights, gradients, optimizer state, activations (float32), passing tensors, operations, checkpoints."
+    ]
     if plan.measured:
         found = plan.measured
         steps = f"{found.steps} steps" if found.steps > 1 else "1 step"
@@ -158,13 +175,21 @@ def _sources(console: Console, plan: Plan) -> None:
             f", {_seconds(duration.INPUT_SECONDS * plan.work.counts.input_values)} to read and augment an example"
         )
     said.append(
-        f"Assumed: {assumed}; GPUs reach {low:.0%} to {high:.0%} of their float32 peak, and "
-        f"{duration.OVERLAP:.0%} of a pass hides traffic; a store takes {duration.STORE / 1e6:.0f} MB/s a worker."
+        f"Assumed: {assumed}; GPUs reach {_reached(plan)}, and {duration.OVERLAP:.0%} of a pass hides traffic; "
+        f"a store takes {duration.STORE / 1e6:.0f} MB/s a worker."
     )
+    said.append(f"Not in the time: start-up, about {duration.START:.0f} s of Ray and imports.")
     said.append(f"Prices: {PRICED}; --prices FILE has yours. Not in them: start, images, storage, an early stop.")
     console.print()
     for line in said:
         console.print(f"[dim]{escape(line)}[/]", highlight=False)
+
+
+def _reached(plan: Plan) -> str:
+    """Return what share of which peak GPUs are taken to reach."""
+    found = {offer.precision for offer in plan.others}
+    shares = [(name, *duration.UTILISATION[precision]) for precision, name in _PRECISIONS.items() if precision in found]
+    return " and ".join(f"{low:.0%} to {high:.0%} of their {name} peak" for name, low, _, high in shares)
 
 
 def _table(first: str) -> Table:
@@ -230,6 +255,7 @@ def _offer(offer: Offer) -> dict[str, Any]:
     machine = offer.machine
     return {
         "device": offer.device.name,
+        "peak": offer.precision,
         "strategy": offer.setting.strategy,
         "workers": offer.setting.workers,
         "batchSize": offer.setting.batch,

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
+from vitruvian import spec
 from vitruvian.errors import SpecError
 
 Precision = Literal["fp32", "bf16"]
@@ -36,7 +35,7 @@ class Device:
     memory: float
     """Bytes that torch gets to see: less than the round number in its name."""
     peak: Mapping[Precision, float]
-    """Operations a second of dense matrices; bf16 of a t4 is its fp16."""
+    """Operations a second of dense matrices, in what it is built for."""
     bandwidth: float
     """Bytes a second of its memory."""
     link: float
@@ -47,14 +46,20 @@ class Device:
     def is_cpu(self) -> bool:
         return not self.machines
 
+    def precision(self, asked: spec.Precision) -> Precision:
+        """Return which of its peaks counts; what isn't built for bf16 is no faster with it."""
+        return "bf16" if asked != "fp32" and "bf16" in self.peak else "fp32"
+
 
 _GIB = 2**30
 
 
 def _gpu(
-    name: str, memory: float, fp32: float, bf16: float, bandwidth: float, link: float, *machines: Machine
+    name: str, memory: float, fp32: float, bf16: float | None, bandwidth: float, link: float, *machines: Machine
 ) -> tuple[str, Device]:
-    peak: dict[Precision, float] = {"fp32": fp32 * 1e12, "bf16": bf16 * 1e12}
+    peak: dict[Precision, float] = {"fp32": fp32 * 1e12}
+    if bf16 is not None:
+        peak["bf16"] = bf16 * 1e12
     return name, Device(name, memory * _GIB, peak, bandwidth * 1e9, link * 1e9, machines)
 
 
@@ -62,11 +67,12 @@ def _machine(name: str, gpus: int, dollars: float, gigabits: float) -> Machine:
     return Machine(name, gpus, dollars, gigabits * 1e9 / 8)
 
 
-# GiB seen by torch, TFLOP/s in float32 without tensor cores and in bf16 with them, GB/s of memory and to a neighbour.
+# GiB seen by torch, TFLOP/s in float32 without tensor cores and in bf16 with them (none: it isn't built for that), GB/s
+# of memory and to a neighbour.
 GPUS: dict[str, Device] = dict(
     (
         _gpu(
-            *("t4", 14.6, 8.1, 65, 320, 8),
+            *("t4", 14.6, 8.1, None, 320, 8),
             *(_machine("g4dn.xlarge", 1, 0.526, 5), _machine("g4dn.12xlarge", 4, 3.912, 50)),
         ),
         _gpu(
@@ -90,9 +96,9 @@ GPUS: dict[str, Device] = dict(
         _gpu("h200", 139.8, 67, 989, 4800, 450, _machine("p5en.48xlarge", 8, 63.296, 3200)),
     )
 )
-# What is built for bfloat16.
-HALF = frozenset(GPUS) - {"t4"}
 CPU = "cpu"
+# Dollars an hour; what is more is no price of a machine.
+_DEAREST = 1e6
 # Between processes on one machine.
 _LOOPBACK = 1e9
 _CPU_BANDWIDTH = 20e9
@@ -115,7 +121,7 @@ def asked(text: str, workers: int) -> tuple[str, int]:
         raise SpecError(f"'{name}' is no device known here", where="--gpus", hint=f"{hint}known: {', '.join(names)}")
     if not colon:
         return name, workers
-    if not number.isdecimal() or not 1 <= int(number) <= 4096:
+    if not number.isdecimal() or len(number) > 4 or not 1 <= int(number) <= 4096:
         raise SpecError(f"'{number}' is no number of devices", where="--gpus", hint=f"write {name}:4, from 1 to 4096")
     return name, int(number)
 
@@ -131,8 +137,10 @@ def priced(file: Path | None) -> dict[str, Device]:
             near = difflib.get_close_matches(str(name), sorted(known), n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted(known))}"
             raise SpecError(f"'{name}' is no instance known here", where=file, hint=hint)
-        if isinstance(price, bool) or not isinstance(price, int | float) or not 0 <= price < float("inf"):
-            raise SpecError(f"{name}: {price!r} is no price", where=file, hint=f"write {name}: 1.25, dollars an hour")
+        if isinstance(price, bool) or not isinstance(price, int | float) or not 0 <= price <= _DEAREST:
+            raise SpecError(
+                f"{name}: {spec.brief(price)} is no price", where=file, hint=f"write {name}: 1.25, dollars an hour"
+            )
 
     def put(machine: Machine) -> Machine:
         return replace(machine, dollars=float(prices.get(machine.name, machine.dollars)))
@@ -142,12 +150,12 @@ def priced(file: Path | None) -> dict[str, Device]:
 
 def _prices(file: Path) -> dict[Any, Any]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        found = spec.documents(file.read_text(encoding="utf-8"), str(file))
     except FileNotFoundError as e:
         raise SpecError("there is no such file", where=file, hint="write instance: dollars, a line each") from e
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+    except (OSError, UnicodeDecodeError) as e:
         reason = str(e).splitlines()[0]
         raise SpecError(f"can't be read ({reason})", where=file, hint="write instance: dollars, a line each") from e
-    if not isinstance(content, dict):
+    if len(found) != 1 or not isinstance(found[0], dict):
         raise SpecError("is no map of prices", where=file, hint="write instance: dollars, a line each")
-    return content
+    return found[0]

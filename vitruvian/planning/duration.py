@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from vitruvian.planning.devices import Device, Machine, Precision
 from vitruvian.planning.memory import Setting, checkpoint_bytes, weights_bytes
+from vitruvian.spec import Precision as Asked
 from vitruvian.training.counts import Counts
 
 # Assumed: the share of the peak that matrices of a real step reach (MFU), from, usual and to.
@@ -24,6 +25,8 @@ STORE = 200e6
 _OPTIMIZER_BYTES = 4 * (7 + 3)
 # Reading and augmenting where nobody measured it, for each number of an input: a core of a Xeon, in seconds.
 INPUT_SECONDS = 60e-9
+# Assumed, and in no time that is told: Ray and imports, before the first step.
+START = 20.0
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class Work:
     every_steps: int | None = None
     """Steps between checkpoints, beside the one of each epoch."""
     keep: int = 3
-    precision: Precision = "fp32"
+    precision: Asked = "auto"
+    """What it means, each device says."""
     input_seconds: float | None = None
     """Measured, of one example."""
 
@@ -79,7 +83,7 @@ def step(
 ) -> Step:
     """Return the seconds of a step of as many examples as a step can have."""
     counts, examples = work.counts, setting.examples
-    rate = device.peak[work.precision] * utilisation
+    rate = _rate(work, device, utilisation)
     forward, backward = counts.forward.at(examples) / rate, counts.backward.at(examples) / rate
     held = counts.learning / (setting.workers if setting.strategy == "fsdp" else 1)
     return Step(
@@ -88,6 +92,10 @@ def step(
         optimizer=held * _OPTIMIZER_BYTES / device.bandwidth,
         waiting=_waiting(counts, setting, device, machine, forward, backward),
     )
+
+
+def _rate(work: Work, device: Device, utilisation: float) -> float:
+    return device.peak[device.precision(work.precision)] * utilisation
 
 
 def _reading(work: Work, setting: Setting, device: Device) -> float:
@@ -122,7 +130,7 @@ def _waiting(
 def duration(work: Work, setting: Setting, device: Device, machine: Machine | None, utilisation: float) -> Duration:
     """Return how long an epoch takes at one utilisation; the last, shorter step counts as a whole one."""
     steps = math.ceil(work.training / setting.batch)
-    rate = device.peak[work.precision] * utilisation
+    rate = _rate(work, device, utilisation)
     validated = math.ceil(work.validation / setting.workers)
     each = work.counts.validation.at(1) / rate + _reading(work, setting, device)
     return Duration(

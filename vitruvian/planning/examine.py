@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vitruvian.data.preprocess import HeatmapPreprocess, ImagePreprocess
@@ -13,7 +13,6 @@ from vitruvian.errors import DataError, SpecError, StoreError
 from vitruvian.machine import usable_memory
 from vitruvian.models.inputs import preprocess_for
 from vitruvian.planning import devices
-from vitruvian.planning.devices import Precision
 from vitruvian.planning.duration import Work
 from vitruvian.planning.memory import Setting
 from vitruvian.planning.plan import Examples, Plan, make
@@ -49,9 +48,7 @@ def examine(
     measured = measure(spec, found.classes, counts, setting.examples, tell) if measuring else None
     here = devices.cpu(usable_memory(), measured.flops if measured else None, setting.workers)
     device = here if name == devices.CPU else known[name]
-    precision = _precision(spec.training, device)
-    if precision == "bf16":
-        remarks.append("activations are counted as float32; with bf16 about half of them is kept")
+    remarks += _counted_too_high(spec.training, device, found.training)
     work = Work(
         counts=counts,
         training=found.training,
@@ -59,17 +56,21 @@ def examine(
         epochs=spec.training.epochs,
         every_steps=spec.training.checkpoints.every_steps,
         keep=spec.training.checkpoints.keep,
-        precision=precision,
+        precision=spec.training.precision,
         input_seconds=measured.input_seconds if measured else None,
     )
     return make(classifier.name, spec.model.architecture, found, work, setting, device, known, measured, tuple(remarks))
 
 
-def _precision(training: Training, device: devices.Device) -> Precision:
-    """Return what matrices are multiplied in on a device, as the loop decides; a CPU is measured as it is."""
-    if device.is_cpu or training.precision == "fp32":
-        return "fp32"
-    return "bf16" if training.precision == "bf16" or device.name in devices.HALF else "fp32"
+def _counted_too_high(training: Training, device: devices.Device, examples: int) -> Iterator[str]:
+    """Yield remarks on what takes less than the arithmetic says."""
+    if training.activation_checkpointing:
+        yield "activationCheckpointing isn't counted: it takes less memory, and a third more time"
+    if device.precision(training.precision) == "bf16":
+        yield "activations are counted as float32; with bf16 about half of them is kept"
+    if training.batch_size > examples:
+        more = f"batchSize {training.batch_size} is more than the {examples:,} examples to train on"
+        yield f"{more}: an epoch is one step of them all, counted as {training.batch_size}"
 
 
 def _setting(training: Training, gpus: str | None) -> tuple[Setting, str, list[str]]:
@@ -92,9 +93,8 @@ def _setting(training: Training, gpus: str | None) -> tuple[Setting, str, list[s
         remarks.append("the file trains on CPUs; for GPUs set gpusPerWorker: 1")
     if name == devices.CPU and training.gpus_per_worker:
         remarks.append("the file trains on GPUs; for CPUs set gpusPerWorker: 0")
-    if training.activation_checkpointing:
-        remarks.append("activationCheckpointing isn't counted: it takes less memory, and a third more time")
-    return Setting(training.strategy, workers, training.batch_size, training.accumulate), name, remarks
+    parts, recomputes = training.accumulate, training.activation_checkpointing
+    return Setting(training.strategy, workers, training.batch_size, parts, recomputes), name, remarks
 
 
 def _examples(classifier: Classifier, given: int | None) -> Examples:

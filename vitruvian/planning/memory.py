@@ -28,6 +28,8 @@ class Setting:
     """Examples of a step, over all workers."""
     accumulate: int = 1
     """In how many parts a worker computes its share."""
+    recomputes: bool = False
+    """Whether it keeps less of each layer (activationCheckpointing); how much less isn't counted."""
 
     @property
     def examples(self) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from vitruvian.planning import duration, memory
 from vitruvian.planning.advise import kind_of
-from vitruvian.planning.devices import Device, Machine
+from vitruvian.planning.devices import Device, Machine, Precision
 from vitruvian.planning.duration import Duration, Traffic, Work
 from vitruvian.planning.memory import Memory, Setting
 from vitruvian.spec import Strategy
@@ -34,6 +34,8 @@ class Offer:
 
     device: Device
     setting: Setting
+    precision: Precision
+    """Which of the device's peaks counts."""
     needs: float
     """Bytes of a worker."""
     machine: Machine | None
@@ -84,16 +86,17 @@ class Plan:
 def offer(work: Work, setting: Setting, device: Device) -> Offer:
     """Return a setting on a device, on those of its machines that it costs least on."""
     needs = memory.needed(work.counts, setting, kind_of(device)).total
+    precision = device.precision(work.precision)
     offers = []
     for machine in device.machines or (None,):
         number = math.ceil(setting.workers / machine.gpus) if machine else 1
-        shares = duration.MEASURED if device.is_cpu else tuple(reversed(duration.UTILISATION[work.precision]))
-        known = work.precision in device.peak
+        shares = duration.MEASURED if device.is_cpu else tuple(reversed(duration.UTILISATION[precision]))
+        known = precision in device.peak
         fast, usual, slow = (
             (duration.duration(work, setting, device, machine, share) if known else None) for share in shares
         )
         durations = (fast, usual, slow) if fast and usual and slow else None
-        offers.append(Offer(device, setting, needs, machine, number, durations, work.epochs))
+        offers.append(Offer(device, setting, precision, needs, machine, number, durations, work.epochs))
     return min(offers, key=lambda each: (each.dollars[1] if each.dollars else 0.0, each.machines))
 
 

@@ -37,7 +37,7 @@ class Row:
 def rows(counts: Counts, device: Device) -> Iterator[Row]:
     """Yield a row for each number of GPUs, trained with ddp."""
     work = Work(counts, training=10**6, validation=0, epochs=1, input_seconds=0.0)
-    usual = duration.UTILISATION[work.precision][1]
+    usual = duration.UTILISATION[device.precision(work.precision)][1]
     alone = 0.0
     for number in GPUS:
         setting = Setting("ddp", number, EACH * number)

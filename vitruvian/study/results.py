@@ -121,6 +121,10 @@ def table(runs: Sequence[Run], axes: Sequence[Axis]) -> str:
     return out.getvalue()
 
 
+# In this order they are left out where there is no room for all.
+_LEAST_NEEDED = ("parameters", "best epoch", "trained", "seconds", "worst class", "test 95 %")
+BETWEEN = 2
+
 _COLUMNS: dict[str, Callable[[Outcome], str | int | float]] = {
     "validationAccuracy": lambda outcome: outcome.validation_accuracy,
     "validationLoss": lambda outcome: outcome.validation_loss,
@@ -145,17 +149,33 @@ def columns(row: Row) -> dict[str, str]:
         return {}
     single = outcomes[0] if len(row.runs) == 1 else None
     worst = _percent(row.over_seeds(lambda outcome: outcome.worst_class_recall))
-    interval = {"95 % interval": f"{100 * single.low:.1f} to {100 * single.high:.1f} %"} if single else {}
+    interval = {"test 95 %": _interval(single.low, single.high)} if single else {}
     return {
         "val acc": _percent(row.over_seeds(lambda outcome: outcome.validation_accuracy)),
         "test acc": _percent(row.over_seeds(lambda outcome: outcome.accuracy)),
         **interval,
-        "worst class recall": f"{worst} {single.worst_class}" if single else worst,
+        "worst class": f"{worst} {single.worst_class}" if single else worst,
         "trained": f"{outcomes[0].learnt:,}",
         "parameters": f"{outcomes[0].parameters:,}",
         "seconds": f"{row.over_seeds(lambda outcome: outcome.seconds).mean:,.1f}",
         "best epoch": "/".join(str(outcome.epoch) for outcome in outcomes),
     }
+
+
+def fitting(cells: Mapping[str, Sequence[str]], room: int) -> list[str]:
+    """Return the heads of the columns that fit into `room` characters, the least needed left out."""
+    kept = list(cells)
+    for head in _LEAST_NEEDED:
+        if sum(max(map(len, (name, *cells[name]))) + BETWEEN for name in kept) <= room:
+            break
+        kept = [name for name in kept if name != head]
+    return kept
+
+
+def _interval(low: float, high: float) -> str:
+    # Of many examples it is so narrow that whole percents don't tell its ends apart.
+    digits = 0 if high - low >= 0.1 else 1
+    return f"{100 * low:.{digits}f}-{100 * high:.{digits}f} %"
 
 
 def _percent(spread: Spread) -> str:

@@ -19,9 +19,11 @@ from vitruvian.pipeline import Made, Pipeline
 from vitruvian.spec import Classifier
 from vitruvian.store import open_store
 from vitruvian.study.page import BEST, PAGE, Study, files
-from vitruvian.study.results import Outcome, Row, Run, columns, comparable, rows
+from vitruvian.study.results import BETWEEN, Outcome, Row, Run, columns, comparable, fitting, rows
 from vitruvian.training.job import chosen_epoch
 from vitruvian.variants import Axis, Variant, grid, names, shown, variant
+
+_WIDEST_VALUE = 30
 
 
 def run_study(
@@ -120,17 +122,24 @@ def _declared(classifier: Classifier, best: Row) -> str | None:
 
 def _show(teller: Teller, study: Study, found: Sequence[Row]) -> None:
     short = names([axis.path for axis in study.varied])
-    shown_table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in short.values():
-        shown_table.add_column(name, overflow="fold")
-    for head in columns(found[0]):
-        shown_table.add_column(head, justify="right")
+    shown_table = Table(box=None, padding=(0, BETWEEN, 0, 0), header_style="dim")
+    room = teller.console.width
+    for path, name in short.items():
+        width = min(_WIDEST_VALUE, max(len(name), *(len(shown(row.values[path])) for row in found)))
+        shown_table.add_column(name, overflow="fold", width=width)
+        room -= width + BETWEEN
+    measured = [columns(row) for row in found if row.outcomes]
+    heads = fitting({head: [cells[head] for cells in measured if head in cells] for head in columns(found[0])}, room)
+    for head in heads:
+        shown_table.add_column(head, justify="right", no_wrap=True)
     failures = []
     for number, row in enumerate(found):
         values = [escape(shown(row.values[path])) for path in short]
         failures += [f"{', '.join(f'{short[p]} {shown(row.values[p])}' for p in short)}: {e}" for e in row.errors]
         if row.outcomes:
-            shown_table.add_row(*values, *map(escape, columns(row).values()), style="bold" if number == 0 else None)
+            cells = columns(row)
+            told = (escape(cells.get(head, "")) for head in heads)
+            shown_table.add_row(*values, *told, style="bold" if number == 0 else None)
         else:
             shown_table.add_row(*values, "[red]failed[/]")
     teller.console.print(shown_table)

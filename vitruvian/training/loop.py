@@ -92,6 +92,8 @@ def _train(job: Job, rank: int, world: int, emit: Emit, device: torch.device) ->
             "history": list(position.history),
             "parameters": sum(p.numel() for p in module.parameters()),
             "learning": sum(p.numel() for p in module.parameters() if p.requires_grad),
+            "learningRate": float(optimizer.param_groups[0]["peak"]),
+            "precision": "bf16" if learner.half else "fp32",
         }
     )
 

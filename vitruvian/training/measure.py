@@ -26,7 +26,7 @@ from vitruvian.models.registry import architecture, default_learning_rate
 from vitruvian.spec import Model, Spec
 from vitruvian.training.batches import augment, load
 from vitruvian.training.counts import Counts, Line, Measured, Parameter
-from vitruvian.training.parallel import blocks
+from vitruvian.training.parallel import blocks, half
 
 # Two sizes tell what each example adds; large ones, so that the peaks are theirs and not the weights'.
 _SIZES = (64, 128)
@@ -186,6 +186,7 @@ def measure(
     rate = settings.learning_rate or default_learning_rate(spec.model)
     optimizer = torch.optim.AdamW(learnt, lr=rate, weight_decay=settings.weight_decay, fused=True)
     part = _noise(preprocess.shape, preprocess.dtype)
+    halved = half(settings, device)
 
     def examples(count: int) -> tuple[torch.Tensor, torch.Tensor]:
         chosen = np.arange(count) % len(part)
@@ -195,7 +196,9 @@ def measure(
     def step(count: int) -> float:
         inputs, labels = (tensor.to(device) for tensor in examples(count))
         began = _now(device)
-        loss = F.cross_entropy(module(inputs), labels, reduction="sum", label_smoothing=settings.label_smoothing)
+        with torch.autocast(device.type, torch.bfloat16, enabled=halved):
+            logits = module(inputs)
+        loss = F.cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=settings.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss / count)
         nn.utils.clip_grad_norm_(learnt, settings.gradient_clip)

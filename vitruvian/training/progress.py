@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from vitruvian.training.job import waited
+from vitruvian.training.job import Job, ended, waited
 
 _HEAD = ("Epoch", "Train loss", "Train acc", "Val loss", "Val acc", "Images/s", "Time", "Left", "Status")
 _WIDTH = (6, 10, 9, 8, 7, 8, 6, 5, 0)
@@ -89,9 +89,11 @@ def show_bar(bar: Progress, task: TaskID, now: Bar) -> None:
 class EpochTable:
     """Shows the loop's events on a console."""
 
-    def __init__(self, console: Console, patience: int | None) -> None:
+    def __init__(self, console: Console, job: Job) -> None:
         self.console = console
-        self.patience = patience
+        self.job = job
+        self.fixed = False
+        """Nothing learns before the model's head."""
         self.history: list[dict[str, Any]] = []
         self.seconds: list[float] = []
         self.epochs = 0
@@ -128,6 +130,7 @@ class EpochTable:
             self.console.print(self._row(event), soft_wrap=True)
 
     def _features(self, event: dict[str, Any]) -> None:
+        self.fixed = True
         if "why" in event:
             said = f"what is frozen is computed in every epoch anew: {event['why']}"
         elif event["found"]:
@@ -145,17 +148,41 @@ class EpochTable:
             f"  {event['parameters']:,} parameters{some}, {workers}, {event['steps']} steps an epoch, "
             f"{event['batch']} examples a step"
         )
-        if event["epochs"] * event["steps"] < _FEW_STEPS:
-            self.console.print(
-                f"  [yellow]only {event['epochs'] * event['steps']} steps in all: lower training.batchSize, raise "
-                "training.epochs, or begin with model.pretrained[/]",
-                soft_wrap=True,
-            )
+        self.console.print(f"  {self._how(event)}", highlight=False, soft_wrap=True)
+        if ended(event["history"], self.job.training):
+            count = len(event["history"])
+            self.console.print(f"  trained already: {count} epoch{'' if count == 1 else 's'}", highlight=False)
+            return
+        for line in self._doubts(event):
+            self.console.print(f"  [yellow]{line}[/]", soft_wrap=True)
         if event["epoch"] or event["step"]:
             self.console.print(f"  going on from epoch {event['epoch'] + 1}, step {event['step']}")
         head = "  ".join(name.rjust(size) for name, size in zip(_HEAD, _WIDTH, strict=True))
         self.console.print(f"  {head}", soft_wrap=True)
         self.bar.reset(self.task, total=event["steps"], loss=float("nan"), accuracy=0.0, visible=False)
+
+    def _how(self, event: dict[str, Any]) -> str:
+        """Return what was left to defaults as it is, and what else tells trainings apart where it is set."""
+        settings = self.job.training
+        said = [f"learning rate {event['learningRate']:g}", event["precision"]]
+        said += [f"accumulate {settings.accumulate}"] if settings.accumulate > 1 else []
+        said += [f"loaders {settings.loaders}"] if settings.loaders is not None else []
+        return ", ".join(said)
+
+    def _doubts(self, event: dict[str, Any]) -> list[str]:
+        """Return why this training may come to little, and what helps."""
+        model, steps = self.job.model, event["epochs"] * event["steps"]
+        found = []
+        if self.fixed and not model.pretrained:
+            less = "raise model.clip.unfreezeVisual" if model.architecture == "clip" else "lower model.freezeLayers"
+            found.append(f"nothing before the head has ever learnt: set model.pretrained, or {less}")
+        if steps < _FEW_STEPS:
+            # A heatmap-cnn has no pretrained weights.
+            scratch = not model.pretrained and model.architecture != "heatmap-cnn"
+            ways = ["lower training.batchSize", "raise training.epochs"]
+            ways += ["begin with model.pretrained"] if scratch else []
+            found.append(f"only {steps} steps in all: {', '.join(ways[:-1])}, or {ways[-1]}")
+        return found
 
     def _step(self, now: Bar) -> None:
         if self.console.is_terminal:
@@ -167,8 +194,9 @@ class EpochTable:
     def _row(self, event: dict[str, Any]) -> str:
         since = waited(self.history)
         best = since == 0
+        stopping = self.job.training.early_stopping
         status = (
-            "[green]✓ best[/]" if best else f"[dim]wait {since}" + (f"/{self.patience}[/]" if self.patience else "[/]")
+            "[green]✓ best[/]" if best else f"[dim]wait {since}" + (f"/{stopping.patience}[/]" if stopping else "[/]")
         )
         cells = (
             f"{event['epoch']}/{self.epochs}",

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from vitruvian.errors import GateFailed, Terminated, VitruvianError
 from vitruvian.store import explained
-from vitruvian.training.job import Event
+from vitruvian.training.job import Event, best_epoch
 
 Status = Literal["finished", "failed", "killed"]
 
@@ -44,6 +44,7 @@ _ROWS_AT_ONCE: Final = 200
 # MLflow's own limits of a request.
 _PARAMETERS_AT_ONCE: Final = 100
 _METRICS_AT_ONCE: Final = 1000
+_DATABASES: Final = (".db", ".sqlite", ".sqlite3")
 _SECONDS_TO_BEGIN: Final = 20.0
 _SECONDS_BETWEEN_TRIES: Final = 5.0
 _SECONDS_TO_END: Final = 60.0
@@ -83,9 +84,9 @@ class Run:
 class Row:
     """Values that belong together."""
 
-    axis: Literal["epoch", "step", "test"]
+    axis: Literal["epoch", "step", "end"]
     at: int
-    """The epoch's number, or that of the optimizer step, from 1; 0 for the test."""
+    """The epoch's number, or that of the optimizer step, from 1; 0 for what is known at the end."""
     values: Mapping[str, float]
     past: bool = False
     """An earlier process may have told it already."""
@@ -176,6 +177,7 @@ class Trackers:
         """Track one event of the loop."""
         if event["kind"] == "start":
             self._steps = event["steps"]
+            self.note({"precision": event["precision"]})
             self.replay(event["history"])
         elif event["kind"] == "step":
             at = event["epoch"] * self._steps + event["step"]
@@ -188,9 +190,17 @@ class Trackers:
         for record in history:
             self._do(_of_epoch(record, past=True))
 
+    def trained(self, history: Sequence[Mapping[str, float]]) -> None:
+        """Track all epochs of a training that is over, and which of them was best."""
+        self.replay(history)
+        if history:
+            best = history[best_epoch(history)]
+            values = {"best/epoch": best["epoch"], "best/validation_accuracy": best["validationAccuracy"]}
+            self._do(Row("end", 0, values))
+
     def tested(self, values: Mapping[str, float]) -> None:
         """Track what was measured on the test part."""
-        self._do(Row("test", 0, {f"test/{name}": value for name, value in values.items()}))
+        self._do(Row("end", 0, {f"test/{name}": value for name, value in values.items()}))
 
     def note(self, facts: Mapping[str, str]) -> None:
         """Track facts in words: the gates' decision, the bundle's version."""
@@ -336,7 +346,7 @@ def _new(rows: Iterable[Row], known: Mapping[str, float]) -> list[Row]:
     found = []
     for row in rows:
         held = (math.isclose(reached.get(name, math.nan), value, rel_tol=1e-6) for name, value in row.values.items())
-        if row.at > reached.get(row.axis, 0) or (row.axis == "test" and not all(held)):
+        if row.at > reached.get(row.axis, 0) or (row.axis == "end" and not all(held)):
             reached.update(row.values)
             found.append(row)
     return found
@@ -361,7 +371,14 @@ class MLflow:
         self.place = _without_password(uri)
 
     def check(self) -> None:
-        self._mlflow.MlflowClient(self._uri).search_experiments(max_results=1)
+        try:
+            self._mlflow.MlflowClient(self._uri).search_experiments(max_results=1)
+        except self._mlflow.MlflowException as e:
+            if (hint := _instead_of_path(self._uri)) is None:
+                raise
+            raise VitruvianError(
+                "is taken for a folder, and MLflow keeps no runs in those", where=f"--mlflow {self._uri}", hint=hint
+            ) from e
 
     def begin(self, run: Run) -> Mapping[str, float]:
         from mlflow.entities import Param
@@ -488,7 +505,7 @@ class WeightsAndBiases:
 
     def log(self, rows: Sequence[Row]) -> None:
         for row in rows:
-            if row.axis == "test":
+            if row.axis == "end":
                 self._run.summary.update(dict(row.values))
             elif not (row.past and self._earlier):
                 self._run.log(dict(row.values))
@@ -525,6 +542,8 @@ class TensorBoard:
         self.place = str(folder)
 
     def check(self) -> None:
+        if self._folder.is_file():
+            raise VitruvianError("is a file", where=f"--tensorboard {self._folder}", hint="it wants a folder")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as e:
@@ -587,6 +606,17 @@ def open_trackers(
 def _be_quiet() -> None:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+
+
+def _instead_of_path(uri: str) -> str | None:
+    """Return what to write instead of a path, which MLflow takes for a folder of files; None for other addresses."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("", "file") or uri == "databricks":
+        return None
+    path = Path(parts.path)
+    if path.suffix in _DATABASES or path.is_file():
+        return f"write sqlite:///{path}"
+    return f"write sqlite:///{path / 'mlflow.db'}, or set MLFLOW_ALLOW_FILE_STORE=true"
 
 
 def _without_password(uri: str) -> str:
