@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 
 _NICER = 10
+_NICEST = 19
 
 
 class Behind:
@@ -35,10 +36,16 @@ class Behind:
             former.join()
         if self._error is not None:
             return
-        if sys.platform == "linux":
-            # There threads have a priority each: training comes first.
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICER)
         try:
+            _step_back()
             work()
         except BaseException as e:
             self._error = e
+
+
+def _step_back() -> None:
+    """Let training come first: on Linux threads have a priority each, which only root may raise again."""
+    if sys.platform == "linux":
+        mine = threading.get_native_id()
+        now = os.getpriority(os.PRIO_PROCESS, mine)
+        os.setpriority(os.PRIO_PROCESS, mine, min(_NICEST, now + _NICER))
