@@ -21,7 +21,7 @@ from vitruvian.store import open_store
 
 MOTION = Path(__file__).parents[3] / "shared" / "data" / "mocap-17kp"
 # 3,000 figures make 1,920 to learn from.
-_STEP_OF_TWO = re.compile(r"2 workers, 480 steps an epoch.*epoch +\d+/8  step ", re.DOTALL)
+_STEP_OF_TWO = re.compile(r"2 workers, 160 steps an epoch.*epoch +\d+/8  step ", re.DOTALL)
 SMALL = {"head": {"cpu": "50m", "memory": "3Gi"}, "worker": {"cpu": "50m", "memory": "3Gi"}}
 
 
@@ -131,7 +131,7 @@ def test_a_pod_that_is_asked_to_go_costs_no_step_and_training_takes_the_room_the
     namespace = release.namespace
     release.install()
     range_of_workers = {"workers": {"min": 1, "max": 2}, "batchSize": 4, "checkpoints": {"everySteps": 100_000}}
-    file = _declare(tmp_path, s3, "synthetic://poses?count=3000", epochs=8, **range_of_workers)
+    file = _declare(tmp_path, s3, "synthetic://poses?count=1000", epochs=8, **range_of_workers)
     name = _submit(namespace, file)
     checkpoints = open_store(yaml.safe_load(file.read_text())["spec"]["artifacts"])
 
@@ -145,7 +145,7 @@ def test_a_pod_that_is_asked_to_go_costs_no_step_and_training_takes_the_room_the
         kubectl("-n", namespace, "delete", "pod", workers[0]["metadata"]["name"])
         saved = _step(checkpoints)
         assert saved > 0, "a pod is gone only when its training is saved"
-        place = f"going on from epoch {1 + saved // 480}, step {saved % 480}"
+        place = f"going on from epoch {1 + saved // 160}, step {saved % 160}"
         soon("training goes on at this very step", lambda: place in log.read_text(), 240)
         assert following.wait(600) == 0, log.read_text()
     finally:
