@@ -8,9 +8,11 @@ import runpy
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import yaml
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
 
 from vitruvian import spec
 from vitruvian.cluster import rayjob, servers
@@ -56,10 +58,14 @@ Service, Ingress, NetworkPolicies, roles, monitors, dashboards) begins with the 
 
 **Several namespaces.** Each gets a release. The ClusterStorageContainer, and the ClusterServingRuntime of
 `kserve.clusterWide`, are there once: the first release makes them, those after it find and use them. They go with the
-release that made them; until the next `helm upgrade` of any other release makes its own, new pods of KServe fetch
-bundles by KServe's own means, which check nothing and don't run under pod security `restricted`. Pods that run go on.
+release that made them; until the next `helm upgrade` of any other release makes its own, KServe makes no new pods of
+servers: what `vitruvian deploy` applies names the ClusterStorageContainer `vitruvian`. Pods that run go on.
 `vitruvian doctor` says whose the ClusterStorageContainer is, and when it is missing. What is rendered without a cluster
 (`helm template`, Argo CD) always contains them: set `kserve.storageContainer` in one release only.
+
+**From a number of servers to autoscaling.** Where `server.autoscaling.enabled` becomes true in a release that runs,
+Helm takes `replicas` out of the Deployment, and Kubernetes leaves one server until the HorizontalPodAutoscaler has
+looked, 15 seconds or so: switch it on when one is enough for that long. Later upgrades leave the number alone.
 
 **A Secret of your own.** Without `s3.create` the Secrets are yours to make, with the keys `AWS_ACCESS_KEY_ID` and
 `AWS_SECRET_ACCESS_KEY`, and where they aren't Amazon's defaults `AWS_ENDPOINT_URL` and `AWS_DEFAULT_REGION`. KServe
@@ -84,7 +90,7 @@ in `_total`; a histogram has `_bucket`, `_sum` and `_count`.
 SETTINGS = """
 ## {path}
 
-{text} `--settings FILE` takes them from a file instead.
+{text} `--settings FILE` lays a file over them: maps are merged, all else is replaced.
 
 | setting | default | meaning |
 |---|---|---|
@@ -104,7 +110,7 @@ _IMAGES = ("server", "serverRay", "trainer")
 # Maps and lists whose content is Kubernetes' own, or a user's: the API server checks them.
 _OPEN = {
     **{f"images.{role}.pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]} for role in _IMAGES},
-    "fullnameOverride": {"type": "string", "pattern": f"^({NAME})?$"},
+    "fullnameOverride": {"type": "string", "pattern": "^([a-z]([-a-z0-9]*[a-z0-9])?)?$"},
     "images.pullSecrets": {"type": "array", "items": {"type": "string", "pattern": f"^{NAME}$"}},
     "s3.secret": {"type": "string", "pattern": f"^{NAME}$"},
     "s3.serverSecret": {"type": "string", "pattern": f"^({NAME})?$"},
@@ -122,17 +128,17 @@ _OPEN = {
         "additionalProperties": {"type": ["string", "number", "boolean"]},
     },
     "server.service.port": {"type": "integer", "minimum": 1, "maximum": 65535},
-    "server.startupSeconds": {"type": "integer", "minimum": 1},
+    "server.startupSeconds": {"type": "integer", "minimum": 1, "maximum": 86_400},
     "server.autoscaling.scaleDownSeconds": {"type": "integer", "minimum": 0, "maximum": 3600},
     "server.service.annotations": {"type": "object", "additionalProperties": {"type": "string"}},
     "server.service.type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
     "server.ingress.annotations": {"type": "object", "additionalProperties": {"type": "string"}},
     "server.httpRoute.parentRefs": {"type": "array", "items": {"type": "object"}},
     "server.httpRoute.hostnames": {"type": "array", "items": {"type": "string"}},
-    "server.replicas": {"type": "integer", "minimum": 1},
-    "server.autoscaling.maxReplicas": {"type": "integer", "minimum": 1},
-    "server.autoscaling.cpuPercent": {"type": ["integer", "null"], "minimum": 1},
-    "server.autoscaling.queueLength": {"type": ["number", "null"], "exclusiveMinimum": 0},
+    "server.replicas": {"type": "integer", "minimum": 1, "maximum": 10_000},
+    "server.autoscaling.maxReplicas": {"type": "integer", "minimum": 1, "maximum": 10_000},
+    "server.autoscaling.cpuPercent": {"type": ["integer", "null"], "minimum": 1, "maximum": 10_000},
+    "server.autoscaling.queueLength": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 1_000_000},
     "server.drainSeconds": {"type": "integer", "minimum": 1, "maximum": 120},
     "networkPolicy.serverFrom": {"type": "array", "items": {"type": "object"}},
     "networkPolicy.metricsFrom": {"type": "array", "items": {"type": "object"}},
@@ -175,11 +181,7 @@ def chart_page() -> str:
     rows = [f"| `{value.path}` | `{json.dumps(value.default)}` | {value.text} |" for value in documented_values()]
     parts = [CHART + "\n".join(rows) + "\n"]
     for key, (kind, text) in SETTINGS_OF.items():
-        settings = [
-            f"| `{field.alias}` | `{json.dumps(default, default=_plain)}` | {field.description} |"
-            for field in kind.model_fields.values()
-            for default in [field.get_default(call_default_factory=True)]
-        ]
+        settings = [f"| `{each.path}` | {each.default} | {each.text} |" for each in _settings(kind)]
         parts.append(SETTINGS.format(path=f"{key}.settings", text=text) + "\n".join(settings) + "\n")
     return "".join(parts)
 
@@ -233,6 +235,18 @@ def scaling_page() -> str:
 def rules_file() -> str:
     """Return the alerts as a file of rules that Prometheus reads."""
     return "# Written by scripts/generate.py from vitruvian/observability/alerts.py.\n" + manifest([alerts.rules()])
+
+
+def _settings(kind: type[BaseModel], of: BaseModel | None = None, above: str = "") -> Iterator[Value]:
+    """Yield every field of settings, those of their parts after the part; `of` has the defaults that a part gets."""
+    for name, field in kind.model_fields.items():
+        default = field.get_default(call_default_factory=True) if of is None else getattr(of, name)
+        path = f"{above}{field.alias}"
+        told = "required" if default is PydanticUndefined else f"`{json.dumps(default, default=_plain)}`"
+        yield Value(path, told, field.description or "")
+        for part in (field.annotation, *get_args(field.annotation)):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                yield from _settings(part, default, f"{path}.")
 
 
 def _plain(value: Any) -> Any:
@@ -290,8 +304,7 @@ def _schema(path: str, default: Any) -> dict[str, Any]:
 def rayjob_sample() -> str:
     """Return k8s/samples/rayjob.yaml."""
     declaration = SAMPLE.read_text()
-    settings = TrainerSettings(service_account="vitruvian-trainer")
-    made = rayjob.build(spec.parse(declaration), declaration, "yoga-1", "studio", settings)
+    made = rayjob.build(spec.parse(declaration), declaration, "yoga-1", "studio", TrainerSettings())
     return SAMPLE_HEAD.format(command="submit") + manifest(made)
 
 
@@ -300,7 +313,7 @@ def server_sample(backend: str) -> str:
     declared = yaml.safe_load(SAMPLE.read_text())
     declared["spec"]["serving"]["backend"] = backend
     classifier = spec.parse(yaml.safe_dump(declared))
-    settings = RayServeSettings(ingress=Ingress(domain="models.example.com"), service_account="vitruvian-server")
+    settings = RayServeSettings(ingress=Ingress(domain="models.example.com"))
     made = servers.serving_objects(classifier, "s3://models/yoga/bundles/VERSION", "VERSION", "studio", settings)
     return SAMPLE_HEAD.format(command="deploy") + manifest(made)
 

@@ -415,7 +415,7 @@ def submit(
     namespace: Namespace = None,
     context: Context = None,
     settings: Annotated[
-        Path | None, typer.Option(help="How pods are made; none: what the namespace's administrator set.")
+        Path | None, typer.Option(help="A file of what differs from what the namespace's administrator set for pods.")
     ] = None,
     image: Annotated[str | None, typer.Option(help="The trainer's image.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be applied, and apply nothing.")] = False,
@@ -432,13 +432,13 @@ def submit(
         from vitruvian.cluster import console as shown
         from vitruvian.cluster import rayjob, runs
         from vitruvian.cluster.objects import manifest
-        from vitruvian.cluster.settings import TrainerSettings, load
+        from vitruvian.cluster.settings import TrainerSettings, overlaid
 
         rayjob.check(classifier)
         options = rayjob.tracked(mlflow, wandb)
         cluster = _cluster(namespace, context, needed=not dry_run)
-        made = load(TrainerSettings, settings) if settings else _administered(TrainerSettings, cluster)
-        made = made.model_copy(update={"image": image}) if image else made
+        made = _settings(TrainerSettings, cluster, settings)
+        made = made if image is None else overlaid(made, {"image": image}, "--image")
         if cluster is None or dry_run:
             where = _namespace(cluster, namespace)
             name = rayjob.name_of(classifier)
@@ -453,13 +453,13 @@ def submit(
 def _cluster(namespace: str | None, context: str | None, needed: bool) -> Cluster | None:
     """Return the cluster, or None where it isn't needed and can't be asked."""
     from vitruvian.cluster.api import Cluster
-    from vitruvian.cluster.objects import is_name
+    from vitruvian.cluster.objects import is_namespace
 
     try:
         return Cluster(namespace, context)
     except VitruvianError as e:
         # What was named by hand must be right, even where the cluster isn't needed.
-        if needed or context is not None or not is_name(namespace or "default"):
+        if needed or context is not None or (namespace is not None and not is_namespace(namespace)):
             raise
         _remark(f"with default settings: {e}")
         return None
@@ -472,11 +472,12 @@ def _namespace(cluster: Cluster | None, namespace: str | None) -> str:
     return cluster.namespace if cluster else namespace or namespace_of()
 
 
-def _administered(kind: type[S], cluster: Cluster | None) -> S:
-    """Return what the namespace's administrator set, or, without a cluster, the defaults."""
-    from vitruvian.cluster.settings import administered
+def _settings(kind: type[S], cluster: Cluster | None, file: Path | None) -> S:
+    """Return what the namespace's administrator set, without a cluster the defaults, and a file's settings over it."""
+    from vitruvian.cluster.settings import administered, overlaid_by
 
-    return administered(kind, cluster) if cluster else kind.model_validate({})
+    found = administered(kind, cluster) if cluster else kind.model_validate({})
+    return overlaid_by(found, file) if file else found
 
 
 @app.command()
@@ -523,7 +524,8 @@ def deploy(
     context: Context = None,
     version: Annotated[str | None, typer.Option(help="The version to serve; none: the champion.")] = None,
     settings: Annotated[
-        Path | None, typer.Option(help="How Ray Serve's pods are made; none: what the namespace's administrator set.")
+        Path | None,
+        typer.Option(help="A file of what differs from what the namespace's administrator set for Ray Serve's pods."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be applied, and apply nothing.")] = False,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until it answers; 0: don't wait.")] = 300,
@@ -535,10 +537,13 @@ def deploy(
     with _needs("cluster"):
         from vitruvian.cluster import readiness, servers
         from vitruvian.cluster.objects import manifest
-        from vitruvian.cluster.settings import RayServeSettings, load
+        from vitruvian.cluster.settings import RayServeSettings
 
+        if settings is not None and classifier.spec.serving.backend != "rayserve":
+            hint = f"leave it out: spec.serving.backend is {classifier.spec.serving.backend}"
+            raise SpecError("is for Ray Serve's pods only", where="--settings", hint=hint)
         cluster = _cluster(namespace, context, needed=not dry_run)
-        pods = load(RayServeSettings, settings) if settings else _administered(RayServeSettings, cluster)
+        pods = _settings(RayServeSettings, cluster, settings)
         made = servers.objects(classifier, version, _namespace(cluster, namespace), pods, _remark)
         if cluster is None or dry_run:
             print(manifest(made), end="")

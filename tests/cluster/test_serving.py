@@ -6,13 +6,14 @@ import io
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 from PIL import Image
 
 from tests.cluster.conftest import S3, Published, Release
-from tests.cluster.kube import Load, get, ingress_address, knows, kubectl, run, soon
+from tests.cluster.kube import SERVER, Load, get, ingress_address, knows, kubectl, run, soon
 
 REQUESTS = 2000
 
@@ -47,6 +48,39 @@ def test_a_new_version_and_another_number_of_servers_fail_no_request(
     print(dict(load.answers))
     assert load.failed == {}
     assert load.total >= REQUESTS
+
+
+def test_a_bundle_is_fetched_by_our_means_whatever_else_takes_its_address(
+    release: Release, published: Published, s3: S3
+) -> None:
+    namespace = release.namespace
+    release.install()
+    # Which of several KServe would take isn't defined; of as many as these hardly ever ours.
+    others = [_fetcher(f"{namespace}-{number}", namespace, published.address) for number in range(4)]
+    try:
+        kubectl("apply", "-f", "-", text=json.dumps({"apiVersion": "v1", "kind": "List", "items": others}))
+        told = run("vitruvian", "deploy", "-f", published.declared, "-n", namespace, env=s3.outside)
+        assert "it answers at http" in told
+        pods = get(namespace, "pods", "-l", "serving.kserve.io/inferenceservice=poses")["items"]
+        fetchers = {each["image"] for pod in pods for each in pod["spec"]["initContainers"]}
+        assert fetchers == {SERVER}
+    finally:
+        kubectl("delete", "clusterstoragecontainers", "-l", f"vitruvian.dev/test={namespace}")
+
+
+def _fetcher(name: str, test: str, address: str) -> dict[str, Any]:
+    """Return a ClusterStorageContainer that takes a classifier's bundles, and whose image is nowhere."""
+    container = {"name": "storage-initializer", "image": "registry.invalid/none:1"}
+    return {
+        "apiVersion": "serving.kserve.io/v1alpha1",
+        "kind": "ClusterStorageContainer",
+        "metadata": {"name": name, "labels": {"vitruvian.dev/test": test}},
+        "spec": {
+            "workloadType": "initContainer",
+            "supportedUriFormats": [{"prefix": f"{address}/"}],
+            "container": container,
+        },
+    }
 
 
 def test_servers_are_added_while_predictions_wait_and_go_afterwards(

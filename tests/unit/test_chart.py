@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from vitruvian.inference.predictor import Predictor
 
 CHART = Path(__file__).parents[2] / "charts" / "vitruvian"
 SERVER = {"enabled": True, "bundle": "s3://models/yoga"}
+SCALED = {"autoscaling": {"enabled": True}}
 KEYS = {"create": True, "accessKeyId": "writes", "secretAccessKey": "w"}
 READ_ONLY = {"serverSecret": "read-only", "serverAccessKeyId": "reads", "serverSecretAccessKey": "r"}
 Objects = dict[tuple[str, str], dict[str, Any]]
@@ -27,15 +31,15 @@ Objects = dict[tuple[str, str], dict[str, Any]]
 pytestmark = pytest.mark.skipif(shutil.which("helm") is None, reason="needs helm on the PATH")
 
 
-def helm(values: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    text = yaml.safe_dump(values)
-    command = ["helm", "template", "v", str(CHART), "-n", "studio", "-f", "-"]
+def helm(values: dict[str, Any], release: str = "v") -> subprocess.CompletedProcess[str]:
+    text = json.dumps(values)
+    command = ["helm", "template", release, str(CHART), "-n", "studio", "-f", "-"]
     return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
 
 
-def made(**values: Any) -> Objects:
+def made(release: str = "v", **values: Any) -> Objects:
     """Return what the chart makes of these values, by kind and name."""
-    done = helm(values)
+    done = helm(values, release)
     assert done.returncode == 0, done.stderr
     return {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(done.stdout) if one}
 
@@ -75,11 +79,112 @@ def test_trainers_and_servers_have_an_account_and_a_secret_of_their_own(secrets:
         ({"s3": KEYS | {"serverSecret": "read-only"}}, "s3.serverAccessKeyId is needed with s3.create"),
         ({"serviceAccount": {"annotations": {"role": "x"}}}, "serviceAccounts.trainer.annotations"),
         ({"serviceAccounts": {"tester": {}}}, "additional properties 'tester' not allowed"),
+        ({"server": SERVER | {"bundle": "models/yoga"}}, "server.bundle is models/yoga, where pods find nothing"),
+        ({"server": SERVER | {"bundle": "file:///models"}}, "give s3://BUCKET/PREFIX"),
+        (
+            {"server": SERVER | {"ingress": {"enabled": True, "tlsSecret": "tls"}}},
+            "server.ingress.host, which is not set",
+        ),
+        ({"server": SERVER | SCALED | {"replicas": 11}}, "server.replicas is 11, the least"),
+        ({"server": SERVER | SCALED | {"resources": None}}, "server.resources.requests.cpu, which is not set"),
+        ({"server": SERVER | SCALED | {"resources": {"requests": {"cpu": None}}}}, "or cpuPercent to null"),
+        ({"server": {"startupSeconds": 1_000_000}}, "server/startupSeconds"),
+        ({"server": {"replicas": 1_000_000}}, "server/replicas"),
+        ({"server": {"autoscaling": {"maxReplicas": 1_000_000}}}, "server/autoscaling/maxReplicas"),
+        ({"fullnameOverride": "a.b"}, "fullnameOverride"),
     ],
 )
 def test_what_would_do_nothing_is_refused_in_one_line(values: dict[str, Any], told: str) -> None:
     done = helm(values)
     assert done.returncode != 0 and told in done.stderr
+
+
+@pytest.mark.parametrize("release", ["123", "a.b"])
+def test_a_release_whose_name_no_service_may_have_needs_another_for_its_servers(release: str) -> None:
+    assert (
+        f"no Service can be called {release}-server: set fullnameOverride" in helm({"server": SERVER}, release).stderr
+    )
+    assert ("Service", "yoga-server") in made(release, server=SERVER, fullnameOverride="yoga")
+    made(release)
+
+
+@pytest.mark.parametrize("release", ["true", "null", "1e3", "123", "0x1f"])
+def test_a_releases_name_is_text_wherever_it_stands(release: str) -> None:
+    served = SERVER | {"autoscaling": {"enabled": True}, "ingress": {"enabled": True, "host": "example.com"}}
+    monitoring = {"podMonitor": True, "serviceMonitor": True, "prometheusRule": {"enabled": True}}
+    policy: dict[str, Any] = {"serverFrom": [{"podSelector": {}}]}
+    named = {} if release.isalpha() else {"fullnameOverride": "yoga"}
+    found = made(release, server=served, monitoring=monitoring, networkPolicy=policy, **named)
+    told = list(_of_label("app.kubernetes.io/instance", list(found.values())))
+    assert len(told) > len(found) and set(told) == {release}
+    assert found["PodMonitor", f"{named.get('fullnameOverride', release)}-server"]["spec"]["selector"][
+        "matchExpressions"
+    ] == [{"key": "app.kubernetes.io/instance", "operator": "NotIn", "values": [release]}]
+    assert all(isinstance(name, str) for _, name in found)
+
+
+def _of_label(key: str, found: Any) -> Iterator[Any]:
+    """Yield whatever stands under a key, however deep."""
+    if isinstance(found, dict):
+        yield from ([found[key]] if key in found else [])
+        for below in found.values():
+            yield from _of_label(key, below)
+    elif isinstance(found, list):
+        for below in found:
+            yield from _of_label(key, below)
+
+
+@pytest.mark.parametrize(
+    ("server", "wanted"),
+    [
+        ({"replicas": 1}, False),
+        ({"replicas": 2}, True),
+        (SCALED, True),
+        ({"replicas": 1, "autoscaling": {"enabled": True, "maxReplicas": 1}}, False),
+        ({"replicas": 1, "autoscaling": {"enabled": False, "maxReplicas": 10}}, False),
+    ],
+    ids=["one", "two", "one to ten", "one to one", "one, not scaled"],
+)
+def test_servers_are_drained_one_by_one_where_there_may_be_more_than_one(server: dict[str, Any], wanted: bool) -> None:
+    found = made(server=SERVER | server).get(("PodDisruptionBudget", "v-server"))
+    assert (found is not None) == wanted
+    if found:
+        assert found["spec"]["maxUnavailable"] == 1 and found["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+def test_each_variable_of_a_server_stands_once_and_as_its_user_wrote_it() -> None:
+    own = {"HOME": "", "AWS_MAX_ATTEMPTS": 0, "VITRUVIAN_CPUS": 2, "BYTES": 20_000_000, "SHARE": 0.5, "ON": True}
+    found = made(server=SERVER | {"env": own | {"TEXT": "1e3"}})
+    for container in (
+        found["Deployment", "v-server"]["spec"]["template"]["spec"]["containers"][0],
+        found["ServingRuntime", "vitruvian"]["spec"]["containers"][0],
+    ):
+        variables = [(each["name"], each["value"]) for each in container["env"]]
+        told = {"HOME": "", "AWS_MAX_ATTEMPTS": "0", "VITRUVIAN_CPUS": "2", "BYTES": "20000000", "SHARE": "0.5"}
+        assert sorted(variables) == sorted((told | {"ON": "true", "TEXT": "1e3"}).items())
+    names = [each["name"] for each in made()["ServingRuntime", "vitruvian"]["spec"]["containers"][0]["env"]]
+    assert sorted(names) == ["AWS_MAX_ATTEMPTS", "HOME", "VITRUVIAN_CPUS"]
+
+
+def test_large_numbers_are_written_out() -> None:
+    scaled = {"enabled": True, "queueLength": 1_000_000, "cpuPercent": None}
+    settings = {"ttlSeconds": 300_000_000, "deadlineSeconds": 20_000_000}
+    done = helm({"server": SERVER | {"autoscaling": scaled}, "trainer": {"settings": settings}})
+    for told in ('averageValue: "1000000"', "ttlSeconds: 300000000\n", "deadlineSeconds: 20000000\n"):
+        assert told in done.stdout
+
+
+@pytest.mark.parametrize("nothing", ["server.resources", "monitoring.dashboards.labels", "networkPolicy.kuberayPods"])
+def test_a_value_that_is_taken_away_leaves_nothing_behind(nothing: str) -> None:
+    values: dict[str, Any] = {"server": dict(SERVER), "monitoring": {"dashboards": {"enabled": True}}}
+    *above, key = nothing.split(".")
+    below = values
+    for name in above:
+        below = below.setdefault(name, {})
+    below[key] = None
+    done = helm(values)
+    assert done.returncode == 0, done.stderr
+    assert not re.search(r"^\s*null$", done.stdout, re.MULTILINE)
 
 
 def test_the_values_of_before_there_were_two_accounts_make_two() -> None:

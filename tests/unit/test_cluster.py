@@ -14,7 +14,16 @@ from vitruvian import spec
 from vitruvian.cluster import rayjob, raypods, rayservice, servers, serving
 from vitruvian.cluster.objects import manifest
 from vitruvian.cluster.runs import run_of
-from vitruvian.cluster.settings import GcsFaultTolerance, Ingress, RayServeSettings, TrainerSettings, parse
+from vitruvian.cluster.settings import (
+    GcsFaultTolerance,
+    Ingress,
+    RayServeSettings,
+    RaySettings,
+    TrainerSettings,
+    overlaid,
+    overlaid_by,
+    parse,
+)
 from vitruvian.errors import SpecError, TrainingError
 from vitruvian.training import notice
 from vitruvian.training.launch import _refuse_to_run_in_place
@@ -53,9 +62,24 @@ def test_a_tracked_run_is_told_where() -> None:
     words = shlex.split(job["spec"]["entrypoint"])
     assert words[-4:] == ["--mlflow", "http://mlflow.mlops:5000", "--wandb", "yoga; rm -rf /"]
     assert rayjob.tracked(None, None) == []
-    for unreachable in ("sqlite:///mlflow.db", "file:///runs", "mlruns"):
-        with pytest.raises(SpecError, match="--mlflow"):
-            rayjob.tracked(unreachable, None)
+
+
+@pytest.mark.parametrize("uri", ["https://mlflow.example", "databricks", "databricks://team", "http://[fd00::1]:5000"])
+def test_a_run_is_tracked_by_a_server_that_pods_reach(uri: str) -> None:
+    assert rayjob.tracked(uri, None) == ["--mlflow", uri]
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("", "mlruns", "://", "ftp://x", "http://", "http://:5000", "http://h:x", "http://h:65536"),
+        *("sqlite:///mlflow.db", "file:///runs", "http://localhost:5000", "http://127.0.0.1:5000"),
+    ],
+)
+def test_a_run_is_tracked_by_nothing_that_pods_cant_reach(uri: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        rayjob.tracked(uri, None)
+    assert str(refused.value).startswith(f"--mlflow: '{uri}' is no MLflow server that the cluster's pods reach; give ")
 
 
 def pods(job: dict[str, Any]) -> list[dict[str, Any]]:
@@ -189,13 +213,104 @@ def test_without_settings_pods_run_anywhere_and_write_what_the_node_has() -> Non
         ("worker: {memory: [1]}", "worker.memory: Input should be a valid string"),
         ("scratchLimit: much", "scratchLimit: String should match pattern"),
         ("a: [", "is not valid YAML"),
+        ("attempts: 2\nattempts: 3", "the key 'attempts' stands twice"),
+        ("worker: {cpu: '4', cpuLimit: '2'}", "worker: cpuLimit 2 is less than cpu 4"),
+        ("worker: {cpuLimit: 500m}", "worker: cpuLimit 500m is less than cpu 1"),
+        ("worker: {memory: '0'}", "worker.memory: no pod runs without memory"),
+        ("worker: {memory: 16}", "worker.memory: Input should be a valid string"),
+        ("worker: {cpu: true}", "worker.cpu: Input should be a valid string"),
+        ("attempts: true", "attempts: Input should be a valid integer"),
+        ("attempts: '3'", "attempts: Input should be a valid integer"),
+        ("ttlSeconds: '60'", "ttlSeconds: Input should be a valid integer"),
+        ("scrapeAnnotations: 'no'", "scrapeAnnotations: Input should be a valid boolean"),
+        ("[]", "is not one map of settings"),
+        ("queue: a\n---\nqueue: b", "is not one map of settings"),
     ],
 )
 def test_settings_that_are_wrong_are_named(text: str, named: str) -> None:
     with pytest.raises(SpecError) as refused:
         parse(TrainerSettings, text, "settings.yaml")
     assert named in str(refused.value)
-    assert str(refused.value).startswith("settings.yaml: ")
+    assert str(refused.value).startswith("settings.yaml:")
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "99999"])
+def test_a_port_that_no_redis_has_is_refused(port: str) -> None:
+    with pytest.raises(SpecError, match="redisAddress: a port is a number from 1 to 65535"):
+        parse(RayServeSettings, f"gcsFaultTolerance: {{redisAddress: 'redis:{port}'}}", "settings.yaml")
+
+
+@pytest.mark.parametrize(
+    ("kind", "role", "memory"),
+    [
+        (TrainerSettings, "head", "4Gi"),
+        (TrainerSettings, "worker", "6Gi"),
+        (RayServeSettings, "head", "2Gi"),
+        (RayServeSettings, "worker", "2Gi"),
+    ],
+)
+def test_what_a_pods_settings_leave_out_is_that_pods_own_default(
+    kind: type[RaySettings], role: str, memory: str
+) -> None:
+    for text in ("", f"{role}: {{cpu: 4}}"):
+        assert getattr(parse(kind, text, "settings"), role).memory == memory
+
+
+@pytest.mark.parametrize(("cpu", "taken"), [("4", "4"), ("0.5", "0.5"), ("'4'", "4"), ("250m", "250m")])
+def test_a_number_of_cpus_needs_no_quotes(cpu: str, taken: str) -> None:
+    assert parse(TrainerSettings, f"worker: {{cpu: {cpu}}}", "settings").worker.cpu == taken
+
+
+ADMINISTERED = """
+image: registry.example/trainer:7
+serviceAccount: trainer
+worker: {cpu: "2", memory: 16Gi}
+env: {A: a, B: b}
+headTolerations: [{key: a}, {key: b}]
+nodeSelector: {pool: gpu}
+"""
+
+
+def test_a_file_of_settings_says_only_what_differs(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("worker: {cpu: 8}\nenv: {B: c}\nheadTolerations: [{key: c}]\nattempts: 1\n")
+    found = overlaid_by(parse(TrainerSettings, ADMINISTERED, "ConfigMap"), file)
+    assert (found.image, found.service_account, found.attempts) == ("registry.example/trainer:7", "trainer", 1)
+    assert (found.worker.cpu, found.worker.memory) == ("8", "16Gi")
+    assert (found.env, found.node_selector) == ({"A": "a", "B": "c"}, {"pool": "gpu"})
+    assert found.head_tolerations == ({"key": "c"},), "a list is replaced"
+    assert found.head.memory == "4Gi"
+    file.write_text("wrker: {}")
+    with pytest.raises(SpecError, match=f"{file}: wrker: Extra inputs"):
+        overlaid_by(found, file)
+    with pytest.raises(SpecError, match="there is no such file; give a YAML file of settings"):
+        overlaid_by(found, tmp_path / "none.yaml")
+
+
+def test_a_file_without_a_cluster_says_only_what_differs_from_the_charts_defaults(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("attempts: 1")
+    found = overlaid_by(TrainerSettings(), tmp_path / "mine.yaml")
+    assert found == TrainerSettings(attempts=1)
+    assert found.service_account == "vitruvian-trainer"
+    assert RayServeSettings().service_account == "vitruvian-server"
+
+
+@pytest.mark.parametrize("image", ["", "a b", " "])
+def test_an_image_is_checked_wherever_it_is_given(image: str) -> None:
+    with pytest.raises(SpecError, match="--image: image: String should match pattern"):
+        overlaid(TrainerSettings(), {"image": image}, "--image")
+
+
+def test_a_queue_takes_a_fixed_number_of_workers_only() -> None:
+    settings = TrainerSettings(queue="team-a")
+    built(settings, training={"strategy": "ddp", "workers": {"min": 2, "max": 2}})
+    with pytest.raises(SpecError) as refused:
+        built(settings, training={"strategy": "ddp", "workers": {"min": 2, "max": 8}})
+    assert str(refused.value) == (
+        "spec.training.workers: Kueue, whose queue team-a the settings name, refuses runs that change their number of "
+        "workers; write one number instead of min and max"
+    )
 
 
 RAYSERVE = {"backend": "rayserve"}
@@ -210,7 +325,7 @@ LETTERS = "abcdefghij" * 6
         ("rayserve", LETTERS[:48], f"can be called '{LETTERS[:48]}'; 47 characters at most, not 48"),
         ("kserve", LETTERS[:54], f"can be called '{LETTERS[:54]}'; 53 characters at most, not 54"),
         ("rayserve", LETTERS[:47], None),
-        ("kserve", LETTERS[:53], None),
+        ("kserve", LETTERS[:46], None),
     ],
 )
 def test_a_name_that_no_server_can_have_is_refused_before_anything_is_applied(
@@ -235,6 +350,10 @@ def test_a_host_that_no_name_server_knows_is_refused() -> None:
     rayservice.ray_service(classifier, BUNDLE, "7", "studio", settings)
     with pytest.raises(SpecError, match="64 characters, more than 63; shorten it"):
         rayservice.ray_service(classifier, BUNDLE, "7", LETTERS[:23], settings)
+    # KServe makes one with its predictor's name, too, and none at all where it can't.
+    serving.inference_service(classifier, BUNDLE, "7", LETTERS[:12])
+    with pytest.raises(SpecError, match=f"begin with {LETTERS[:40]}-predictor-.*64 characters, more than 63; shorten"):
+        serving.inference_service(classifier, BUNDLE, "7", LETTERS[:13])
 
 
 def test_more_workers_than_anybody_means_are_refused() -> None:
@@ -293,6 +412,7 @@ def test_a_bundle_in_s3_becomes_an_inference_service() -> None:
     made = serving.inference_service(classifier, "s3://models/yoga/bundles/0123456789ab", "0123456789ab", "studio")
     predictor = made["spec"]["predictor"]
     assert predictor["model"]["storageUri"] == "s3://models/yoga/bundles/0123456789ab"
+    assert predictor["storageContainerName"] == "vitruvian", "whatever else takes s3://"
     assert (predictor["minReplicas"], predictor["maxReplicas"]) == (2, 5)
     assert (predictor["scaleMetric"], predictor["scaleTarget"]) == ("cpu", 60)
     assert serving.autoscaler(classifier, "studio") is None

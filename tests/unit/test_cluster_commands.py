@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.apiserver import ApiServer, api_server, kubeconfig
 from tests.projects import declare, vitruvian
@@ -124,3 +125,47 @@ def test_without_waiting_both_backends_go_on_and_a_version_may_stay_unseen(
     assert unseen == "version 0123456789ab is not looked up from here: no AWS credentials were found"
     assert both.startswith("InferenceService poses goes on, too; without --wait 0, deploy ends it")
     assert api.names() == {"inferenceservices/poses", "rayservices/poses"}
+
+
+def test_a_file_of_settings_lies_over_the_administrators(api: ApiServer, tmp_path: Path) -> None:
+    config = {"metadata": {"name": "vitruvian-trainer"}, "data": {"settings.yaml": "image: r/t:7\nattempts: 7"}}
+    api.keep("configmaps", {"apiVersion": "v1", "kind": "ConfigMap", **config})
+    file = declare(tmp_path, "s3://studio/poses", artifacts="s3://models/poses")
+    (tmp_path / "mine.yaml").write_text("attempts: 2")
+    done = vitruvian("submit", "-f", file, "--dry-run", "--settings", tmp_path / "mine.yaml")
+    assert (done.returncode, done.stderr) == (0, "")
+    job = next(yaml.safe_load_all(done.stdout))["spec"]
+    assert job["backoffLimit"] == 1
+    assert "image: r/t:7" in done.stdout
+
+
+REFUSED = [
+    (("submit", "--image", "a b"), 2, "--image: image: String should match pattern"),
+    (("submit", "--dry-run", "--image", ""), 2, "--image: image: String should match pattern"),
+    (("submit", "--mlflow", "://"), 2, "--mlflow: '://' is no MLflow server that the cluster's pods reach; give "),
+    (("submit", "-n", ""), 1, "'' can't be a namespace's name; use lower-case letters, digits and '-', 63 "),
+    (("deploy", "-n", "a" * 64), 1, f"'{'a' * 64}' can't be a namespace's name; "),
+    (("deploy", "-n", "a.b"), 1, "'a.b' can't be a namespace's name; "),
+    (("deploy", "--settings", os.devnull), 2, "--settings: is for Ray Serve's pods only; leave it out: spec.serving."),
+]
+
+
+@pytest.mark.parametrize("without", [False, True], ids=["with a cluster", "without"])
+@pytest.mark.parametrize(("words", "code", "told"), REFUSED, ids=[" ".join(words)[:40] for words, *_ in REFUSED])
+def test_what_no_cluster_takes_is_refused_with_one_line(
+    without: bool,
+    words: tuple[str, ...],
+    code: int,
+    told: str,
+    api: ApiServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = declare(tmp_path, "s3://studio/poses", artifacts="s3://models/poses")
+    if without:
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    done = vitruvian(*words, "-f", file, "--dry-run")
+    assert (done.returncode, done.stdout) == (code, "")
+    (*_, line) = done.stderr.splitlines()
+    assert line.startswith(f"✗ {told}")
+    assert api.names() == set()

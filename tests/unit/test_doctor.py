@@ -15,12 +15,13 @@ import pytest
 import yaml
 from rich.console import Console
 
+from vitruvian.cluster.objects import number
 from vitruvian.cluster.raypods import RAY_VERSION
 from vitruvian.cluster.settings import TrainerSettings
 from vitruvian.doctor import client, cluster, storage
 from vitruvian.doctor.console import machine_readable, show
 from vitruvian.doctor.finding import Check, Finding, Report, carry_out, error, note, ok, version_of, warning
-from vitruvian.doctor.quantity import Pod, fits, number, pods_of
+from vitruvian.doctor.quantity import Pod, fits, pods_of
 from vitruvian.errors import NotAllowed, StoreError
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +52,12 @@ ROLE = {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/x"}
 OF_A_RELEASE = {"meta.helm.sh/release-name": "v", "meta.helm.sh/release-namespace": "studio"}
 
 
+def fetcher(name: str, prefix: str = "s3://", **annotations: str) -> dict[str, Any]:
+    metadata = {"name": name, "annotations": annotations}
+    return {"metadata": metadata, "spec": {"supportedUriFormats": [{"prefix": "gs://"}, {"prefix": prefix}]}}
+
+
+OURS = fetcher("vitruvian", **OF_A_RELEASE)
 RIGHT = ("create", "ray.io", "rayjobs")
 TAINT = {"key": "nvidia.com/gpu", "value": "true", "effect": "NoSchedule"}
 GPU_POD = Pod("a worker", {"cpu": "1", "memory": "1Gi", "nvidia.com/gpu": "1"})
@@ -100,7 +107,7 @@ HEAD = Pod("the head", {"cpu": "2", "memory": "8Gi"})
         (cluster.kserve([], None, "", "kserve"), "error", "Standard mode"),
         (cluster.kserve([], None, "", "rayserve"), "note", "Ray Serve"),
         (cluster.kserve(["TrainedModel"], None, "", None), "error", "no InferenceService"),
-        (cluster.kserve(["InferenceService"], deployment("x:v0.15.2"), "", None), "error", "0.16 or newer"),
+        (cluster.kserve(["InferenceService"], deployment("x:v0.19.0"), "", None), "error", "0.20 or newer"),
         (cluster.kserve(["InferenceService"], deployment("x:v0.20.0"), "Standard", None), "ok", "Standard mode"),
         (cluster.no_settings("settings", "vitruvian-trainer", "n"), "error", "helm install vitruvian charts/vitruvian"),
         (cluster.s3_keys({"s3": None}, set(), False, "studio", False), "warning", "create secret generic s3"),
@@ -129,10 +136,15 @@ HEAD = Pod("the head", {"cpu": "2", "memory": "8Gi"})
         (cluster.service_account("trainer account", "t", marked(**ROLE)), "ok", "t, role arn:aws:iam::1:role/x"),
         (cluster.old_account("s", "studio"), "warning", "kubectl -n studio delete serviceaccount vitruvian"),
         (cluster.endpoint_unseen("server S3 keys", "ro"), "error", "S3_ENDPOINT"),
-        (cluster.storage_container(None, None, "n"), "warning", "helm upgrade"),
-        (cluster.storage_container(None, "rayserve", "n"), "note", "Ray Serve"),
-        (cluster.storage_container(marked(**OF_A_RELEASE), None, "n"), "ok", "of release v in namespace studio"),
-        (cluster.storage_container(marked(**OF_A_RELEASE), None, "studio"), "ok", "vitruvian: every file"),
+        (cluster.storage_container([], None, None, "n"), "error", "helm upgrade"),
+        (cluster.storage_container([fetcher("default")], None, None, "n"), "error", "KServe makes no server's pod"),
+        (cluster.storage_container([], None, "rayserve", "n"), "note", "Ray Serve"),
+        (cluster.storage_container([OURS], None, None, "n"), "ok", "of release v in namespace studio"),
+        (cluster.storage_container([OURS], None, None, "studio"), "ok", "vitruvian: every file"),
+        (cluster.storage_container([OURS, fetcher("default")], (0, 20, 0), None, "studio"), "ok", "every file"),
+        (cluster.storage_container([OURS, fetcher("default")], None, None, "studio"), "ok", "every file"),
+        (cluster.storage_container([OURS, fetcher("hf", "hf://")], (0, 16, 0), None, "n"), "ok", "every file"),
+        (cluster.storage_container([OURS, fetcher("default")], (0, 16, 0), None, "n"), "warning", "default takes s3:"),
         (cluster.metrics_server(False, False), "warning", "components.yaml"),
         (cluster.metrics_server(True, False), "warning", "doesn't answer"),
         (cluster.metrics_server(True, True), "ok", "answers"),
@@ -221,6 +233,26 @@ def test_what_is_too_old_is_what_the_chart_the_docs_and_the_package_say() -> Non
         told = re.search(rf"{name} (\d+(?:\.\d+)+) or newer", page)
         assert told and version_of(told[1]) == oldest
     assert metadata.metadata("vitruvian")["Requires-Python"] == ">=" + ".".join(map(str, client.OLDEST_PYTHON))
+
+
+@pytest.mark.parametrize(
+    ("uris", "more", "taken"),
+    [
+        ({"prefix": "s3://"}, {}, True),
+        ({"prefix": "s3://"}, {"disabled": True}, False),
+        ({"prefix": "s3://"}, {"spec": {"workloadType": "localModelDownloadJob"}}, False),
+        ({"prefix": "gs://"}, {}, False),
+        ({"regex": "https?://(.+)/(.+)"}, {}, False),
+        ({"regex": "^s3://.+/bundles/[0-9a-f]{12}$"}, {}, True),
+        ({"regex": "(?P<"}, {}, False),
+        ({}, {}, False),
+    ],
+)
+def test_who_else_takes_bundles_is_told_as_kserve_would(
+    uris: dict[str, str], more: dict[str, Any], taken: bool
+) -> None:
+    spec = {"supportedUriFormats": [uris], **more.get("spec", {})}
+    assert cluster.takes_bundles({"metadata": {"name": "x"}, **more, "spec": spec}) is taken
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -19,17 +20,21 @@ ROOT = Path(__file__).parents[2]
 EKS = ROOT / "k8s" / "eks"
 VALUES = ROOT / "charts" / "vitruvian" / "values-eks.yaml"
 PAGE = (ROOT / "docs" / "eks.md").read_text()
+BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = "\n".join(re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL))
 
 
-def cluster() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((EKS / "cluster.yaml").read_text())
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(path.read_text())
     return found
+
+
+def cluster() -> dict[str, Any]:
+    return _read(EKS / "cluster.yaml")
 
 
 def values() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(VALUES.read_text())
-    return found
+    return _read(VALUES)
 
 
 def group(labels: dict[str, str]) -> dict[str, Any]:
@@ -53,6 +58,29 @@ def test_workers_with_gpus_may_run_where_gpus_are_and_nodes_wait_for_them() -> N
     assert nodes["desiredCapacity"] == nodes["minSize"] == 0
     tolerated = {(one["key"], one["effect"]) for one in trainer["tolerations"]}
     assert {(taint["key"], taint["effect"]) for taint in nodes["taints"]} == tolerated
+
+
+def test_the_autoscaler_knows_what_disk_an_empty_group_has() -> None:
+    cpu, gpu = (found["trainer"]["settings"]["worker"] for found in (values(), _read(EKS / "gpu-values.yaml")))
+    asked = {"lead": 0, "cpu": _gibibytes(cpu["ephemeralStorage"]), "gpu": _gibibytes(gpu["ephemeralStorage"])}
+    empty = {found["name"]: found for found in cluster()["managedNodeGroups"] if found["minSize"] == 0}
+    assert set(empty) <= set(asked)
+    for name, wanted in asked.items():
+        (found,) = [found for found in cluster()["managedNodeGroups"] if found["name"] == name]
+        told = _gibibytes(found["tags"]["k8s.io/cluster-autoscaler/node-template/resources/ephemeral-storage"])
+        # Labels reach the autoscaling group, too. Kubelet evicts when a tenth is free, and keeps 1 GiB for itself.
+        assert found["propagateASGTags"]
+        assert wanted <= told <= found["volumeSize"] * 0.9 - 1, name
+
+
+def _gibibytes(quantity: str) -> int:
+    return int(quantity.removesuffix("Gi"))
+
+
+def test_ray_serves_head_is_on_a_node_that_stays_and_its_servers_where_servers_are() -> None:
+    settings = values()["rayserve"]["settings"]
+    assert not group(settings["headNodeSelector"]).get("spot")
+    assert settings["nodeSelector"] == values()["server"]["nodeSelector"]
 
 
 def test_nodes_are_private_encrypted_and_in_several_zones() -> None:
@@ -104,7 +132,7 @@ def test_each_of_the_charts_service_accounts_gets_its_policy(duty: str) -> None:
     (ours,) = [one for one in cluster()["iam"]["podIdentityAssociations"] if one["serviceAccountName"] == account]
     assert f"create namespace {ours['namespace']}\n" in COMMANDS
     assert ours["permissionPolicyARNs"] == [f"arn:aws:iam::ACCOUNT:policy/{account}"]
-    (made,) = [line for line in COMMANDS.splitlines() if "--policy-name" in line]
+    (made,) = [line for line in COMMANDS.splitlines() if "create-policy" in line]
     assert f"{duty} " in made.partition(";")[0] + " " and "--policy-name vitruvian-$duty " in made
 
 
@@ -134,25 +162,64 @@ def test_the_pages_files_and_versions_exist() -> None:
 
 @pytest.mark.parametrize(
     ("file", "left_out"),
-    [(r"\$duty-policy\.json", "BUCKET"), (r"cluster\.yaml", "ACCOUNT")],
-    ids=["policies", "cluster"],
+    [
+        ("$duty-policy.json", {"BUCKET": "BUCKET"}),
+        ("cluster.yaml", {"ACCOUNT": "ACCOUNT", "AWS_REGION": "us-east-1"}),
+        ("deploy-trust.json", {"ACCOUNT": "ACCOUNT", "REPOSITORY": "REPOSITORY"}),
+        ("deploy-policy.json", {"ACCOUNT": "ACCOUNT"}),
+    ],
+    ids=["policies", "cluster", "trust", "deploys"],
 )
 @pytest.mark.parametrize("duty", ["trainer", "server"])
-def test_the_pages_commands_fill_in_what_is_left_out(file: str, left_out: str, duty: str) -> None:
-    (command,) = re.findall(rf'sed "s/{left_out}/.*" k8s/eks/{file}', COMMANDS)
-    done = subprocess.run(
-        ["bash", "-c", f"{left_out}=filled-in duty={duty}; {command}"],
+def test_the_pages_commands_fill_in_what_is_left_out(file: str, left_out: dict[str, str], duty: str) -> None:
+    (command,) = re.findall(rf'sed "[^"]*" k8s/eks/{re.escape(file)}', COMMANDS)
+    filled = _bash(command, duty=duty, **{name: name.lower() for name in left_out})
+    for name, placeholder in left_out.items():
+        assert name.lower() in filled
+        assert not [line for line in filled.splitlines() if placeholder in line and not line.startswith("#")]
+
+
+def _bash(command: str, **variables: str) -> str:
+    return subprocess.run(
+        ["bash", "-euc", command],
         cwd=ROOT,
+        env={**os.environ, **variables},
         capture_output=True,
         text=True,
         check=True,
+    ).stdout
+
+
+def test_what_the_page_makes_in_the_account_it_deletes() -> None:
+    made, deleted = (
+        set(re.findall(rf"{verb}-([\w-]+?)(?: |$)", COMMANDS, re.MULTILINE)) for verb in ("create", "delete")
     )
-    assert "filled-in" in done.stdout
-    assert not [line for line in done.stdout.splitlines() if left_out in line and not line.startswith("#")]
+    assert {"policy", "repository", "role", "open-id-connect-provider"} <= made & deleted
+    # A role goes only without policies.
+    assert re.findall(r"(?:put|attach)-role-policy", COMMANDS) == ["put-role-policy", "attach-role-policy"]
+    order = ["create-role", "create accessentry", "detach-role-policy", "delete-role-policy", "delete-role "]
+    places = [COMMANDS.index(each) for each in order]
+    assert places == sorted(places)
+
+
+@pytest.mark.skipif(shutil.which("helm") is None, reason="needs helm on the PATH")
+def test_the_pages_commands_are_ones_that_the_chart_takes(tmp_path: Path) -> None:
+    (production,) = [block for block in BLOCKS if block.startswith("# values-production.yaml")]
+    (tmp_path / "values-production.yaml").write_text(production)
+    lines = [line for line in COMMANDS.splitlines() if re.match(r"helm \w+ vitruvian charts", line)]
+    install, upgrade = (line.split(" ", 5)[5] for line in lines)
+    # What the upgrade finds of the installation it keeps.
+    upgrade = upgrade.replace("--reset-then-reuse-values", "").replace("values-", f"{tmp_path}/values-")
+    command = "helm template vitruvian charts/vitruvian -n"
+    for wanted in (f"{command} {install}", f"{command} {install} {upgrade.removeprefix('studio')}"):
+        rendered = _bash(wanted, REGISTRY="registry", BUCKET="bucket")
+        assert "registry/vitruvian/trainer:1\n" in rendered
+    assert 'image: "registry/vitruvian/server:1"' in rendered
+    assert "internet-facing" in rendered and "s3://bucket-models/yoga/bundles/VERSION" in rendered
 
 
 def test_the_pages_declaration_is_valid() -> None:
-    (declared,) = [block for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL) if "kind: Classifier" in block]
+    (declared,) = [block for block in BLOCKS if "kind: Classifier" in block]
     assert spec.parse(declared).artifacts == "s3://BUCKET-models/yoga"
 
 

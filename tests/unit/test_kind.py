@@ -79,6 +79,7 @@ def test_a_second_call_brings_up_to_date_and_makes_nothing_anew(tmp_path: Path) 
         "kind create cluster --name vitruvian ",
         "docker network connect kind vitruvian-registry",
         "helm upgrade --install cert-manager ",
+        "helm upgrade --install prometheus ",
         "helm upgrade --install kuberay-operator ",
         "helm upgrade --install kserve-crd ",
         "helm upgrade --install kserve ",
@@ -89,6 +90,12 @@ def test_a_second_call_brings_up_to_date_and_makes_nothing_anew(tmp_path: Path) 
     ]
     places = [next((n for n, line in enumerate(told) if line.startswith(call)), -1) for call in order]
     assert -1 not in places and places == sorted(places), "\n".join(told)
+    # Who comes after Prometheus' operator may be watched by it, and a NetworkPolicy lets in who is there.
+    (kuberay,) = [line for line in told if line.startswith("helm upgrade --install kuberay-operator ")]
+    assert "metrics.serviceMonitor.enabled=true" in kuberay and "--namespace ray-system " in kuberay
+    assert "kuberayNamespace: {kubernetes.io/metadata.name: ray-system}" in (state / "input").read_text()
+    # Where Grafana's password is, not the password.
+    assert "get secret prometheus-grafana -o jsonpath='{.data.admin-password}'" in first.stdout
     # No call goes to whatever cluster kubectl happens to point at.
     assert all("kind-vitruvian" in line for line in told if line.startswith(("kubectl", "helm")))
     assert "S3_IMAGE" not in (state / "input").read_text()

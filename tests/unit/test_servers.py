@@ -15,7 +15,7 @@ from vitruvian.cluster import readiness, servers
 from vitruvian.cluster.api import Cluster
 from vitruvian.cluster.objects import Object
 from vitruvian.cluster.pods import obstacle
-from vitruvian.cluster.settings import Ingress, RayServeSettings
+from vitruvian.cluster.settings import Ingress, RayServeSettings, TrainerSettings, administered
 from vitruvian.errors import BundleError, NotAllowed, NotFound, VitruvianError
 
 OLD, NEW = "0123456789ab", "ba9876543210"
@@ -185,6 +185,29 @@ def test_a_first_ray_cluster_whose_server_fails_says_why(api: ApiServer) -> None
     servers.deploy(cluster, made)
     with pytest.raises(VitruvianError, match=f"served: Serve: DEPLOY_FAILED s3://models/yoga/bundles/{NEW}: there is"):
         readiness.wait(cluster, made[0], 60, _mute)
+
+
+def test_a_cluster_too_old_for_what_is_applied_is_named(api: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = "failed to create typed patch object: .spec.predictor.storageContainerName: field not declared in schema"
+    cluster = Cluster()
+    servers.deploy(cluster, _made())
+    answer = api.answer
+
+    def older(method: str, *words: Any) -> tuple[int, Object]:
+        return (500, {"message": message}) if method == "PATCH" else answer(method, *words)
+
+    monkeypatch.setattr(api, "answer", older)
+    with pytest.raises(
+        VitruvianError, match=r"InferenceService yoga.*storageContainerName.*too old: 'vitruvian doctor'"
+    ):
+        servers.deploy(cluster, _made())
+
+
+def test_where_the_chart_left_nothing_pods_need_nothing_of_it(api: ApiServer) -> None:
+    assert administered(TrainerSettings, Cluster()) == TrainerSettings(service_account=None)
+    config = {"metadata": {"name": "vitruvian-trainer"}, "data": {"settings.yaml": "attempts: 7"}}
+    api.keep("configmaps", {"apiVersion": "v1", "kind": "ConfigMap", **config})
+    assert administered(TrainerSettings, Cluster()) == TrainerSettings(attempts=7)
 
 
 PODS = [

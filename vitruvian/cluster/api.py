@@ -148,6 +148,9 @@ def _refused(error: ApiException, where: str) -> VitruvianError:
         return VitruvianError("the API server doesn't know this user (401)", where=where, hint="log in again")
     if error.status == 403:
         return NotAllowed(message, where=where, hint="ask the cluster's administrator for this right")
+    if "field not declared in schema" in message:
+        hint = "what the cluster has for it is too old: 'vitruvian doctor' says what is needed"
+        return VitruvianError(message, where=where, hint=hint)
     if error.status >= 500:
         return VitruvianError(f"the API server answered {error.status}: {message}", where=where, hint="try again later")
     return VitruvianError(message, where=where, hint="mend what it names, and run the same command again")

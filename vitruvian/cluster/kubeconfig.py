@@ -10,7 +10,7 @@ import yaml
 from kubernetes import client, config
 from kubernetes.config.config_exception import ConfigException
 
-from vitruvian.cluster.objects import is_name
+from vitruvian.cluster.objects import is_namespace
 from vitruvian.errors import VitruvianError
 
 _DEFAULT: Final = "default"
@@ -27,8 +27,8 @@ class Chosen:
 
 def choose(namespace: str | None, context: str | None) -> Chosen:
     """Make the client use a context, None for the current one; raises `VitruvianError` where there is none to use."""
-    if namespace is not None and not is_name(namespace):
-        hint = "use lower-case letters, digits and '-'"
+    if namespace is not None and not is_namespace(namespace):
+        hint = "use lower-case letters, digits and '-', 63 characters at most"
         raise VitruvianError(f"'{namespace[:70]}' can't be a namespace's name", hint=hint)
     try:
         config.load_kube_config(context=context)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 import yaml
@@ -13,12 +14,21 @@ Object = dict[str, Any]
 
 NAME: Final = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
 """A regular expression of what Kubernetes takes for the name of an object."""
+_LABEL: Final = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+# Of a host's part between two dots.
+_LONGEST_LABEL: Final = 63
 # What YAML 1.1 and kubectl's reader don't both take for a text.
 _AMBIGUOUS: Final = re.compile(r"[-+.\d].*|y|n|yes|no|on|off|true|false|null|~|", re.IGNORECASE | re.DOTALL)
 
 CLASSIFIER: Final = "vitruvian.dev/classifier"
 VERSION: Final = "vitruvian.dev/version"
 HOME: Final = "/home/vitruvian"
+
+_FACTORS: Final = {
+    **{unit: Decimal(1000) ** power for power, unit in enumerate(("", "k", "M", "G", "T", "P", "E"))},
+    **{unit: Decimal(1024) ** power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), 1)},
+    "m": Decimal("0.001"),
+}
 
 CONTAINER_SECURITY: Final[Object] = {
     "allowPrivilegeEscalation": False,
@@ -83,6 +93,18 @@ def is_name(text: str) -> bool:
     return re.fullmatch(NAME, text) is not None
 
 
+def is_namespace(text: str) -> bool:
+    """Tell whether Kubernetes takes a text for the name of a namespace: one part of a host's name."""
+    return re.fullmatch(_LABEL, text) is not None
+
+
+def check_host(first: str) -> None:
+    """Raise `SpecError` where a host can't begin with this part, which the classifier's name is in."""
+    if len(first) > _LONGEST_LABEL:
+        what = f"no host can begin with {first}: that is {len(first)} characters, more than {_LONGEST_LABEL}"
+        raise SpecError(what, where="metadata.name", hint="shorten it")
+
+
 def check_name(classifier: str, kind: str, longest: int) -> None:
     """Raise `SpecError` where a classifier's name can't be that of an object from which others get theirs."""
     if not classifier[0].isalpha():
@@ -92,6 +114,18 @@ def check_name(classifier: str, kind: str, longest: int) -> None:
     else:
         return
     raise SpecError(f"no {kind} can be called '{classifier}'", where="metadata.name", hint=hint)
+
+
+def number(quantity: object) -> Decimal:
+    """Return what a quantity such as 100m, 3Gi or 2 stands for; 0 for what is none."""
+    text = str(quantity)
+    unit = text.lstrip("+-.0123456789")
+    if unit[:1] in ("e", "E") and unit[1:].lstrip("+-").isdigit():
+        unit = ""
+    try:
+        return Decimal(text.removesuffix(unit)) * _FACTORS[unit]
+    except (InvalidOperation, KeyError):
+        return Decimal(0)
 
 
 def manifest(objects: list[Object]) -> str:

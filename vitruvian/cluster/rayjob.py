@@ -5,10 +5,12 @@ Pure: from a declaration and settings to plain objects. Fields as in KubeRay 1.6
 
 from __future__ import annotations
 
+import re
 import secrets
 import shlex
 from collections.abc import Sequence
 from typing import Final
+from urllib.parse import urlsplit
 
 from vitruvian.cluster.objects import Object, check_name, labels
 from vitruvian.cluster.raypods import (
@@ -64,6 +66,12 @@ def build(
     `options` are more words for `vitruvian run`.
     """
     check(classifier)
+    fewest, most = _workers(classifier.spec.training)
+    if settings.queue is not None and fewest != most:
+        what = (
+            f"Kueue, whose queue {settings.queue} the settings name, refuses runs that change their number of workers"
+        )
+        raise SpecError(what, where="spec.training.workers", hint="write one number instead of min and max")
     if len(declaration.encode()) > _LARGEST_DECLARATION:
         what = f"is {len(declaration.encode()):,} bytes; a cluster takes {_LARGEST_DECLARATION:,}"
         raise SpecError(what, where="the declaration", hint="shorten it")
@@ -73,14 +81,24 @@ def build(
 
 
 def tracked(mlflow: str | None, wandb: str | None) -> list[str]:
-    """Return the options of a run that is tracked; raises `SpecError` for what is only on this machine."""
-    if mlflow is not None and "://" not in mlflow:
-        raise SpecError(f"{mlflow} names no server", where="--mlflow", hint="give http://HOST:PORT")
-    if mlflow is not None and mlflow.startswith(("file:", "sqlite:")):
-        hint = "give a server's http://HOST:PORT"
-        raise SpecError("the cluster's pods can't reach a file of this machine", where="--mlflow", hint=hint)
+    """Return the options of a run that is tracked; raises `SpecError` for what pods can't reach."""
+    if mlflow is not None and not _in_reach(mlflow):
+        hint = "give a server's http://HOST:PORT, https://HOST or databricks://PROFILE"
+        raise SpecError(f"'{mlflow}' is no MLflow server that the cluster's pods reach", where="--mlflow", hint=hint)
     asked = {"--mlflow": mlflow, "--wandb": wandb}
     return [word for name, value in asked.items() if value is not None for word in (name, value)]
+
+
+def _in_reach(mlflow: str) -> bool:
+    """Tell whether a tracking URI is a server's, not a file's or this machine's."""
+    if re.fullmatch(r"databricks(-uc)?(://\S+)?", mlflow):
+        return True
+    try:
+        parts = urlsplit(mlflow)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and host not in (None, "localhost", "127.0.0.1", "::1")
 
 
 def check(classifier: Classifier) -> None:

@@ -13,6 +13,7 @@ from vitruvian.cluster.objects import (
     VERSION,
     Object,
     bundle_in_reach,
+    check_host,
     check_name,
     labels,
     manifest,
@@ -29,7 +30,6 @@ from vitruvian.cluster.raypods import (
     worker_pod,
 )
 from vitruvian.cluster.settings import GcsFaultTolerance, RayServeSettings
-from vitruvian.errors import SpecError
 from vitruvian.spec import Classifier, Replicas
 
 KIND: Final = ("ray.io/v1", "RayService")
@@ -38,8 +38,6 @@ PORT: Final = 8000
 _MOST_PODS: Final = 1000
 # KubeRay derives other names from a RayService's and never begins one with a longer name.
 _LONGEST_NAME: Final = 47
-# Of a host's part between two dots.
-_LONGEST_LABEL: Final = 63
 _PLACES: Final = ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
 # What is asked from outside, as in the chart: neither /metrics nor what Serve says of itself.
 _PUBLIC: Final = {"/": "Exact", "/health": "Exact", "/predict": "Prefix", "/v2": "Prefix"}
@@ -169,9 +167,7 @@ def _ingress(metadata: Object, settings: RayServeSettings) -> Object:
     backend = {"service": {"name": f"{name}-serve-svc", "port": {"number": PORT}}}
     paths = [{"path": path, "pathType": kind, "backend": backend} for path, kind in _PUBLIC.items()]
     first = f"{name}-{metadata['namespace']}"
-    if len(first) > _LONGEST_LABEL:
-        what = f"no host can begin with {first}: that is {len(first)} characters, more than {_LONGEST_LABEL}"
-        raise SpecError(what, where="metadata.name", hint="shorten it")
+    check_host(first)
     host = f"{first}.{wanted.domain}"
     spec: Object = {"rules": [{"host": host, "http": {"paths": paths}}]}
     if wanted.class_name:

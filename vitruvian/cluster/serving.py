@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from vitruvian.cluster.objects import VERSION, Object, bundle_in_reach, check_name, labels, servers_of
+from vitruvian.cluster.objects import VERSION, Object, bundle_in_reach, check_host, check_name, labels, servers_of
 from vitruvian.spec import Classifier, Replicas
 
 KIND: Final = ("serving.kserve.io/v1beta1", "InferenceService")
 # KServe's Service is NAME-predictor, and a Service's name has 63 characters at most.
 _LONGEST_NAME: Final = 53
 POD_LABEL: Final = "serving.kserve.io/inferenceservice"
+STORAGE_CONTAINER: Final = "vitruvian"
 _SERVICE_ACCOUNT: Final = "vitruvian-server"
 # The chart's longest server.drainSeconds, and what a server then takes for the answers it still owes.
 _GRACE_SECONDS: Final = 155
@@ -23,13 +24,17 @@ _GRACE_SECONDS: Final = 155
 def inference_service(classifier: Classifier, bundle: str, version: str, namespace: str) -> Object:
     """Return the InferenceService that serves one version from its address.
 
-    Raises `SpecError` for a bundle that pods can't reach, and for a name that KServe doesn't take.
+    Raises `SpecError` for a bundle that pods can't reach, and for a name that KServe makes no host of.
     """
     replicas = classifier.spec.serving.replicas
     check_name(classifier.name, KIND[1], _LONGEST_NAME)
+    # The longest of the hosts that KServe makes; without one of them it makes no Ingress at all.
+    check_host(f"{classifier.name}-predictor-{namespace}")
     annotations = {"serving.kserve.io/deploymentMode": "Standard", VERSION: version}
     predictor: Object = {
         "serviceAccountName": _SERVICE_ACCOUNT,
+        # Others take s3://, too, as the one that KServe's own chart brings, and which of them is taken isn't defined.
+        "storageContainerName": STORAGE_CONTAINER,
         "terminationGracePeriodSeconds": _GRACE_SECONDS,
         "minReplicas": replicas.min,
         "maxReplicas": replicas.max,

@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
-from vitruvian.cluster.objects import NAME, Object
+from vitruvian.cluster.objects import NAME, Object, number
 from vitruvian.errors import NotFound, SpecError
+from vitruvian.spec import documents, read
 
 if TYPE_CHECKING:
     from vitruvian.cluster.api import Cluster
 
 _KEY = "settings.yaml"
+
+
+def _as_text(value: object) -> object:
+    """Return a number as the text that Kubernetes takes: nobody puts the 4 of `cpu: 4` in quotes."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _some(quantity: str) -> str:
+    if not number(quantity):
+        raise ValueError("no pod runs without memory")
+    return quantity
+
+
+def _with_port(address: str) -> str:
+    if not 0 < int(address.rpartition(":")[2]) <= 65535:
+        raise ValueError("a port is a number from 1 to 65535")
+    return address
+
+
 # Ten years are for ever, and fit into what Kubernetes keeps seconds in.
-Seconds = Annotated[int, Field(ge=0, le=10 * 365 * 86_400)]
+Seconds = Annotated[int, Field(strict=True, ge=0, le=10 * 365 * 86_400)]
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
+Cpus = Annotated[Quantity, BeforeValidator(_as_text)]
+Memory = Annotated[Quantity, AfterValidator(_some)]
 Word = Annotated[str, Field(pattern=r"^\S+$")]
 Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
@@ -33,19 +54,39 @@ class _Part(BaseModel):
 class Resources(_Part):
     """What one pod gets."""
 
-    cpu: Quantity = "1"
+    cpu: Cpus = "1"
     """CPUs that are reserved."""
-    memory: Quantity = "4Gi"
+    memory: Memory = "4Gi"
     """Memory that is reserved, and the limit."""
-    cpu_limit: Quantity | None = None
+    cpu_limit: Cpus | None = None
     """The most CPUs; none: what the node has free."""
     ephemeral_storage: Quantity | None = None
     """Disk that is reserved for copies of data and checkpoints; none: not stated."""
+
+    @model_validator(mode="after")
+    def _within_the_limit(self) -> Self:
+        if self.cpu_limit is not None and number(self.cpu_limit) < number(self.cpu):
+            raise ValueError(f"cpuLimit {self.cpu_limit} is less than cpu {self.cpu}")
+        return self
 
     def requests(self) -> dict[str, str]:
         """Return what a pod asks Kubernetes for; GPUs are not among it."""
         asked = {"cpu": self.cpu, "memory": self.memory}
         return asked | ({"ephemeral-storage": self.ephemeral_storage} if self.ephemeral_storage else {})
+
+
+class WorkerResources(Resources):
+    """What the pod of a run's worker gets."""
+
+    memory: Memory = "6Gi"
+    """Memory that is reserved, and the limit."""
+
+
+class ServingResources(Resources):
+    """What a pod of Ray Serve gets."""
+
+    memory: Memory = "2Gi"
+    """Memory that is reserved, and the limit."""
 
 
 class RaySettings(_Part):
@@ -60,15 +101,15 @@ class RaySettings(_Part):
     """When the node asks the registry for the image."""
     image_pull_secrets: tuple[Name, ...] = ()
     """Secrets with the registry's credentials."""
-    service_account: Name | None = None
-    """The pods' service account; the chart sets `vitruvian-trainer` for runs, `vitruvian-server` for Ray Serve."""
+    service_account: Name | None
+    """The pods' service account; none: the namespace's default."""
     secrets: tuple[Name, ...] = ("vitruvian-s3",)
     """Secrets whose keys become environment variables, AWS_ENDPOINT_URL and the like; an absent one is left out."""
     env: dict[Variable, str] = Field(default_factory=dict)
     """More environment variables."""
-    head: Resources = Resources(memory="4Gi")
+    head: Resources = Resources()
     """The pod that leads: it gets no work of the workers' kind."""
-    worker: Resources = Resources(memory="6Gi")
+    worker: Resources
     """The pod of one worker."""
     node_selector: dict[str, str] = Field(default_factory=dict)
     """Labels of the nodes that workers run on."""
@@ -82,7 +123,7 @@ class RaySettings(_Part):
     """The most that a pod may write to /tmp, and to its home, before Kubernetes evicts it; none: what the node has."""
     priority_class: Name | None = None
     """The pods' priority class."""
-    scrape_annotations: bool = True
+    scrape_annotations: Annotated[bool, Field(strict=True)] = True
     """Annotate pods with prometheus.io/scrape, for a Prometheus without its operator."""
 
 
@@ -92,14 +133,18 @@ class TrainerSettings(RaySettings):
     config_map: ClassVar = "vitruvian-trainer"
     image: Word = "vitruvian/trainer:0.1.0"
     """The trainer's image."""
+    service_account: Name | None = "vitruvian-trainer"
+    """The pods' service account; none: the namespace's default."""
+    worker: WorkerResources = WorkerResources()
+    """The pod of one worker."""
     queue: Name | None = None
     """Kueue's LocalQueue; the run begins suspended, and Kueue lets it start."""
-    attempts: Annotated[int, Field(ge=1, le=1000)] = 3
+    attempts: Annotated[int, Field(strict=True, ge=1, le=1000)] = 3
     """How often a run is begun, each time from the last checkpoint."""
     ttl_seconds: Seconds = 600
     """How long the Ray cluster of a finished run stays."""
     deadline_seconds: Annotated[Seconds, Field(ge=1)] | None = None
-    """How long all attempts of a run together may take; none: for ever."""
+    """How long each attempt of a run may take; none: for ever."""
 
 
 class Ingress(_Part):
@@ -116,7 +161,7 @@ class Ingress(_Part):
 class GcsFaultTolerance(_Part):
     """Where Ray keeps its head's state, so that servers answer while the head is lost and a new one takes over."""
 
-    redis_address: Annotated[str, Field(pattern=r"^(rediss?://)?[^\s/,:]+:[0-9]+$")]
+    redis_address: Annotated[str, Field(pattern=r"^(rediss?://)?[^\s/,:]+:[0-9]{1,5}$"), AfterValidator(_with_port)]
     """Redis: redis://HOST:PORT, or rediss:// with TLS; networkPolicy.egressPorts in the chart must have its port."""
     redis_secret: Name | None = None
     """A Secret whose key `password` is Redis' password; none: it wants none."""
@@ -128,9 +173,11 @@ class RayServeSettings(RaySettings):
     config_map: ClassVar = "vitruvian-rayserve"
     image: Word = "vitruvian/server-ray:0.1.0"
     """The image: the server's, and Ray."""
-    head: Resources = Resources(memory="2Gi")
+    service_account: Name | None = "vitruvian-server"
+    """The pods' service account; none: the namespace's default."""
+    head: ServingResources = ServingResources()
     """The pod that leads: Serve's controller, no server."""
-    worker: Resources = Resources(memory="2Gi")
+    worker: ServingResources = ServingResources()
     """The pod of one server."""
     ingress: Ingress | None = None
     """How servers are reached from outside; none: by their Service only."""
@@ -143,23 +190,38 @@ S = TypeVar("S", bound=RaySettings)
 
 def parse(kind: type[S], text: str, where: str) -> S:
     """Read settings from YAML; raises `SpecError` naming what is wrong."""
+    return _checked(kind, _read(text, where), where)
+
+
+def _read(text: str, where: str) -> Object:
+    found = documents(text, where) or [{}]
+    if len(found) > 1 or not isinstance(found[0], dict):
+        raise SpecError("is not one map of settings", where=where, hint="see docs/chart.md")
+    return found[0]
+
+
+def _checked(kind: type[S], given: Object, where: str) -> S:
     try:
-        return kind.model_validate(yaml.safe_load(text) or {})
+        return kind.model_validate(given)
     except ValidationError as e:
         problem = e.errors()[0]
-        place = ".".join(map(str, problem["loc"])) or "the file"
-        raise SpecError(f"{place}: {problem['msg']}", where=where, hint="see docs/chart.md") from e
-    except (yaml.YAMLError, ValueError, RecursionError) as e:
-        raise SpecError(f"is not valid YAML ({' '.join(str(e).split())})", where=where, hint="mend it") from e
+        place = ".".join(map(str, problem["loc"]))
+        what = problem["msg"].removeprefix("Value error, ")
+        raise SpecError(f"{place}: {what}", where=where, hint="see docs/chart.md") from e
 
 
 def administered(kind: type[S], cluster: Cluster) -> S:
-    """Return what the namespace's administrator set; the defaults where nobody did."""
+    """Return what the namespace's administrator set; where the chart left nothing, what needs nothing of it."""
     try:
         found = cluster.get("v1", "ConfigMap", kind.config_map)
     except NotFound:
-        found = {}
+        return without_chart(kind)
     return kept(kind, found, cluster.namespace)
+
+
+def without_chart(kind: type[S]) -> S:
+    """Return the defaults for a namespace in which the chart made no service account."""
+    return kind.model_validate({"serviceAccount": None})
 
 
 def kept(kind: type[S], config_map: Object, namespace: str) -> S:
@@ -168,9 +230,20 @@ def kept(kind: type[S], config_map: Object, namespace: str) -> S:
     return parse(kind, text, f"ConfigMap {kind.config_map} in namespace {namespace}")
 
 
-def load(kind: type[S], path: Path) -> S:
-    """Read settings from a file; raises `SpecError`."""
-    try:
-        return parse(kind, path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as e:
-        raise SpecError(f"can't be read ({e})", where=path, hint="give a YAML file") from e
+def overlaid(settings: S, given: Object, where: str) -> S:
+    """Return settings of which some are given anew: maps are merged, all else is replaced; raises `SpecError`."""
+    before = settings.model_dump(by_alias=True, exclude_unset=True)
+    return _checked(type(settings), _merged(before, given), where)
+
+
+def overlaid_by(settings: S, path: Path) -> S:
+    """Return settings over which a file lays its own; raises `SpecError`."""
+    return overlaid(settings, _read(read(path, "a YAML file of settings"), str(path)), str(path))
+
+
+def _merged(before: Object, given: Object) -> Object:
+    merged = dict(before)
+    for key, value in given.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged

@@ -5,6 +5,7 @@ Each look is two functions: one asks the API server, one judges what it said and
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -13,7 +14,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from vitruvian.cluster.objects import Object
-from vitruvian.cluster.settings import RayServeSettings, RaySettings, TrainerSettings, kept
+from vitruvian.cluster.serving import STORAGE_CONTAINER
+from vitruvian.cluster.settings import RayServeSettings, RaySettings, TrainerSettings, kept, without_chart
 from vitruvian.doctor.finding import (
     Check,
     Finding,
@@ -43,7 +45,8 @@ SERVING: Final = "serving"
 
 OLDEST_KUBERNETES: Final = (1, 30)
 OLDEST_KUBERAY: Final = (1, 5, 1)
-OLDEST_KSERVE: Final = (0, 16)
+# With it came storageContainerName, by which our InferenceServices say who fetches their bundles.
+OLDEST_KSERVE: Final = (0, 20)
 
 _CHART: Final = "helm install vitruvian charts/vitruvian -n {namespace} -f my-values.yaml"
 _KUBERAY: Final = (
@@ -59,6 +62,8 @@ _SERVER_ACCOUNT: Final = "vitruvian-server"
 _OLD_ACCOUNT: Final = "vitruvian"
 _KEYS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _ENDPOINT: Final = "AWS_ENDPOINT_URL"
+_A_BUNDLE: Final = "s3://models/yoga/bundles/0123456789ab"
+_KSERVES_CONTROLLER: Final = "kserve-controller-manager"
 # Where KServe looks for the endpoint, to hand it to what fetches bundles.
 _KSERVES_ENDPOINT: Final = ("serving.kserve.io/s3-endpoint", "S3_ENDPOINT")
 
@@ -179,7 +184,7 @@ def api_server(version: str, host: str) -> Finding:
 
 def _settings(look: Look, kind: type[S], name: str) -> tuple[S, Finding]:
     """Return the settings of the namespace, the defaults where there are none to read, and what was found."""
-    defaults = kind.model_validate({})
+    defaults = without_chart(kind)
     try:
         found = look.named(look.here("v1", "configmaps", kind.config_map))
         if found is None:
@@ -271,7 +276,7 @@ def kuberay(served: Collection[str], operator: Object | None) -> Finding:
 
 def _kserve(look: Look, backend: str | None) -> Finding:
     served = _kinds(look, "serving.kserve.io", "v1beta1")
-    operator = _operator(look, "kserve-controller-manager", "v1beta1") if served else None
+    operator = _operator(look, _KSERVES_CONTROLLER, "v1beta1") if served else None
     return kserve(served, operator, _mode(look, operator), backend)
 
 
@@ -545,20 +550,55 @@ def old_account(account: str, namespace: str) -> Finding:
 
 
 def _storage_container(look: Look, backend: str | None) -> Finding:
-    found = look.named("/apis/serving.kserve.io/v1alpha1/clusterstoragecontainers/vitruvian")
-    return storage_container(found, backend, look.namespace)
+    found = look.items("/apis/serving.kserve.io/v1alpha1/clusterstoragecontainers")
+    return storage_container(found, _version_of_kserve(look), backend, look.namespace)
 
 
-def storage_container(found: Object | None, backend: str | None, namespace: str) -> Finding:
-    """Judge who fetches bundles for KServe's pods."""
-    if found is not None:
-        release, where = (_annotation(found, f"meta.helm.sh/release-{part}") for part in ("name", "namespace"))
-        whose = f", of release {release} in namespace {where}" if release and where != namespace else ""
-        return ok("bundle fetcher", f"ClusterStorageContainer vitruvian{whose}: every file is checked")
-    if backend == "rayserve":
-        return note("bundle fetcher", "none for KServe; Ray Serve needs none")
-    hint = "any release of the chart with kserve.storageContainer makes it, at its next helm upgrade"
-    return warning("bundle fetcher", "no ClusterStorageContainer vitruvian: KServe's own fetches unchecked", hint)
+def _version_of_kserve(look: Look) -> Version | None:
+    with contextlib.suppress(NotAllowed):
+        operator = _operator(look, _KSERVES_CONTROLLER, "v1beta1")
+        return version_of_deployment(operator) if operator else None
+    return None
+
+
+def storage_container(
+    containers: list[Object], version: Version | None, backend: str | None, namespace: str
+) -> Finding:
+    """Judge who fetches bundles for KServe's pods; of several that could, an old KServe takes any."""
+    named = {each["metadata"]["name"]: each for each in containers}
+    ours = named.pop(STORAGE_CONTAINER, None)
+    if ours is None:
+        if backend == "rayserve":
+            return note("bundle fetcher", "none for KServe; Ray Serve needs none")
+        hint = "any release of the chart with kserve.storageContainer makes it, at its next helm upgrade"
+        return error(
+            "bundle fetcher", f"no ClusterStorageContainer {STORAGE_CONTAINER}: KServe makes no server's pod", hint
+        )
+    others = [name for name, each in named.items() if takes_bundles(each)]
+    if others and version is not None and version < OLDEST_KSERVE:
+        found = f"{', '.join(others)} takes s3://, too, and KServe {written(version)} may choose it"
+        hint = f"upgrade KServe to {written(OLDEST_KSERVE)} or newer, or delete the other ClusterStorageContainer"
+        return warning("bundle fetcher", found, hint)
+    release, where = (_annotation(ours, f"meta.helm.sh/release-{part}") for part in ("name", "namespace"))
+    whose = f", of release {release} in namespace {where}" if release and where != namespace else ""
+    return ok("bundle fetcher", f"ClusterStorageContainer {STORAGE_CONTAINER}{whose}: every file is checked")
+
+
+def takes_bundles(container: Object) -> bool:
+    """Tell whether KServe finds a ClusterStorageContainer fit for bundles in S3, if nobody names another."""
+    spec = container.get("spec") or {}
+    if container.get("disabled") or spec.get("workloadType", "initContainer") != "initContainer":
+        return False
+    return any(_matches(each) for each in spec.get("supportedUriFormats") or ())
+
+
+def _matches(uris: Mapping[str, str]) -> bool:
+    if prefix := uris.get("prefix"):
+        return _A_BUNDLE.startswith(prefix)
+    # An expression that only Go understands is taken for none of ours.
+    with contextlib.suppress(re.error):
+        return bool(uris.get("regex")) and re.search(uris["regex"], _A_BUNDLE) is not None
+    return False
 
 
 def _metrics_server(look: Look) -> Finding:

@@ -4,30 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
-from vitruvian.cluster.objects import Object
+from vitruvian.cluster.objects import Object, number
 from vitruvian.cluster.settings import RaySettings, Resources
 
 GPU: Final = "nvidia.com/gpu"
-_FACTORS: Final = {
-    **{unit: Decimal(1000) ** power for power, unit in enumerate(("", "k", "M", "G", "T", "P", "E"))},
-    **{unit: Decimal(1024) ** power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), 1)},
-    "m": Decimal("0.001"),
-}
-
-
-def number(quantity: object) -> Decimal:
-    """Return what a quantity such as 100m, 3Gi or 2 stands for; 0 for what is none."""
-    text = str(quantity)
-    unit = text.lstrip("+-.0123456789")
-    if unit[:1] in ("e", "E") and unit[1:].lstrip("+-").isdigit():
-        unit = ""
-    try:
-        return Decimal(text.removesuffix(unit)) * _FACTORS[unit]
-    except (InvalidOperation, KeyError):
-        return Decimal(0)
 
 
 def size(quantity: object) -> str:

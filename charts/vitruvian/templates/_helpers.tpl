@@ -1,10 +1,19 @@
 {{- define "vitruvian.name" -}}
-{{- default .Release.Name .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- default .Release.Name .Values.fullnameOverride | trunc 50 | trimAll "-." -}}
+{{- end -}}
+
+{{- /* A Service's name begins with a letter and has no dot; those of releases may be others. */ -}}
+{{- define "vitruvian.serverName" -}}
+{{- $name := include "vitruvian.name" . -}}
+{{- if not (regexMatch "^[a-z][-a-z0-9]*$" $name) -}}
+{{- fail (printf "no Service can be called %s-server: set fullnameOverride to a name of letters, digits and -, which begins with a letter" $name) -}}
+{{- end -}}
+{{ $name }}-server
 {{- end -}}
 
 {{- define "vitruvian.labels" -}}
 app.kubernetes.io/name: vitruvian
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
@@ -12,7 +21,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 
 {{- define "vitruvian.serverSelector" -}}
 app.kubernetes.io/name: vitruvian
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: server
 {{- end -}}
 
@@ -75,20 +84,30 @@ capabilities: {drop: [ALL]}
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
+{{- /* Environment variables of servers, each once: what a user sets takes the place of ours. Numbers are written as
+people do, not as 2e+07. */ -}}
+{{- define "vitruvian.serverEnv" -}}
+{{- /* Two minutes or so without its store make no server begin anew. */ -}}
+{{- $env := dict "HOME" "/home/vitruvian" "AWS_MAX_ATTEMPTS" "24" -}}
+{{- range $name, $value := .Values.server.env -}}
+{{- $_ := set $env $name (kindIs "string" $value | ternary $value (toJson $value)) -}}
+{{- end -}}
+{{- range $name, $value := $env }}
+- {name: {{ $name | quote }}, value: {{ $value | quote }}}
+{{- end }}
+{{- if not (hasKey $env "VITRUVIAN_CPUS") }}
+# Threads for the CPUs that are reserved, not for all of a large node.
+- name: VITRUVIAN_CPUS
+  valueFrom: {resourceFieldRef: {resource: requests.cpu, divisor: "1"}}
+{{- end }}
+{{- end -}}
+
 {{- /* What a server's container has in common under KServe and without it. */ -}}
 {{- define "vitruvian.serverContainer" -}}
 image: {{ include "vitruvian.image" (dict "root" . "role" "server") | quote }}
 imagePullPolicy: {{ .Values.images.server.pullPolicy | quote }}
 env:
-- {name: HOME, value: /home/vitruvian}
-# Two minutes or so without its store make no server begin anew.
-- {name: AWS_MAX_ATTEMPTS, value: "24"}
-# Threads for the CPUs that are reserved, not for all of a large node.
-- name: VITRUVIAN_CPUS
-  valueFrom: {resourceFieldRef: {resource: requests.cpu, divisor: "1"}}
-{{- range $name, $value := .Values.server.env }}
-- {name: {{ $name | quote }}, value: {{ $value | quote }}}
-{{- end }}
+{{- include "vitruvian.serverEnv" . }}
 ports:
 - {name: http, containerPort: 8080, protocol: TCP}
 startupProbe:
@@ -107,8 +126,10 @@ livenessProbe:
 lifecycle:
   # Endpoints and proxies learn of a pod's end later than the pod itself.
   preStop: {sleep: {seconds: {{ .Values.server.drainSeconds }}}}
+{{- with .Values.server.resources }}
 resources:
-  {{- toYaml .Values.server.resources | nindent 2 }}
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 securityContext:
   {{- include "vitruvian.containerSecurity" . | nindent 2 }}
 volumeMounts:
