@@ -404,16 +404,17 @@ def test_a_notice_makes_the_loop_save_at_its_next_step(root: Path, monkeypatch: 
     answered: list[bool] = []
     asking = threading.Thread(target=lambda: answered.append(notice.leave(60)))
 
-    def stop(event: dict[str, Any]) -> bool:
+    def ask(event: dict[str, Any]) -> bool:
         if event["kind"] == "start":
             asking.start()
             while not place.exists():
                 time.sleep(0.01)
-        return bool(event["kind"] == "checkpoint")
+        # The notice is answered when the checkpoint counts: training is broken off only after that.
+        return bool(event["kind"] == "step" and event["epoch"] == 1)
 
-    saved = train_until(job, stop)[-1]
+    events = train_until(job, ask)
     asking.join()
-    assert saved["step"] == 1
+    assert next(event["step"] for event in events if event["kind"] == "checkpoint") == 1
     assert answered == [True]
     assert not place.exists()
 
