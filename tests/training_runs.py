@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +12,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import ProcessRaisedException, spawn
+from torch.multiprocessing.spawn import ProcessRaisedException, start_processes
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from vitruvian.artifact import fetch
 from vitruvian.data.prepare import prepare
@@ -21,6 +25,9 @@ from vitruvian.store import open_store
 from vitruvian.training.checkpoints import read_state
 from vitruvian.training.job import Job
 from vitruvian.training.loop import train
+
+# Each process of a group is forked from one that has imported all that it needs.
+multiprocessing.set_forkserver_preload(["vitruvian.training.loop", "vitruvian.models.vit", "tests.training_runs"])
 
 TINY_VIT = {"imageSize": 16, "patchSize": 8, "hiddenSize": 16, "layers": 1, "heads": 2}
 
@@ -71,28 +78,67 @@ def train_until(job: Job, stop: Callable[[dict[str, Any]], bool] | None = None) 
 
 def train_ranks(job: Job, world: int, stop_at: int | None = None) -> None:
     """Train with real gloo ranks, each a process of its own; all of them end where a step's checkpoint is saved."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     try:
-        spawn(_rank, (world, port, job, stop_at), nprocs=world)  # type: ignore[no-untyped-call]
+        run_ranks(_rank, world, job, stop_at)
         assert stop_at is None, "training was never stopped"
     except ProcessRaisedException as e:
         if stop_at is None or "Killed" not in str(e):
             raise
 
 
-def _rank(rank: int, world: int, port: int, job: Job, stop_at: int | None) -> None:
+def _rank(rank: int, world: int, job: Job, stop_at: int | None) -> None:
     def emit(event: dict[str, Any]) -> None:
         if event["kind"] == "checkpoint" and event["step"] == stop_at:
             raise Killed
 
+    train(job, rank, world, emit)
+
+
+def run_ranks(work: Callable[..., None], world: int, *arguments: Any) -> None:
+    """Run `work(rank, world, …)` in processes of its own that make up a gloo group; raises what one of them raises."""
+    port = free_port()
+    start_processes(  # type: ignore[no-untyped-call]
+        _in_group, (world, port, work, arguments), nprocs=world, start_method="forkserver"
+    )
+
+
+def start_ranks(work: Callable[..., None], world: int, *arguments: Any) -> list[multiprocessing.Process]:
+    """Start the same, and leave it to the caller to end them."""
+    port = free_port()
+    kind = multiprocessing.get_context("forkserver")
+    ranks = [kind.Process(target=_in_group, args=(rank, world, port, work, arguments)) for rank in range(world)]
+    for rank in ranks:
+        rank.start()
+    return ranks  # type: ignore[return-value]
+
+
+def _in_group(rank: int, world: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=world, rank=rank)
     try:
-        train(job, rank, world, emit)
+        work(rank, world, *arguments)
     finally:
         dist.destroy_process_group()
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def killed_after(steps: int) -> None:
+    """Have this process end like one that is killed, after so many steps of its optimizer."""
+    done = 0
+
+    def count(*_: Any) -> None:
+        nonlocal done
+        done += 1
+        if done == steps:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    register_optimizer_step_post_hook(count)
 
 
 def chosen_model(job: Job) -> torch.nn.Module:

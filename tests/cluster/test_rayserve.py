@@ -82,6 +82,8 @@ def test_a_new_version_and_another_number_of_ray_servers_fail_no_request(
     url = f"{address}/v2/models/poses/infer"
     headers = {"Host": host, "Content-Type": "application/json"}
     soon("the ingress controller has read the Ingress", lambda: knows(address, Host=host))
+    # The head passes requests on as soon as it has a server, which may be before Kubernetes has seen that it is ready.
+    soon("the server's pod is ready", _counts(namespace, 1))
     (server,) = _servers(namespace)
     asked = kubectl("-n", namespace, "exec", server, "-c", "ray", "--", "python", "-c", _ASK)
     assert asked.split() == ["401", "403", "200"], "Ray answers only those with the token"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,17 +13,15 @@ import boto3
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from onnx import load as load_onnx
 from safetensors.torch import load_file
 from torch import nn
-from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from tests.projects import CLASSES, declare, vitruvian, write_data
 from tests.stores import BUCKET, moto
-from tests.training_runs import TINY_VIT, Killed, chosen_weights, equal, last_checkpoint, make_job
+from tests.training_runs import TINY_VIT, Killed, chosen_weights, equal, last_checkpoint, make_job, run_ranks
 from vitruvian.artifact import fetch
 from vitruvian.bundle import Bundle, open_bundle
 from vitruvian.data.prepare import prepare
@@ -113,16 +110,11 @@ Run = tuple[Job, int | None]
 """A job, and the step after whose checkpoint it breaks off; none: it is trained to its end."""
 
 
-def _work(rank: int, world: int, port: int, runs: Sequence[Run]) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=world, rank=rank)
-    try:
-        for job, stop in runs:
-            # Every worker is told of a checkpoint when all have written it.
-            with contextlib.suppress(Killed):
-                train(job, rank, world, partial(_break_off, stop))
-    finally:
-        dist.destroy_process_group()
+def _work(rank: int, world: int, runs: Sequence[Run]) -> None:
+    for job, stop in runs:
+        # Every worker is told of a checkpoint when all have written it.
+        with contextlib.suppress(Killed):
+            train(job, rank, world, partial(_break_off, stop))
 
 
 def _break_off(stop: int | None, event: dict[str, Any]) -> None:
@@ -133,20 +125,13 @@ def _break_off(stop: int | None, event: dict[str, Any]) -> None:
 def _train(world: int, *runs: Run) -> None:
     """Train one after the other; several workers are real gloo ranks, each a process of its own."""
     if world > 1:
-        spawn(_work, (world, _free_port(), runs), nprocs=world)  # type: ignore[no-untyped-call]
+        run_ranks(_work, world, runs)
         return
     # The bits of a sum follow from the number of threads: the same here as in a rank of its own.
     torch.set_num_threads(1)
     for job, stop in runs:
         with contextlib.suppress(Killed):
             train(job, 0, 1, partial(_break_off, stop))
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
 
 
 def _history(job: Job) -> list[dict[str, float]]:
@@ -211,24 +196,19 @@ def test_what_two_workers_validate_is_what_one_of_them_keeps(root: Path, weights
     assert loss == pytest.approx(history[best_epoch(history)]["validationLoss"], abs=1e-5)
 
 
-def _normalise(rank: int, world: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=world, rank=rank)
-    try:
-        given = torch.load(f"{folder}/given.pt")
-        module = SharedBatchNorm(5)
-        module.load_state_dict(given["module"])
-        # Unequal shares, and no spread within the smaller one.
-        mine = slice(0, 6) if rank == 0 else slice(6, 7)
-        inputs = given["inputs"][mine].requires_grad_()
-        outputs = module(inputs)
-        (outputs * given["weights"][mine]).sum().backward()
-        state = module.state_dict()
-        gradients = {name: value.grad for name, value in module.named_parameters()}
-        made = {"outputs": outputs.detach(), "inputs": inputs.grad, "state": state, "gradients": gradients}
-        torch.save(made, f"{folder}/made-{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+def _normalise(rank: int, world: int, folder: str) -> None:
+    given = torch.load(f"{folder}/given.pt")
+    module = SharedBatchNorm(5)
+    module.load_state_dict(given["module"])
+    # Unequal shares, and no spread within the smaller one.
+    mine = slice(0, 6) if rank == 0 else slice(6, 7)
+    inputs = given["inputs"][mine].requires_grad_()
+    outputs = module(inputs)
+    (outputs * given["weights"][mine]).sum().backward()
+    state = module.state_dict()
+    gradients = {name: value.grad for name, value in module.named_parameters()}
+    made = {"outputs": outputs.detach(), "inputs": inputs.grad, "state": state, "gradients": gradients}
+    torch.save(made, f"{folder}/made-{rank}.pt")
 
 
 def test_workers_normalise_as_one_would_with_all_their_examples(tmp_path: Path) -> None:
@@ -240,7 +220,7 @@ def test_workers_normalise_as_one_would_with_all_their_examples(tmp_path: Path) 
     nn.init.normal_(reference.weight)
     nn.init.normal_(reference.bias)
     torch.save({"inputs": inputs, "weights": weights, "module": reference.state_dict()}, tmp_path / "given.pt")
-    spawn(_normalise, (2, _free_port(), str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
+    run_ranks(_normalise, 2, str(tmp_path))
     made = [torch.load(tmp_path / f"made-{rank}.pt") for rank in range(2)]
 
     inputs.requires_grad_()

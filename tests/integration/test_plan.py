@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 import yaml
 from torch.distributed.tensor import DTensor
-from torch.multiprocessing.spawn import spawn
 
 from tests.projects import CLASSES, TINY, VITRUVIAN, write_data
-from tests.training_runs import last_checkpoint, make_job, train_until
+from tests.training_runs import last_checkpoint, make_job, run_ranks, train_until
 from vitruvian.models.registry import architecture
 from vitruvian.planning.memory import Setting, checkpoint_bytes, needed
 from vitruvian.spec import Model, Strategy, Training
@@ -146,9 +143,7 @@ def _bytes(tensor: torch.Tensor) -> int:
     return mine.numel() * mine.element_size()
 
 
-def _hold(rank: int, world: int, port: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=world, rank=rank)
+def _hold(rank: int, world: int, folder: Path) -> None:
     for name, declared in MODELS.items():
         model = Model.model_validate(declared)
         shape = (17, 64, 48) if name == "heatmap-cnn" else (3, 32, 32)
@@ -168,14 +163,10 @@ def _hold(rank: int, world: int, port: int, folder: Path) -> None:
                 "optimizer": sum(map(_bytes, _tensors(list(optimizer.state.values())))),
             }
             (folder / f"{name}-{strategy}-{rank}.json").write_text(json.dumps(held))
-    dist.destroy_process_group()
 
 
 def test_two_real_workers_hold_the_planned_bytes(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    spawn(_hold, (2, port, tmp_path), nprocs=2)  # type: ignore[no-untyped-call]
+    run_ranks(_hold, 2, tmp_path)
     for name, declared in MODELS.items():
         counts = count(Model.model_validate(declared), CLASSES)
         strategies: tuple[Strategy, ...] = ("ddp", "fsdp")

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pyarrow import parquet
 
+from tests.bundles import make_bundle, picture
 from tests.integration.test_docs import commands
 from tests.projects import declare, write_data
 from vitruvian.bundle import read_champion
@@ -104,6 +106,33 @@ def test_studies_and_searches_run_as_jobs_as_the_docs_say(project: Path) -> None
     assert "succeeded" in _run(*tune.split(), cwd=project)
     (trials,) = artifacts.glob("tuning/*/trials.csv")
     assert trials.read_text().count(",ended") == 2
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_many_files_are_predicted_as_the_docs_say(project: Path, tmp_path: Path) -> None:
+    make_bundle(tmp_path / "bundle")
+    source, out = tmp_path / "source", tmp_path / "out"
+    for index in range(25):
+        place = source / f"{index % 3}" / f"{index:02d}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(picture("green", (20, 20)))
+    (source / "0" / "broken.png").write_bytes(b"no picture")
+    (line,) = [line for line in commands("docs/serving.md") if line.startswith("ray job submit")]
+    places = {"s3://models/yoga": tmp_path / "bundle" / "store", "s3://data/new": source, "s3://data/answers": out}
+    for address, folder in places.items():
+        line = line.replace(address, str(folder))
+    assert "succeeded" in _run(*line.split(), "--part", "4", cwd=project)
+    assert (out / "_SUCCESS").exists()
+    rows = [row for part in sorted(out.glob("part-*.parquet")) for row in parquet.read_table(part).to_pylist()]
+    assert [row["path"] for row in rows] == sorted(str(path.relative_to(source)) for path in source.rglob("*.png"))
+    assert {row["label"] for row in rows if not row["error"]} == {"green"}
+    assert [row["path"] for row in rows if row["error"]] == ["0/broken.png"]
+    # What a killed job left out is all that the next one does.
+    first, *others = sorted(out.glob("part-*.parquet"))
+    written = [path.stat().st_mtime_ns for path in others]
+    first.unlink()
+    assert "succeeded" in _run(*line.split(), "--part", "4", cwd=project)
+    assert first.exists() and [path.stat().st_mtime_ns for path in others] == written
 
 
 def test_what_would_go_with_the_jobs_folder_is_refused(project: Path, tmp_path: Path) -> None:

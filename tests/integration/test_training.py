@@ -16,16 +16,29 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from torch.multiprocessing.spawn import ProcessRaisedException
 
-from tests.training_runs import chosen_model, chosen_weights, equal, last_checkpoint, make_job, train_ranks, train_until
+from benchmarks.exactness import CELLS, Cell, differences
+from benchmarks.faults import KINDS
+from benchmarks.faults import runs as strike_runs
+from tests.training_runs import (
+    Killed,
+    chosen_weights,
+    equal,
+    last_checkpoint,
+    make_job,
+    run_ranks,
+    train_ranks,
+    train_until,
+)
 from vitruvian.artifact import fetch
 from vitruvian.errors import ArtifactError, TrainingError
-from vitruvian.models.inputs import preprocess_for
 from vitruvian.store import FolderStore, open_store
-from vitruvian.training import notice
+from vitruvian.training import loop, notice
+from vitruvian.training.batches import order
 from vitruvian.training.behind import Behind
 from vitruvian.training.checkpoints import STATE, Checkpoints, Position, read_state
-from vitruvian.training.job import best_epoch
+from vitruvian.training.job import Job, best_epoch
 from vitruvian.training.launch import run
 
 
@@ -60,22 +73,83 @@ def test_a_run_that_broke_off_ends_with_the_same_bits(root: Path, architecture: 
     assert _history(whole) == _history(broken)
 
 
-def test_two_workers_learn_what_one_learns(root: Path) -> None:
-    one, two = make_job(root, run="one"), make_job(root, run="two", strategy="ddp", workers=2)
-    train_until(one)
-    train_ranks(two, 2)
-    for first, second in zip(_history(one), _history(two), strict=True):
+@pytest.mark.parametrize("cell", [CELLS[1], CELLS[2], CELLS[4], CELLS[11], CELLS[15]], ids=str)
+def test_a_run_that_is_killed_ends_with_the_bits_of_one_that_isnt(cell: Cell, tmp_path: Path) -> None:
+    assert differences(cell, [3, 8], tmp_path) == []
+
+
+def test_whatever_strikes_training_goes_on_from_the_newest_whole_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    struck, runs, right, stale = strike_runs(len(KINDS), 0, tmp_path, print)
+    assert {fault.kind for fault in struck} == set(KINDS)
+    assert [fault for fault in struck if not fault.went_on] == []
+    assert (right, stale) == (runs, 0)
+
+
+Legs = list[tuple[int, int | None]]
+"""Numbers of workers, each with the step at whose checkpoint they break off."""
+
+
+def _note(rank: int, world: int, job: Job, stop_at: int | None, notes: Path) -> None:
+    """Train, and write down where it begins and which examples each step learns from."""
+    augment = loop.augment
+    with open(notes / f"{rank}-{time.time_ns()}", "w") as file:
+
+        def augmented(inputs: torch.Tensor, indices: Any, *arguments: Any) -> torch.Tensor:
+            file.write(json.dumps(indices.tolist()) + "\n")
+            return augment(inputs, indices, *arguments)
+
+        def emit(event: dict[str, Any]) -> None:
+            if event["kind"] == "start":
+                file.write(f"{event['epoch'] * event['steps'] + event['step']}\n")
+            if event["kind"] == "checkpoint" and event["step"] == stop_at:
+                raise Killed
+
+        loop.augment = augmented  # type: ignore[assignment]
+        loop.train(job, rank, world, emit)
+
+
+def _examples(notes: Path) -> dict[int, list[int]]:
+    """Return which examples each step learnt from, all workers together; of a step done twice the last time counts."""
+    steps: dict[int, dict[str, list[int]]] = {}
+    for path in sorted(notes.iterdir(), key=lambda path: int(path.name.partition("-")[2])):
+        first, *lines = path.read_text().splitlines()
+        for step, line in enumerate(lines, int(first)):
+            rank = path.name.partition("-")[0]
+            if rank == "0":
+                steps[step] = {}
+            steps.setdefault(step, {})[rank] = json.loads(line)
+    return {step: sorted(index for each in ranks.values() for index in each) for step, ranks in sorted(steps.items())}
+
+
+@pytest.mark.parametrize(
+    "legs",
+    [[(2, None)], [(4, None)], [(2, 4), (1, 10), (2, None)]],
+    ids=["2 workers", "4 workers", "2, then 1, then 2"],
+)
+def test_any_number_of_workers_learns_from_the_same_examples_in_the_same_order(
+    root: Path, tmp_path: Path, legs: Legs
+) -> None:
+    one = make_job(root, run="one")
+    if not read_state(open_store(one.checkpoints)).checkpoints:
+        train_until(one)
+    several = make_job(root, run=f"several-{tmp_path.name}", strategy="ddp", workers=2)
+    for world, stop_at in legs:
+        try:
+            run_ranks(_note, world, several, stop_at, tmp_path)
+        except ProcessRaisedException as e:
+            assert "Killed" in str(e)
+    batch, count = several.training.batch_size, 112
+    for step, examples in _examples(tmp_path).items():
+        epoch, within = divmod(step, count // batch)
+        shuffled = order(several.training.seed, epoch, count)
+        assert examples == sorted(shuffled[within * batch : (within + 1) * batch].tolist()), step
+    assert len(_examples(tmp_path)) == several.training.epochs * count // batch
+    for first, second in zip(_history(one), _history(several), strict=True):
         assert first["trainLoss"] == pytest.approx(second["trainLoss"], abs=1e-5)
         assert first["validationLoss"] == pytest.approx(second["validationLoss"], abs=1e-5)
-
-
-def test_a_run_goes_on_with_another_number_of_workers(root: Path) -> None:
-    one, changed = make_job(root, run="one-again"), make_job(root, run="changed")
-    train_until(one)
-    train_until(changed, lambda event: event["kind"] == "checkpoint" and event["step"] == 10)
-    train_ranks(changed, 2)
-    for first, second in zip(_history(one), _history(changed), strict=True):
-        assert first["trainLoss"] == pytest.approx(second["trainLoss"], abs=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ["vit", "heatmap-cnn"])
@@ -84,13 +158,8 @@ def test_a_model_that_is_shared_out_learns_what_a_whole_one_learns(root: Path, a
     shared = make_job(root, architecture, f"shared-{architecture}", strategy="fsdp", workers=2)
     train_ranks(whole, 2)
     train_ranks(shared, 2)
-    for first, second in zip(_history(whole), _history(shared), strict=True):
-        assert first["trainLoss"] == pytest.approx(second["trainLoss"], abs=1e-5)
-        assert first["validationLoss"] == pytest.approx(second["validationLoss"], abs=1e-5)
-    # Keys' biases have no effect and no gradient but noise: what counts is what the models answer.
-    inputs = torch.randn(4, *preprocess_for(whole.model).tensor_shape)
-    with torch.no_grad():
-        assert torch.allclose(chosen_model(whole)(inputs), chosen_model(shared)(inputs), atol=1e-3)
+    assert _history(whole) == _history(shared)
+    assert equal(chosen_weights(whole), chosen_weights(shared))
 
 
 def test_a_shared_out_run_that_broke_off_ends_with_the_same_bits(root: Path) -> None:

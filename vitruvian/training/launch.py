@@ -106,8 +106,9 @@ def _on_workers(job: Job, log: Path) -> Generator[Event | None]:
             asked = job.training.workers
             workers = asked if isinstance(asked, int) else (asked.min, asked.max)
             if isinstance(workers, tuple):
-                # So long Ray waits for a worker that it counts on and that is lost, before it goes on with fewer.
-                os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
+                # So long Ray waits for a node that it counts on and that is lost, before it goes on with fewer workers;
+                # what is there is reserved at once, however long workers take to start.
+                os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
             yield from follow(lambda: _fit(job, tell, workers), lambda: ray.get(mailbox.take.remote()))
         finally:
             if ours:

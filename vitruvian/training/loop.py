@@ -264,7 +264,7 @@ def _step(
             loss_sum += float(loss.detach())
             correct += int((logits.detach().argmax(1) == labels).sum())
             seen += len(labels)
-    nn.utils.clip_grad_norm_(learner.module.parameters(), settings.gradient_clip)
+    learner.clip(settings.gradient_clip)
     optimizer.step()
     return loss_sum, correct, seen
 

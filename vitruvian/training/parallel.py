@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from vitruvian.models.registry import Featured
@@ -64,6 +66,19 @@ class Learner:
             return contextlib.nullcontext()
         return self.trained.no_sync()
 
+    def clip(self, most: float) -> None:
+        """Scale all gradients down where their norm is more.
+
+        Squares are added up in float64: then it makes no difference to the scale how gradients are shared out.
+        """
+        own = [_own(value.grad) for value in self.module.parameters() if value.grad is not None]
+        squares = torch.stack([value.square().sum(dtype=torch.float64) for value in own]).sum()
+        if self._shell is not None:
+            dist.all_reduce(squares)
+        scale = (most / (squares.sqrt() + 1e-6)).clamp(max=1).float()
+        for value in own:
+            value.mul_(scale)
+
     def keep_whole(
         self, save: Callable[[nn.Module, Path], None], checkpoints: Checkpoints, epoch: int, rank: int
     ) -> None:
@@ -88,6 +103,11 @@ def half(settings: Training, device: torch.device) -> bool:
 def blocks(module: nn.Module) -> list[nn.Module]:
     """Return the layers that a module repeats: they are put together one after the other."""
     return [block for part in module.modules() if isinstance(part, nn.ModuleList) for block in part]
+
+
+def _own(value: torch.Tensor) -> torch.Tensor:
+    """Return this worker's share of a value."""
+    return value.to_local() if isinstance(value, DTensor) else value
 
 
 def _recompute(module: nn.Module) -> None:

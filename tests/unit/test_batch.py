@@ -1,0 +1,140 @@
+"""Everything that lies in a store is predicted once, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from pyarrow import parquet
+
+from tests.bundles import LABELS, make_bundle, picture
+from vitruvian.errors import DataError
+from vitruvian.inference.batch import ASKED, DONE, Batch, Worker, begin, finish, missing
+
+COLOURS = ("red", "green", "blue")
+WORK = """
+import sys
+from vitruvian.inference.batch import Worker, begin, missing
+batch = begin(*sys.argv[1:4], "jsonl", 4)
+worker = Worker(batch)
+for part in missing(batch):
+    worker.write(part)
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
+    root = tmp_path_factory.mktemp("bundle")
+    make_bundle(root)
+    return str(root / "store")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    for index in range(30):
+        place = folder / f"{index % 4}" / f"{index:03d}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(picture(COLOURS[index % 3], (20, 20)))
+    (folder / "0" / "broken.png").write_bytes(b"no picture")
+    (folder / "notes.txt").write_text("no picture either")
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "a.png").write_bytes(picture("red", (20, 20)))
+    return folder
+
+
+def _all(batch: Batch) -> Batch:
+    worker = Worker(batch)
+    for part in missing(batch):
+        worker.write(part)
+    finish(batch)
+    return batch
+
+
+def _wanted(source: Path) -> dict[str, str | None]:
+    pictures = {path for path in source.rglob("*.png") if ".hidden" not in path.parts}
+    return {
+        str(path.relative_to(source)): COLOURS[int(path.stem) % 3] if path.stem.isdigit() else None for path in pictures
+    }
+
+
+def test_every_file_has_one_row_with_its_answer_or_what_is_wrong_with_it(
+    bundle: str, source: Path, tmp_path: Path
+) -> None:
+    batch = _all(begin(bundle, str(source), str(tmp_path / "out"), "jsonl", 7))
+    lines = [line for path in sorted((tmp_path / "out").glob("part-*.jsonl")) for line in path.read_text().splitlines()]
+    rows = [json.loads(line) for line in lines]
+    assert [row["path"] for row in rows] == sorted(_wanted(source)) == list(batch.keys)
+    assert {row["path"]: row["label"] for row in rows} == _wanted(source)
+    (broken,) = (row for row in rows if row["label"] is None)
+    assert "broken.png" in broken["error"] and broken["probabilities"] is None
+    assert all(set(row["probabilities"]) == set(LABELS) for row in rows if row is not broken)
+    assert (tmp_path / "out" / DONE).exists()
+
+
+def test_all_formats_say_the_same(bundle: str, source: Path, tmp_path: Path) -> None:
+    places = {name: tmp_path / name for name in ("parquet", "csv", "jsonl")}
+    for name, place in places.items():
+        _all(begin(bundle, str(source), str(place), name, 100))  # type: ignore[arg-type]
+    written = [json.loads(line) for line in (places["jsonl"] / "part-000000.jsonl").read_text().splitlines()]
+    table = parquet.read_table(places["parquet"] / "part-000000.parquet")
+    labels = json.loads(table.schema.metadata[b"labels"])
+    with open(places["csv"] / "part-000000.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == table["path"].to_pylist() == [row["path"] for row in written]
+    for line, row, shares in zip(written, rows, table["probabilities"].to_pylist(), strict=True):
+        assert (row["label"] or None) == line["label"]
+        if line["error"]:
+            assert shares is None and row["error"]
+            continue
+        for name, share in zip(labels, shares, strict=True):
+            assert share == pytest.approx(line["probabilities"][name]) == pytest.approx(float(row[name]), abs=1e-6)
+
+
+def test_a_killed_work_goes_on_and_answers_each_file_once(bundle: str, source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", WORK, bundle, str(source), str(out)]
+    kept: dict[Path, int] = {}
+    for parts in (1, 3, 5):
+        with subprocess.Popen(command) as process:
+            while len(list(out.glob("part-*"))) < parts and process.poll() is None:
+                time.sleep(0.001)
+            process.kill()
+        # What is written is never written again.
+        for path, when in kept.items():
+            assert path.stat().st_mtime_ns == when
+        kept = {path: path.stat().st_mtime_ns for path in out.glob("part-*")}
+    subprocess.run(command, check=True)
+    finish(begin(bundle, str(source), str(out), "jsonl", 4))
+    names = [json.loads(line)["path"] for path in sorted(out.glob("part-*")) for line in path.read_text().splitlines()]
+    assert sorted(names) == sorted(_wanted(source))
+
+
+def test_answers_to_something_else_are_not_mixed_with_these(bundle: str, source: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    begin(bundle, str(source), out, "csv", 10)
+    with pytest.raises(
+        DataError, match=f"{ASKED}: answers to something else are here: another format, another size of parts"
+    ):
+        begin(bundle, str(source), out, "jsonl", 5)
+    (source / "0" / "new.png").write_bytes(picture("red", (20, 20)))
+    with pytest.raises(DataError, match="other files; name another place"):
+        begin(bundle, str(source), out, "csv", 10)
+    (tmp_path / "out" / ASKED).write_text("[")
+    with pytest.raises(DataError, match="is damaged; name another place"):
+        begin(bundle, str(source), out, "csv", 10)
+
+
+def test_what_cant_be_predicted_is_refused(bundle: str, source: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="a part can't hold 0 files"):
+        begin(bundle, str(source), str(tmp_path / "out"), size=0)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: holds no file that ends in"):
+        begin(bundle, str(tmp_path / "empty"), str(tmp_path / "out"))
+    with pytest.raises(DataError, match="31 of 31 parts are missing; run the same command again"):
+        finish(begin(bundle, str(source), str(tmp_path / "out"), "csv", 1))

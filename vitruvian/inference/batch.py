@@ -1,0 +1,206 @@
+"""Predicting all that lies in a store, in parts: each part is written whole or not at all, and never twice.
+
+What is asked is written down first; whoever goes on with it later does the parts that are not there yet.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from vitruvian.artifact import digest_of
+from vitruvian.bundle import BUNDLES, CHECKSUMS, open_bundle
+from vitruvian.errors import Conflict, DataError, StoreError
+from vitruvian.inference.predictor import CHUNK, Prediction, Predictor, Prepared
+from vitruvian.machine import usable_cpus
+from vitruvian.store import Store, open_store
+
+Format = Literal["parquet", "csv", "jsonl"]
+ASKED: Final = "batch.json"
+DONE: Final = "_SUCCESS"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Which files of a store to predict with which bundle, and where the answers go."""
+
+    bundle: str
+    """The address of one version."""
+    source: str
+    out: str
+    format: Format
+    size: int
+    """Files of a part."""
+    keys: tuple[str, ...]
+
+    @property
+    def parts(self) -> int:
+        return -(-len(self.keys) // self.size)
+
+    def keys_of(self, part: int) -> tuple[str, ...]:
+        """Return the files of a part."""
+        return self.keys[part * self.size : (part + 1) * self.size]
+
+    def name_of(self, part: int) -> str:
+        """Return the key that a part's answers are written under."""
+        return f"part-{part:06d}.{self.format}"
+
+
+def begin(bundle: str, source: str, out: str, format: Format = "parquet", size: int = 1000) -> Batch:
+    """Write down what is asked, or go on with what was asked before.
+
+    Raises `DataError` where there is nothing to predict, or where the answers that are there are to something else.
+    """
+    if size < 1:
+        raise DataError(f"a part can't hold {size} files", where="--part", hint="use 1 or more")
+    opened = open_bundle(bundle)
+    found = [
+        entry
+        for entry in open_store(source).list()
+        if Path(entry.key).suffix.lower() in opened.preprocess.suffixes and not _hidden(entry.key)
+    ]
+    if not found:
+        what = f"holds no file that ends in {', '.join(opened.preprocess.suffixes)}"
+        raise DataError(what, where=source, hint="give a folder or prefix with such files")
+    # Another version may become the champion while parts are written.
+    published = open_store(bundle).tag(CHECKSUMS) is None
+    pinned = f"{bundle.rstrip('/')}/{BUNDLES}/{opened.info.version}" if published else bundle
+    batch = Batch(pinned, source, out, format, size, tuple(entry.key for entry in found))
+    asked: dict[str, Any] = {"bundle": opened.info.version, "source": source, "format": format, "size": size}
+    asked |= {"files": len(found), "digest": digest_of([[entry.key, entry.size, entry.tag] for entry in found])}
+    store = open_store(out)
+    try:
+        store.put(ASKED, json.dumps(asked, indent=1).encode(), if_absent=True)
+    except Conflict:
+        _refuse_another(asked, store)
+    return batch
+
+
+def _hidden(key: str) -> bool:
+    return any(part.startswith(".") for part in key.split("/"))
+
+
+def _refuse_another(asked: Mapping[str, Any], store: Store) -> None:
+    where = store.address(ASKED)
+    try:
+        before = dict(json.loads(store.get(ASKED)))
+    except (ValueError, TypeError) as e:
+        raise DataError("is damaged", where=where, hint="name another place for the answers") from e
+    names = {"digest": "other files", "files": "other files", "size": "another size of parts"}
+    other = [names.get(name, f"another {name}") for name, value in asked.items() if before.get(name) != value]
+    if other:
+        what = f"answers to something else are here: {', '.join(dict.fromkeys(other))}"
+        raise DataError(what, where=where, hint="name another place for the answers, or ask for the same as before")
+
+
+def missing(batch: Batch) -> list[int]:
+    """Return the parts that nobody has written yet."""
+    there = {entry.key for entry in open_store(batch.out).list("part-")}
+    return [part for part in range(batch.parts) if batch.name_of(part) not in there]
+
+
+def finish(batch: Batch) -> None:
+    """Mark the answers as complete; raises `DataError` where a part is missing."""
+    left = missing(batch)
+    if left:
+        what = f"{len(left)} of {batch.parts} parts are missing"
+        raise DataError(what, where=batch.out, hint="run the same command again to go on")
+    open_store(batch.out).put(DONE, b"")
+
+
+class Worker:
+    """Predicts parts; a model is read once, when the first one is asked for."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    @cached_property
+    def _predictor(self) -> Predictor:
+        return Predictor.open(open_bundle(self.batch.bundle))
+
+    def write(self, part: int) -> int:
+        """Write the answers to a part; return how many of its files can't be used."""
+        source, keys = open_store(self.batch.source), self.batch.keys_of(part)
+        with ThreadPoolExecutor(usable_cpus()) as pool:
+            results: list[Prediction | DataError] = []
+            for start in range(0, len(keys), CHUNK):
+                chunk = keys[start : start + CHUNK]
+                prepared = list(pool.map(lambda key: self._prepared(source, key), chunk))
+                results += self._predictor.predict_prepared(prepared, [source.address(key) for key in chunk])
+        with tempfile.TemporaryDirectory(prefix="vitruvian-batch-") as folder:
+            file = Path(folder) / "part"
+            _WRITERS[self.batch.format](keys, results, self._predictor.labels, file)
+            open_store(self.batch.out).upload(self.batch.name_of(part), file)
+        return sum(isinstance(result, DataError) for result in results)
+
+    def _prepared(self, source: Store, key: str) -> Prepared:
+        # A store that doesn't answer is no fault of the file: the part is done again later.
+        return self._predictor.prepare(source.get(key), source.address(key))
+
+
+def _row(key: str, result: Prediction | DataError) -> dict[str, Any]:
+    if isinstance(result, DataError):
+        return {"path": key, "label": None, "confidence": None, "probabilities": None, "error": str(result)}
+    shares = result.probabilities.tolist()
+    row = {"path": key, "label": result.label, "confidence": float(result.confidence), "probabilities": shares}
+    return {**row, "error": None}
+
+
+def _write_jsonl(
+    keys: Sequence[str], results: Sequence[Prediction | DataError], labels: Sequence[str], file: Path
+) -> None:
+    with open(file, "w", encoding="utf-8") as out:
+        for key, result in zip(keys, results, strict=True):
+            row = _row(key, result)
+            if row["probabilities"] is not None:
+                row["probabilities"] = dict(zip(labels, row["probabilities"], strict=True))
+            out.write(json.dumps(row) + "\n")
+
+
+def _write_csv(
+    keys: Sequence[str], results: Sequence[Prediction | DataError], labels: Sequence[str], file: Path
+) -> None:
+    with open(file, "w", encoding="utf-8", newline="") as out:
+        writer = csv.writer(out)
+        writer.writerow(["path", "label", "confidence", "error", *labels])
+        for key, result in zip(keys, results, strict=True):
+            row = _row(key, result)
+            shares = [f"{share:.6f}" for share in row["probabilities"] or ()] or [""] * len(labels)
+            confidence = "" if row["confidence"] is None else f"{row['confidence']:.6f}"
+            writer.writerow([key, row["label"] or "", confidence, row["error"] or "", *shares])
+
+
+def _write_parquet(
+    keys: Sequence[str], results: Sequence[Prediction | DataError], labels: Sequence[str], file: Path
+) -> None:
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError as e:
+        hint = "pip install 'vitruvian[train]', or ask for csv or jsonl"
+        raise StoreError("Parquet needs pyarrow", where="--format", hint=hint) from e
+    rows = [_row(key, result) for key, result in zip(keys, results, strict=True)]
+    columns = {
+        "path": pa.array([row["path"] for row in rows], pa.string()),
+        "label": pa.array([row["label"] for row in rows], pa.string()),
+        "confidence": pa.array([row["confidence"] for row in rows], pa.float32()),
+        "probabilities": pa.array([row["probabilities"] for row in rows], pa.list_(pa.float32())),
+        "error": pa.array([row["error"] for row in rows], pa.string()),
+    }
+    # What each of the probabilities belongs to.
+    table = pa.table(columns).replace_schema_metadata({"labels": json.dumps(list(labels))})
+    parquet.write_table(table, file)
+
+
+_WRITERS: Final[dict[Format, Callable[..., None]]] = {
+    "parquet": _write_parquet,
+    "csv": _write_csv,
+    "jsonl": _write_jsonl,
+}
