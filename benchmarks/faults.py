@@ -52,7 +52,7 @@ from vitruvian.training.loop import train
 
 WORLD = 2
 EVERY = 4
-EPOCHS = 8
+EPOCHS = 4
 STEPS = 10
 BATCH = 8
 KINDS = ("worker", "machine", "upload", "500", "slow", "half", "dropped", "deleted", "stale")

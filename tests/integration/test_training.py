@@ -32,6 +32,7 @@ from tests.training_runs import (
     train_until,
 )
 from vitruvian.artifact import fetch
+from vitruvian.data.prepared import Prepared
 from vitruvian.errors import ArtifactError, TrainingError
 from vitruvian.store import FolderStore, open_store
 from vitruvian.training import loop, notice
@@ -73,7 +74,7 @@ def test_a_run_that_broke_off_ends_with_the_same_bits(root: Path, architecture: 
     assert _history(whole) == _history(broken)
 
 
-@pytest.mark.parametrize("cell", [CELLS[1], CELLS[2], CELLS[4], CELLS[11], CELLS[15]], ids=str)
+@pytest.mark.parametrize("cell", [CELLS[1], CELLS[2], CELLS[4], CELLS[15]], ids=str)
 def test_a_run_that_is_killed_ends_with_the_bits_of_one_that_isnt(cell: Cell, tmp_path: Path) -> None:
     assert differences(cell, [3, 8], tmp_path) == []
 
@@ -95,7 +96,7 @@ Legs = list[tuple[int, int | None]]
 def _note(rank: int, world: int, job: Job, stop_at: int | None, notes: Path) -> None:
     """Train, and write down where it begins and which examples each step learns from."""
     augment = loop.augment
-    with open(notes / f"{rank}-{time.time_ns()}", "w") as file:
+    with open(notes / str(rank), "w") as file:
 
         def augmented(inputs: torch.Tensor, indices: Any, *arguments: Any) -> torch.Tensor:
             file.write(json.dumps(indices.tolist()) + "\n")
@@ -112,16 +113,13 @@ def _note(rank: int, world: int, job: Job, stop_at: int | None, notes: Path) -> 
 
 
 def _examples(notes: Path) -> dict[int, list[int]]:
-    """Return which examples each step learnt from, all workers together; of a step done twice the last time counts."""
-    steps: dict[int, dict[str, list[int]]] = {}
-    for path in sorted(notes.iterdir(), key=lambda path: int(path.name.partition("-")[2])):
+    """Return which examples each step learnt from, all workers together."""
+    steps: dict[int, list[int]] = {}
+    for path in notes.iterdir():
         first, *lines = path.read_text().splitlines()
         for step, line in enumerate(lines, int(first)):
-            rank = path.name.partition("-")[0]
-            if rank == "0":
-                steps[step] = {}
-            steps.setdefault(step, {})[rank] = json.loads(line)
-    return {step: sorted(index for each in ranks.values() for index in each) for step, ranks in sorted(steps.items())}
+            steps[step] = sorted([*steps.get(step, []), *json.loads(line)])
+    return steps
 
 
 @pytest.mark.parametrize(
@@ -136,17 +134,23 @@ def test_any_number_of_workers_learns_from_the_same_examples_in_the_same_order(
     if not read_state(open_store(one.checkpoints)).checkpoints:
         train_until(one)
     several = make_job(root, run=f"several-{tmp_path.name}", strategy="ddp", workers=2)
-    for world, stop_at in legs:
+    learnt: dict[int, list[int]] = {}
+    for leg, (world, stop_at) in enumerate(legs):
+        notes = tmp_path / str(leg)
+        notes.mkdir()
         try:
-            run_ranks(_note, world, several, stop_at, tmp_path)
+            run_ranks(_note, world, several, stop_at, notes)
         except ProcessRaisedException as e:
             assert "Killed" in str(e)
-    batch, count = several.training.batch_size, 112
-    for step, examples in _examples(tmp_path).items():
-        epoch, within = divmod(step, count // batch)
+        # Of what was learnt twice the last time counts.
+        learnt |= _examples(notes)
+    batch, count = several.training.batch_size, len(Prepared.open(Path(several.prepared)).part("train"))
+    steps = -(-count // batch)
+    assert sorted(learnt) == list(range(several.training.epochs * steps))
+    for step, examples in learnt.items():
+        epoch, within = divmod(step, steps)
         shuffled = order(several.training.seed, epoch, count)
         assert examples == sorted(shuffled[within * batch : (within + 1) * batch].tolist()), step
-    assert len(_examples(tmp_path)) == several.training.epochs * count // batch
     for first, second in zip(_history(one), _history(several), strict=True):
         assert first["trainLoss"] == pytest.approx(second["trainLoss"], abs=1e-5)
         assert first["validationLoss"] == pytest.approx(second["validationLoss"], abs=1e-5)

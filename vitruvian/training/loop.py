@@ -184,7 +184,9 @@ def _optimizer(module: nn.Module, settings: Training, rate: float) -> torch.opti
     learnt = [p for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in learnt if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in learnt if p.ndim <= 1], "weight_decay": 0.0},
+        # On a CPU the fused kernel rounds what is left over beside whole vectors otherwise: of short parameters that
+        # would depend on how they are shared out.
+        {"params": [p for p in learnt if p.ndim <= 1], "weight_decay": 0.0, "fused": False},
     ]
     for group in groups:
         group["peak"] = rate
