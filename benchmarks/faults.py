@@ -104,7 +104,7 @@ class Server:
             content = environ["wsgi.input"].read(size) if path.endswith("/state.json") and method == "PUT" else None
             if content is not None:
                 environ["wsgi.input"] = io.BytesIO(content)
-            body = b"".join(self.app(environ, lambda *head: answer.extend(head)))  # type: ignore[arg-type, return-value]
+            body = b"".join(self.app(environ, lambda *head: answer.extend(head)))  # type: ignore[arg-type]
             if content is not None and answer[0].startswith("200"):
                 self.commits.append(json.loads(content)["attempt"])
         start(*answer[:2])

@@ -9,6 +9,7 @@ heads are equal to the bit.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import sys
@@ -16,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from rich.console import Console
 from rich.table import Table
@@ -47,21 +49,16 @@ def job_of(root: Path, run: str, kind: str, weights: Path, epochs: int) -> Job:
     declared: dict[str, Any] = {"architecture": kind, "pretrained": str(weights)}
     clip = {"head": "linear", "unfreezeVisual": 0}
     declared |= {"freezeLayers": _BASE["num_hidden_layers"]} if kind == "vit" else {"clip": clip}
-    settings = {"epochs": epochs, "augmentation": "none", "earlyStopping": None, "learningRate": 1e-2}
+    settings: dict[str, Any] = {"epochs": epochs, "augmentation": "none", "earlyStopping": None, "learningRate": 1e-2}
     return make_job(root, run=run, count=COUNT, model=Model.model_validate(declared), **settings)
 
 
 def told(job: Job, kept: bool) -> tuple[float, dict[str, Any]]:
     """Train; return CPU seconds and what was told about the features."""
-    fixed = loop.fixed
-    if not kept:
-        loop.fixed = lambda module: False
-    try:
+    with contextlib.nullcontext() if kept else mock.patch.object(loop, "fixed", return_value=False):
         began = time.process_time()
         events = train_until(job)
         spent = time.process_time() - began
-    finally:
-        loop.fixed = fixed
     return spent, next((event for event in events if event["kind"] == "features"), {})
 
 

@@ -17,9 +17,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -111,7 +111,7 @@ def ours(job: Job, log: Path) -> float:
 
     lost: float | None = None
     begun_again = False
-    with cluster() as lose, contextlib.closing(run(job, log)) as events:
+    with cluster() as lose, contextlib.closing(cast("Generator[dict[str, Any]]", run(job, log))) as events:
         for event in events:
             if event["kind"] == "start" and lost:
                 begun_again = True

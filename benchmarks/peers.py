@@ -61,7 +61,7 @@ class Work:
 
 def loop(work: Work, rank: int, world: int) -> None:
     """Train without any metrics: the plainest DDP loop."""
-    parallel = nn.parallel.DistributedDataParallel(work.module)
+    parallel: nn.Module = nn.parallel.DistributedDataParallel(work.module)
     optimizer = work.optimizer()
     steps = math.ceil(len(work.part) / work.settings.batch_size) * work.settings.epochs
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -126,7 +126,7 @@ def trainer(path: Path) -> None:
             logits = self.module(inputs)
             return {"loss": F.cross_entropy(logits, labels, label_smoothing=work.settings.label_smoothing)}
 
-    class Clock(TrainerCallback):
+    class Clock(TrainerCallback):  # type: ignore[misc]
         began = 0.0
 
         def on_epoch_begin(self, *_: Any, **__: Any) -> None:
@@ -158,7 +158,8 @@ def trainer(path: Path) -> None:
         inputs, labels = work.batch(np.array(indices), 0)
         return {"inputs": inputs, "labels": labels}
 
-    Trainer(Wrapped(), arguments, data_collator=collate, train_dataset=Numbers(), callbacks=[Clock()]).train()
+    peer: Any = Trainer(Wrapped(), arguments, data_collator=collate, train_dataset=Numbers(), callbacks=[Clock()])
+    peer.train()
 
 
 if __name__ == "__main__":

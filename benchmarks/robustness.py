@@ -34,7 +34,7 @@ PEOPLE = 40
 POINTS = (0, 0.2, 0.4, 0.6, 0.8, 1)
 WORLD, PLAIN = 6000, 1500
 PLAIN_FROM = 1_000_000
-Picture = NDArray[np.float32]
+Picture = NDArray[np.floating]
 
 HEADER = "apiVersion: vitruvian.dev/v1alpha1\nkind: Classifier\n"
 PRETRAIN = """\
@@ -89,7 +89,8 @@ def _rings(rng: np.random.Generator) -> Picture:
 def _chequers(rng: np.random.Generator) -> Picture:
     side = int(rng.integers(3, 9))
     rows, columns = np.mgrid[:SIZE, :SIZE] // side
-    return ((rows + columns) % 2)[:, :, None] * rng.random(3)
+    odd: Picture = ((rows + columns) % 2).astype(np.float64)
+    return odd[:, :, None] * rng.random(3)
 
 
 SEEN: tuple[Callable[[np.random.Generator], Picture], ...] = (

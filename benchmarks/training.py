@@ -126,7 +126,7 @@ def running_ray() -> Iterator[None]:
     """Run a Ray cluster that stays up."""
     port = free_port()
     log = tempfile.TemporaryFile()  # noqa: SIM115
-    command = [BIN / "ray", "start", "--head", "--block", "--port", str(port), "--num-cpus", "2"]
+    command: list[str | Path] = [BIN / "ray", "start", "--head", "--block", "--port", str(port), "--num-cpus", "2"]
     command += ["--node-ip-address", "127.0.0.1", "--include-dashboard", "false", "--disable-usage-stats"]
     with subprocess.Popen(command, stdout=log, stderr=log) as process:
         os.environ["RAY_ADDRESS"] = f"127.0.0.1:{port}"

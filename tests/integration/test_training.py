@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 import pytest
@@ -35,7 +36,7 @@ from vitruvian.artifact import fetch
 from vitruvian.data.prepared import Prepared
 from vitruvian.errors import ArtifactError, TrainingError
 from vitruvian.store import FolderStore, open_store
-from vitruvian.training import loop, notice
+from vitruvian.training import batches, loop, notice
 from vitruvian.training.batches import order
 from vitruvian.training.behind import Behind
 from vitruvian.training.checkpoints import STATE, Checkpoints, Position, read_state
@@ -95,7 +96,7 @@ Legs = list[tuple[int, int | None]]
 
 def _note(rank: int, world: int, job: Job, stop_at: int | None, notes: Path) -> None:
     """Train, and write down where it begins and which examples each step learns from."""
-    augment = loop.augment
+    augment = batches.augment
     with open(notes / str(rank), "w") as file:
 
         def augmented(inputs: torch.Tensor, indices: Any, *arguments: Any) -> torch.Tensor:
@@ -108,8 +109,8 @@ def _note(rank: int, world: int, job: Job, stop_at: int | None, notes: Path) -> 
             if event["kind"] == "checkpoint" and event["step"] == stop_at:
                 raise Killed
 
-        loop.augment = augmented  # type: ignore[assignment]
-        loop.train(job, rank, world, emit)
+        with mock.patch.object(loop, "augment", augmented):
+            loop.train(job, rank, world, emit)
 
 
 def _examples(notes: Path) -> dict[int, list[int]]:
