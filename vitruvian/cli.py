@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vitruvian.cluster.settings import RaySettings
     from vitruvian.console import Teller
     from vitruvian.pipeline import Stage
+    from vitruvian.spec import Classifier
     from vitruvian.training.trackers import Trackers
 
 S = TypeVar("S", bound="RaySettings")
@@ -436,6 +437,7 @@ def submit(
 
         rayjob.check(classifier)
         options = rayjob.tracked(mlflow, wandb)
+        namespace = _declared(namespace, classifier)
         cluster = _cluster(namespace, context, needed=not dry_run)
         made = _settings(TrainerSettings, cluster, settings)
         made = made if image is None else overlaid(made, {"image": image}, "--image")
@@ -448,6 +450,15 @@ def submit(
         console.print(f"run [bold]{name}[/] in namespace {_plain(cluster.namespace)}", highlight=False)
         if follow:
             shown.follow(console, cluster, name)
+
+
+def _declared(namespace: str | None, classifier: Classifier) -> str | None:
+    """Return the namespace that is asked for or else declared; raises `SpecError` where both are, and differ."""
+    declared = classifier.metadata.namespace
+    if namespace is not None and declared not in (None, namespace):
+        hint = "leave one of them out"
+        raise SpecError(f"is {declared!r}, but --namespace is {namespace!r}", where="metadata.namespace", hint=hint)
+    return declared if namespace is None else namespace
 
 
 def _cluster(namespace: str | None, context: str | None, needed: bool) -> Cluster | None:
@@ -514,7 +525,8 @@ def cancel(run: RunName, namespace: Namespace = None, context: Context = None) -
         from vitruvian.cluster.api import Cluster
 
         ended = runs.cancel(Cluster(namespace, context), run)
-    console.print(f"run [bold]{ended.name}[/] is ended; its checkpoints stay", highlight=False)
+    was = f"had {ended.state.lower()} before; its pods are gone" if ended.over else "is ended; its checkpoints stay"
+    console.print(f"run [bold]{ended.name}[/] {was}", highlight=False)
 
 
 @app.command()
@@ -542,6 +554,7 @@ def deploy(
         if settings is not None and classifier.spec.serving.backend != "rayserve":
             hint = f"leave it out: spec.serving.backend is {classifier.spec.serving.backend}"
             raise SpecError("is for Ray Serve's pods only", where="--settings", hint=hint)
+        namespace = _declared(namespace, classifier)
         cluster = _cluster(namespace, context, needed=not dry_run)
         pods = _settings(RayServeSettings, cluster, settings)
         made = servers.objects(classifier, version, _namespace(cluster, namespace), pods, _remark)
@@ -559,10 +572,15 @@ def deploy(
             return
         url = readiness.wait(cluster, made[0], wait, _tell)
         console.print(f"[green]✓[/] it answers at {_plain(url)}", highlight=False)
+        service, port = readiness.within(made[0])
+        _tell(f"from here: kubectl -n {cluster.namespace} port-forward service/{service} 8080:{port}")
+        if readiness.leaving(cluster, made[0]):
+            _tell("servers of the version before may answer for some seconds more")
         if before is not None:
             earlier = readiness.address(cluster, before)
             servers.wait_gone(cluster, servers.remove(cluster, before, pause=True), wait, _tell)
-            moved = "" if earlier in ("", url) else f", and nothing answers at {earlier} any more"
+            addresses = [*({earlier} - {"", url}), "{}:{}".format(*readiness.within(before))]
+            moved = f", and nothing answers at {' and '.join(addresses)} any more"
             console.print(f"[green]✓[/] {_plain(servers.called(before) + ' is removed' + moved)}", highlight=False)
 
 
@@ -780,6 +798,8 @@ def _until(
     console.print(f"[green]✓[/] {stage}: {address}", highlight=False, soft_wrap=True)
     if stage == "publish":
         console.print(f"  serve it: vitruvian serve {_plain(classifier.artifacts)}", highlight=False, soft_wrap=True)
+        if pipeline.store.local() is None:
+            console.print("  on a cluster: vitruvian deploy -f FILE", highlight=False)
 
 
 def _trackers(mlflow: str | None, wandb: str | None, tensorboard: Path | None, teller: Teller) -> Trackers | None:

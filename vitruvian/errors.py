@@ -54,6 +54,10 @@ class NotAllowed(VitruvianError):
     """Something on a cluster that this user may not see or do."""
 
 
+class NoCredentials(StoreError):
+    """A store that can't be asked by anybody who isn't known to it."""
+
+
 class ArtifactError(VitruvianError):
     """An artifact whose bytes don't match its manifest."""
 
@@ -70,6 +74,12 @@ class Terminated(VitruvianError):
     """A run that SIGTERM ended."""
 
     exit_code = 143
+
+
+class Unwatched(VitruvianError):
+    """Work on a cluster that goes on after Ctrl-C."""
+
+    exit_code = 130
 
 
 class ExportError(VitruvianError):

@@ -531,11 +531,11 @@ class Metadata(Part):
     name: Name
     """The classifier's name: lower-case letters, digits and '-'."""
     namespace: str | None = None
-    """The namespace on a cluster."""
+    """The namespace on a cluster; none: --namespace, or kubectl's current one."""
     labels: dict[str, str] = Field(default_factory=dict)
-    """Labels on a cluster."""
+    """Labels on a cluster, of its runs and servers."""
     annotations: dict[str, str] = Field(default_factory=dict)
-    """Annotations on a cluster."""
+    """Annotations on a cluster, of its runs and servers."""
 
 
 class Classifier(Part):

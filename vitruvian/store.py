@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
-from vitruvian.errors import Conflict, NotFound, StoreError
+from vitruvian.errors import Conflict, NoCredentials, NotFound, StoreError
 
 if TYPE_CHECKING:
     from boto3.s3.transfer import TransferConfig
@@ -504,7 +504,7 @@ def _s3_error(error: Exception, where: str, bucket: str, endpoint: str) -> Store
     from botocore import exceptions as boto
 
     if isinstance(error, boto.NoCredentialsError):
-        return StoreError("no AWS credentials were found", where=where, hint=_CREDENTIALS)
+        return NoCredentials("no AWS credentials were found", where=where, hint=_CREDENTIALS)
     if isinstance(error, boto.ConnectionError | boto.HTTPClientError | boto.IncompleteReadError):
         hint = f"check that {endpoint} is up (AWS_ENDPOINT_URL) and run the same command again"
         return StoreError(f"the store can't be reached ({type(error).__name__})", where=where, hint=hint)

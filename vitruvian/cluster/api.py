@@ -53,13 +53,13 @@ class Cluster:
 
     def create(self, made: Object) -> Object:
         """Create an object and return it as the cluster keeps it; raises `Conflict` where it exists."""
-        with self._explained(f"{made['kind']} {made['metadata']['name']}"):
+        with self._explained(f"{made['kind']} {made['metadata']['name']}"), self._somewhere():
             done = self._to(made["apiVersion"], made["kind"]).create(body=made, namespace=self.namespace)
         return dict(done.to_dict())
 
     def apply(self, made: Object) -> Object:
         """Create an object or change what of it is ours, by server-side apply, and return it."""
-        with self._explained(f"{made['kind']} {made['metadata']['name']}"):
+        with self._explained(f"{made['kind']} {made['metadata']['name']}"), self._somewhere():
             kind = self._to(made["apiVersion"], made["kind"])
             done = kind.server_side_apply(
                 body=made, namespace=self.namespace, field_manager=MANAGER, force_conflicts=True
@@ -111,6 +111,17 @@ class Cluster:
             owner = _COMES_WITH.get(api_version.partition("/")[0])
             hint = f"install {owner}" if owner else "check the cluster's version"
             raise UnknownKind(f"the cluster has no {kind} of {api_version}", hint=hint) from e
+
+    @contextlib.contextmanager
+    def _somewhere(self) -> Iterator[None]:
+        """Explain that what is written isn't found: its namespace isn't."""
+        try:
+            yield
+        except ApiException as e:
+            if e.status != 404:
+                raise
+            hint = f"kubectl create namespace {self.namespace}, then install the chart there"
+            raise NotFound("there is no such namespace", where=self.namespace, hint=hint) from e
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:

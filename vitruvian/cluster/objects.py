@@ -9,6 +9,7 @@ from typing import Any, Final
 import yaml
 
 from vitruvian.errors import SpecError
+from vitruvian.spec import Classifier
 
 Object = dict[str, Any]
 
@@ -55,6 +56,16 @@ def labels(classifier: str, component: str) -> dict[str, str]:
         "app.kubernetes.io/managed-by": "vitruvian",
         CLASSIFIER: classifier,
     }
+
+
+def declared(made: Object, classifier: Classifier) -> Object:
+    """Return an object with the labels and annotations of its declaration, too; ours come first."""
+    metadata, asked = made["metadata"], classifier.metadata
+    # What kubectl keeps for itself is of no other object.
+    noted = {name: text for name, text in asked.annotations.items() if not name.startswith("kubectl.kubernetes.io/")}
+    annotations = noted | metadata.get("annotations", {})
+    marked = {**metadata, "labels": asked.labels | metadata["labels"]}
+    return {**made, "metadata": {**marked, "annotations": annotations} if annotations else marked}
 
 
 def servers_of(classifier: str) -> str:

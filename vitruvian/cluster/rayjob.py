@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-from vitruvian.cluster.objects import Object, check_name, labels
+from vitruvian.cluster.objects import Object, check_name, declared, labels
 from vitruvian.cluster.raypods import (
     GRACE_SECONDS,
     HEAD_PORTS,
@@ -38,6 +38,7 @@ KIND: Final = ("ray.io/v1", "RayJob")
 # KubeRay derives other names from a RayJob's and refuses longer ones.
 _LONGEST_NAME: Final = 47
 # A larger number is taken for a slip.
+_LONGEST_SHOWN: Final = 200
 _MOST_WORKERS: Final = 1000
 _FOLDER: Final = "/etc/vitruvian"
 # Of the mebibyte that a ConfigMap may hold.
@@ -76,12 +77,15 @@ def build(
         what = f"is {len(declaration.encode()):,} bytes; a cluster takes {_LARGEST_DECLARATION:,}"
         raise SpecError(what, where="the declaration", hint="shorten it")
     metadata = {"name": name, "namespace": namespace, "labels": labels(classifier.name, "trainer")}
-    declared = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"classifier.yaml": declaration}}
-    return [_rayjob(classifier, metadata, settings, options), declared]
+    file = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"classifier.yaml": declaration}}
+    return [declared(_rayjob(classifier, metadata, settings, options), classifier), file]
 
 
 def tracked(mlflow: str | None, wandb: str | None) -> list[str]:
     """Return the options of a run that is tracked; raises `SpecError` for what pods can't reach."""
+    if mlflow is not None and re.match(r"\w+://[^/]*@", mlflow):
+        hint = "put MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD into a Secret of trainer.settings.secrets"
+        raise SpecError("an address with a password would be seen by all who see the run", where="--mlflow", hint=hint)
     if mlflow is not None and not _in_reach(mlflow):
         hint = "give a server's http://HOST:PORT, https://HOST or databricks://PROFILE"
         raise SpecError(f"'{mlflow}' is no MLflow server that the cluster's pods reach", where="--mlflow", hint=hint)
@@ -110,9 +114,13 @@ def check(classifier: Classifier) -> None:
         what = f"{workers:,} pods are more than {_MOST_WORKERS:,}"
         raise SpecError(what, where="spec.training.workers", hint="write a smaller number")
     for field, address in (("data.source", classifier.spec.data.source), ("artifacts", classifier.artifacts)):
-        if not address.startswith(("s3://", "synthetic://")):
-            hint = f"use s3://BUCKET/PREFIX, not {address}"
+        if address.startswith("synthetic://") and field == "data.source":
+            continue
+        hint = f"use s3://BUCKET/PREFIX, not {address[:_LONGEST_SHOWN]}"
+        if not address.startswith("s3://"):
             raise SpecError("the cluster's pods can't reach a folder of this machine", where=f"spec.{field}", hint=hint)
+        if not re.fullmatch(r"s3://[a-z0-9][-.a-z0-9]{1,61}[a-z0-9](/.*)?", address):
+            raise SpecError("names no bucket", where=f"spec.{field}", hint=hint)
 
 
 def _rayjob(classifier: Classifier, metadata: Object, settings: TrainerSettings, options: Sequence[str]) -> Object:

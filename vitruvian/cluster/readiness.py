@@ -15,6 +15,8 @@ from vitruvian.cluster.serving import POD_LABEL
 from vitruvian.errors import NotAllowed, NotFound, VitruvianError
 
 _SECONDS_BETWEEN_LOOKS = 1.0
+# So late KubeRay tells what Serve does: before it the old version runs, and that it runs is all that is told.
+_SECONDS_OF_KUBERAY = 6.0
 _LONGEST_MESSAGE: Final = 300
 
 
@@ -26,13 +28,21 @@ def wait(cluster: Cluster, service: Object, seconds: float, tell: Callable[[str]
     name, version = service["metadata"]["name"], service["metadata"]["annotations"][VERSION]
     rayserve, pods = _is_ray(service), pods_of(service)
     deadline = time.monotonic() + seconds
-    told = ""
+    told, since = "", time.monotonic()
     while True:
-        found = cluster.get(service["apiVersion"], service["kind"], name)
+        found = _still(cluster, service, version)
+        _refuse_unknown_runtime(found, cluster.namespace)
         lacking = _lacks_ray(found) if rayserve else _lacks(cluster, found)
-        if not lacking:
+        if not lacking and (not rayserve or time.monotonic() - since > _SECONDS_OF_KUBERAY):
             return address(cluster, found)
-        stops = _stops(cluster, pods)
+        if not lacking:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            continue
+        since = time.monotonic()
+        stops = _stops(cluster, pods) or _not_made(cluster, pods)
+        if f"{BUNDLES}/" in stops and f"{BUNDLES}/{version}" not in stops:
+            # A pod of another version, which goes.
+            stops = ""
         # Pods are patient with S3 before they give up; what names this version isn't left from another.
         reason = next((text for text in (stops, lacking) if f"{BUNDLES}/{version}" in text), None)
         if reason is not None:
@@ -55,6 +65,21 @@ def address(cluster: Cluster, service: Object) -> str:
     return str((service.get("status") or {}).get("url", ""))
 
 
+def within(service: Object) -> tuple[str, int]:
+    """Return the Service, and its port, by which pods reach an InferenceService or a RayService."""
+    name = service["metadata"]["name"]
+    return (f"{name}-serve-svc", rayservice.PORT) if _is_ray(service) else (f"{name}-predictor", 80)
+
+
+def leaving(cluster: Cluster, service: Object) -> bool:
+    """Tell whether servers of an InferenceService or a RayService are on their way out."""
+    try:
+        pods = cluster.list("v1", "Pod", pods_of(service))
+    except NotAllowed:
+        return False
+    return any("deletionTimestamp" in pod["metadata"] for pod in pods)
+
+
 def pods_of(service: Object) -> str:
     """Return the selector of the pods of an InferenceService or a RayService; KServe marks its Deployments, too."""
     name = service["metadata"]["name"]
@@ -65,6 +90,38 @@ def pods_of(service: Object) -> str:
 
 def _is_ray(service: Object) -> bool:
     return bool(service["kind"] == rayservice.KIND[1])
+
+
+def _still(cluster: Cluster, service: Object, version: str) -> Object:
+    """Return what is applied by now; raises `VitruvianError` where somebody else has changed or removed it."""
+    kind, name = service["kind"], service["metadata"]["name"]
+    found = cluster.find(service["apiVersion"], kind, name)
+    if found is None:
+        raise VitruvianError("was removed meanwhile", where=f"{kind} {name}", hint="run the same command again")
+    now = (found["metadata"].get("annotations") or {}).get(VERSION)
+    if now != version:
+        what = f"version {version} doesn't serve: version {now} was deployed meanwhile"
+        raise VitruvianError(what, where=name, hint="run the same command again to replace that one")
+    return found
+
+
+def _refuse_unknown_runtime(service: Object, namespace: str) -> None:
+    """Raise `VitruvianError` where KServe has said that it doesn't know the chart's runtime."""
+    model = (service.get("status") or {}).get("modelStatus") or {}
+    if (model.get("lastFailureInfo") or {}).get("reason") == "RuntimeNotRecognized":
+        hint = f"install the chart there ('vitruvian doctor -n {namespace}'), and run the same command again"
+        raise VitruvianError("KServe finds no ServingRuntime vitruvian", where=f"namespace {namespace}", hint=hint)
+
+
+def _not_made(cluster: Cluster, selector: str) -> str:
+    """Return why a Deployment's pods can't even be made, as without their service account; empty where they can."""
+    try:
+        made = cluster.list("apps/v1", "Deployment", selector)
+    except NotAllowed:
+        return ""
+    conditions = [each for deployment in made for each in (deployment.get("status") or {}).get("conditions") or ()]
+    failed = [each for each in conditions if each["type"] == "ReplicaFailure" and each["status"] == "True"]
+    return " ".join(str(failed[0].get("message", "")).split())[:_LONGEST_MESSAGE] if failed else ""
 
 
 def _stops(cluster: Cluster, selector: str) -> str:
@@ -134,8 +191,10 @@ def _lacks(cluster: Cluster, service: Object) -> str:
         now, wanted = deployment.get("status", {}), deployment["spec"].get("replicas", 1)
         if now.get("observedGeneration", 0) < deployment["metadata"]["generation"]:
             return "a new Deployment begins"
-        if now.get("updatedReplicas", 0) < wanted or now.get("replicas", 0) > now.get("updatedReplicas", 0):
-            return f"{now.get('updatedReplicas', 0)} of {wanted} servers run the new version"
+        if now.get("updatedReplicas", 0) < wanted:
+            return f"{now.get('updatedReplicas', 0)} of {wanted} servers of the new version are begun"
+        if now.get("replicas", 0) > now.get("updatedReplicas", 0):
+            return "a server of the new version isn't ready yet"
         if now.get("availableReplicas", 0) < wanted:
             return f"{now.get('availableReplicas', 0)} of {wanted} servers are ready"
     return "" if status.get("conditions") else "no condition is told yet"

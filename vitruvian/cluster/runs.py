@@ -11,10 +11,12 @@ from vitruvian.cluster.objects import CLASSIFIER, Object, is_name, owned
 from vitruvian.cluster.pods import obstacle
 from vitruvian.cluster.rayjob import KIND, build, name_of
 from vitruvian.cluster.settings import TrainerSettings
-from vitruvian.errors import Conflict, NotFound, VitruvianError
+from vitruvian.errors import Conflict, GateFailed, NotFound, VitruvianError
 from vitruvian.spec import Classifier
 
 _SECONDS_BETWEEN_LOOKS = 1.0
+# A pod that trains has a minute and a half to save and go.
+_SECONDS_TO_GO = 180.0
 _OURS = "app.kubernetes.io/component=trainer"
 _LONGEST_LABEL = 63
 _ENDED = frozenset({"Complete", "Failed", "ValidationFailed"})
@@ -32,6 +34,8 @@ class Run:
     created: str
     ended: str | None
     message: str
+    missed: bool = False
+    """Whether it failed by a gate that wasn't met."""
 
     @property
     def over(self) -> bool:
@@ -57,8 +61,18 @@ def run_of(rayjob: Object) -> Run:
         attempt=int(status.get("failed") or 0) + (0 if deployment in _ENDED and state == "Failed" else 1),
         created=metadata["creationTimestamp"],
         ended=status.get("endTime"),
-        message=" ".join(str(status.get("message") or status.get("reason") or "").split()),
+        message=_short(str(status.get("message") or status.get("reason") or "")),
+        missed=f"exit code {GateFailed.exit_code}," in str(status.get("message")),
     )
+
+
+def _short(message: str) -> str:
+    """Return what of a RayJob's message says why: of a log its line for people, and nothing of one that runs."""
+    problems = [line for line in message.splitlines() if line.lstrip().startswith("✗ ")]
+    if problems:
+        return " ".join(problems[-1].split()).removeprefix("✗ ")
+    said = message.partition(", last available logs")[0]
+    return "" if said.startswith("Job is currently running") else " ".join(said.split())
 
 
 def submit(
@@ -75,15 +89,38 @@ def submit(
             raise Conflict(f"run {run.name} of this classifier is not over", where=cluster.namespace, hint=hint)
     name = name_of(classifier)
     rayjob, *others = build(classifier, declaration, name, cluster.namespace, settings, options)
-    kept = cluster.create(rayjob)
+    kept = None
     try:
+        kept = cluster.create(rayjob)
         for other in others:
             cluster.create(owned(other, kept))
-    except VitruvianError:
-        # Its pods would wait for ever, and the next run would wait for it.
-        cluster.delete(*KIND, name)
+        _give_way(cluster, classifier.name, name)
+    except BaseException as e:
+        # Ctrl-C may come when it is made and that isn't known here yet.
+        if kept is not None or not isinstance(e, VitruvianError):
+            _withdraw(cluster, name, e)
         raise
     return name
+
+
+def _withdraw(cluster: Cluster, name: str, why: BaseException) -> None:
+    """Delete a run that is half made: its pods would wait for ever, and the next run would wait for it."""
+    try:
+        cluster.delete(*KIND, name)
+    except NotFound:
+        return
+    except VitruvianError as e:
+        what, where = (why.what, why.where) if isinstance(why, VitruvianError) else ("interrupted", None)
+        hint = f"have it deleted, which you may not: kubectl -n {cluster.namespace} delete rayjob {name}"
+        raise VitruvianError(f"{what}; RayJob {name} is left behind", where=where, hint=hint) from e
+
+
+def _give_way(cluster: Cluster, classifier: str, name: str) -> None:
+    """Raise `Conflict` where somebody else began a run of the classifier at the same time, and before this one."""
+    first = min((run for run in runs(cluster, classifier) if not run.over), key=lambda run: (run.created, run.name))
+    if first.name != name:
+        hint = f"follow it with 'vitruvian logs {first.name}'"
+        raise Conflict(f"run {first.name} of this classifier was begun just before", where=cluster.namespace, hint=hint)
 
 
 def runs(cluster: Cluster, classifier: str | None = None) -> list[Run]:
@@ -131,6 +168,8 @@ def follow(cluster: Cluster, name: str) -> Iterator[str]:
             if waits:
                 yield waits
         time.sleep(_SECONDS_BETWEEN_LOOKS)
+    if run.missed:
+        raise GateFailed(f"the run ended without a bundle: {run.message}", where=name)
     if run.state == "Failed":
         hint = f"see 'kubectl describe rayjob {name}'; submit it again to go on from the last checkpoint"
         raise VitruvianError(f"the run failed: {run.message or 'no reason is given'}", where=name, hint=hint)
@@ -159,7 +198,17 @@ def _waits_for(cluster: Cluster, name: str, run: Run) -> str:
 
 
 def cancel(cluster: Cluster, name: str) -> Run:
-    """End a run and remove its pods; checkpoints stay, so that a new run goes on from the last one."""
+    """End a run and remove its pods; checkpoints stay, so that a new run goes on from the last one.
+
+    Returns the run as it was when it is gone; raises `VitruvianError` where that takes too long.
+    """
     run = find(cluster, name)
     cluster.delete(*KIND, run.name)
+    deadline = time.monotonic() + _SECONDS_TO_GO
+    # KubeRay ends its job first: until then a new run of the classifier would be refused.
+    while cluster.find(*KIND, run.name) is not None:
+        if time.monotonic() > deadline:
+            hint = f"see 'kubectl -n {cluster.namespace} describe rayjob {run.name}'"
+            raise VitruvianError(f"isn't gone after {_SECONDS_TO_GO:.0f} s", where=run.name, hint=hint)
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
     return run

@@ -11,7 +11,7 @@ from typing import Final
 from vitruvian.bundle import BUNDLES, CHECKSUMS, read_champion
 from vitruvian.cluster import rayservice, serving
 from vitruvian.cluster.api import Cluster
-from vitruvian.cluster.objects import VERSION, Object, is_ours, owned, servers_of
+from vitruvian.cluster.objects import VERSION, Object, declared, is_ours, owned, servers_of
 from vitruvian.cluster.rayservice import ray_service
 from vitruvian.cluster.readiness import pods_of
 from vitruvian.cluster.serving import autoscaler, disruption_budget, inference_service
@@ -71,8 +71,9 @@ def serving_objects(
 ) -> list[Object]:
     """Return what serves one version from its address: first what owns the others."""
     if classifier.spec.serving.backend == "rayserve":
-        return ray_service(classifier, bundle, version, namespace, settings)
-    made = inference_service(classifier, bundle, version, namespace)
+        served, *beside = ray_service(classifier, bundle, version, namespace, settings)
+        return [declared(served, classifier), *beside]
+    made = declared(inference_service(classifier, bundle, version, namespace), classifier)
     others = (autoscaler(classifier, namespace), disruption_budget(classifier, namespace))
     return [made, *(other for other in others if other is not None)]
 

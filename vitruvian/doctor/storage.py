@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Final
 
 from vitruvian.doctor.finding import Check, Finding, error, ok, warning
-from vitruvian.errors import Conflict, StoreError
+from vitruvian.errors import Conflict, NoCredentials, StoreError
 from vitruvian.spec import Classifier
 from vitruvian.store import Store, open_store
 
@@ -32,6 +32,8 @@ def data(address: str) -> Finding:
     try:
         # A bucket may hold millions of keys: the first page tells enough.
         first = list(islice(open_store(address).list(), 1))
+    except NoCredentials as e:
+        return _not_seen("data", address, e)
     except StoreError as e:
         return error("data", f"{address}: {e.what}", e.hint or "")
     if not first:
@@ -45,6 +47,8 @@ def writable(address: str) -> Finding:
         return _local("artifacts", address, "spec.artifacts")
     try:
         return _tried(address, open_store(address))
+    except NoCredentials as e:
+        return _not_seen("artifacts", address, e)
     except StoreError as e:
         return error("artifacts", f"{address}: {e.what}", e.hint or "")
 
@@ -79,6 +83,11 @@ def _refuses(store: Store, key: str, *, if_absent: bool = False, if_match: str |
     except Conflict:
         return True
     return False
+
+
+def _not_seen(name: str, address: str, problem: NoCredentials) -> Finding:
+    # Pods have credentials of their own: 'submit' and 'deploy --version' need none here.
+    return warning(name, f"{address} can't be seen from here: {problem.what}", problem.hint or "")
 
 
 def _local(name: str, address: str, field: str) -> Finding:
