@@ -7,6 +7,8 @@ import json
 import os
 import re
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("data") / "pictures", each=16)
 
 
-def _until(line: str, *arguments: str | Path) -> str:
-    """Run a command, kill it -9 at the first line with a text, and return what it told."""
+def _until(line: str, *arguments: str | Path, then: Callable[[], bool] = lambda: True) -> str:
+    """Run a command, kill it -9 after the first line with a text, once `then` holds, and return what it told."""
     process = subprocess.Popen(
         [VITRUVIAN, *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -40,6 +42,8 @@ def _until(line: str, *arguments: str | Path) -> str:
     for read in process.stdout:
         told += read
         if line in read:
+            while not then() and process.poll() is None:
+                time.sleep(0.005)
             process.kill()
             break
     assert process.wait(60) == -9, told
@@ -154,7 +158,15 @@ def test_a_trial_that_was_killed_goes_on_from_its_checkpoint(tmp_path: Path, hea
     space = {"training.learningRate": {"choice": [1e-2]}}
     file = _searched(tmp_path, heatmaps, space=space, trials=1, scheduler="none")
     tune = ("tune", "-f", file, "--out", tmp_path / "best.yaml")
-    _until("trial 1, epoch 1 of 3", *tune)
+
+    def saved() -> bool:
+        # Checkpoints are written behind the training.
+        states = [
+            json.loads(path.read_text()) for path in (tmp_path / "artifacts" / "checkpoints").glob("*/state.json")
+        ]
+        return any(state["checkpoints"] for state in states)
+
+    _until("trial 1, epoch 1 of 3", *tune, then=saved)
     (checkpoints,) = (tmp_path / "artifacts" / "checkpoints").iterdir()
     state = json.loads((checkpoints / "state.json").read_text())
     first = json.loads((checkpoints / state["checkpoints"][0] / "manifest.json").read_text())["position"]["history"][0]

@@ -25,7 +25,7 @@ from tests.projects import TINY, VITRUVIAN, declare, vitruvian
 from vitruvian.bundle import read_champion
 from vitruvian.store import open_store
 
-EPOCHS = 12
+EPOCHS = 30
 TINY_RUN = {"epochs": EPOCHS, "earlyStopping": None, "checkpoints": {"everySteps": 2}}
 ENV = {"PYTHONUNBUFFERED": "1", "WANDB_MODE": "offline"}
 

@@ -264,3 +264,60 @@ def test_a_version_that_cant_be_looked_up_is_deployed_and_that_is_said(monkeypat
     made = servers.objects(_declared("s3://models/yoga"), OLD, "studio", RayServeSettings(), heard.append)
     assert made[0]["spec"]["predictor"]["model"]["storageUri"] == f"s3://models/yoga/bundles/{OLD}"
     assert heard == [f"version {OLD} is not looked up from here: no AWS credentials were found"]
+
+
+def test_what_somebody_else_deployed_meanwhile_is_not_taken_for_this(api: ApiServer) -> None:
+    cluster = Cluster()
+    mine = _made(OLD)
+    servers.deploy(cluster, mine)
+    servers.deploy(cluster, _made(NEW))
+    with pytest.raises(
+        VitruvianError, match=f"yoga: version {OLD} doesn't serve: version {NEW} was deployed meanwhile"
+    ):
+        readiness.wait(cluster, mine[0], 60, _mute)
+    cluster.delete(mine[0]["apiVersion"], mine[0]["kind"], "yoga")
+    with pytest.raises(VitruvianError, match="InferenceService yoga: was removed meanwhile"):
+        readiness.wait(cluster, mine[0], 60, _mute)
+
+
+def test_without_the_charts_runtime_nobody_waits(api: ApiServer) -> None:
+    unknown = {"lastFailureInfo": {"reason": "RuntimeNotRecognized", "message": "no ServingRuntimes"}}
+    api.status["InferenceService"] = {"modelStatus": unknown}
+    cluster = Cluster()
+    made = _made(NEW)
+    servers.deploy(cluster, made)
+    with pytest.raises(VitruvianError, match="KServe finds no ServingRuntime vitruvian; install the chart there"):
+        readiness.wait(cluster, made[0], 60, _mute)
+
+
+def test_pods_that_cant_even_be_made_say_why(api: ApiServer) -> None:
+    api.status["InferenceService"]["conditions"] = [{"type": "IngressReady", "status": "False", "reason": "Waits"}]
+    cluster = Cluster()
+    made = _made(NEW)
+    servers.deploy(cluster, made)
+    said = 'serviceaccount "vitruvian-server" not found'
+    conditions = [{"type": "ReplicaFailure", "status": "True", "message": said}]
+    labels = {"serving.kserve.io/inferenceservice": "yoga"}
+    deployment = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "yoga-predictor", "labels": labels},
+    }
+    api.keep("deployments", {**deployment, "status": {"conditions": conditions}})
+    with pytest.raises(VitruvianError, match=f"IngressReady: Waits; {said}"):
+        readiness.wait(cluster, made[0], 0, _mute)
+
+
+def test_the_labels_and_annotations_of_the_declaration_are_on_what_serves() -> None:
+    metadata = {
+        "name": "yoga",
+        "labels": {"team": "studio", "vitruvian.dev/classifier": "other"},
+        "annotations": {"cost": "17", "kubectl.kubernetes.io/last-applied-configuration": "{}"},
+    }
+    parts = {"data": {"source": "s3://d/y"}, "model": {"architecture": "vit"}, "artifacts": "s3://models/yoga"}
+    classifier = spec.parse(yaml.safe_dump({"metadata": metadata, "spec": parts}))
+    served, *_ = servers.serving_objects(classifier, f"s3://m/bundles/{OLD}", OLD, "studio", RayServeSettings())
+    assert served["metadata"]["labels"]["team"] == "studio"
+    assert served["metadata"]["labels"]["vitruvian.dev/classifier"] == "yoga"
+    assert served["metadata"]["annotations"]["cost"] == "17"
+    assert not any(name.startswith("kubectl") for name in served["metadata"]["annotations"])

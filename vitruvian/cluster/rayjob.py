@@ -119,7 +119,7 @@ def check(classifier: Classifier) -> None:
         hint = f"use s3://BUCKET/PREFIX, not {address[:_LONGEST_SHOWN]}"
         if not address.startswith("s3://"):
             raise SpecError("the cluster's pods can't reach a folder of this machine", where=f"spec.{field}", hint=hint)
-        if not re.fullmatch(r"s3://[a-z0-9][-.a-z0-9]{1,61}[a-z0-9](/.*)?", address):
+        if not re.fullmatch(r"s3://[A-Za-z0-9][-\w.]*(/.*)?", address):
             raise SpecError("names no bucket", where=f"spec.{field}", hint=hint)
 
 
