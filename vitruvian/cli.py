@@ -581,7 +581,8 @@ def deploy(
             servers.wait_gone(cluster, servers.remove(cluster, before, pause=True), wait, _tell)
             addresses = [*({earlier} - {"", url}), "{}:{}".format(*readiness.within(before))]
             moved = f", and nothing answers at {' and '.join(addresses)} any more"
-            console.print(f"[green]✓[/] {_plain(servers.called(before) + ' is removed' + moved)}", highlight=False)
+            removed = _plain(f"{servers.called(before)} is removed{moved}")
+            console.print(f"[green]✓[/] {removed}", highlight=False, soft_wrap=True)
 
 
 @app.command()

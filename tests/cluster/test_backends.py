@@ -68,12 +68,16 @@ def test_another_backend_takes_over_without_a_lost_request_and_the_one_before_go
     with Load(f"{address}/v2/models/poses/infer", published.request, 4, 0.02, **headers) as load:
         soon("it answers", lambda: load.total > 100)
         told = run(*deploy, rayserve, env=s3.outside, seconds=450)
-        assert told.rstrip().endswith("✓ InferenceService poses is removed")
+        assert told.rstrip().endswith(
+            "✓ InferenceService poses is removed, and nothing answers at poses-predictor:80 any more"
+        )
         assert "inferenceservice" not in _left(namespace)
         asked = load.total
         soon("Ray Serve answers", lambda: load.total > asked + 100)
         told = run(*deploy, kserve, env=s3.outside, seconds=450)
-        assert told.rstrip().endswith("✓ RayService poses is removed")
+        assert told.rstrip().endswith(
+            "✓ RayService poses is removed, and nothing answers at poses-serve-svc:8000 any more"
+        )
         assert "ray" not in _left(namespace)
         asked = load.total
         soon("KServe answers", lambda: load.total > asked + 100)

@@ -43,7 +43,7 @@ def test_the_page_does_what_it_says(release: Release, published: Published, tmp_
     assert "publish" in told["vitruvian submit -f classifier.yaml -n studio"]
     assert "Succeeded" in told["vitruvian status -n studio"]
     assert "6/6 publish" in told["vitruvian logs yoga -n studio"]
-    assert "is ended" in told["vitruvian cancel yoga -n studio"]
+    assert "had succeeded before" in told["vitruvian cancel yoga -n studio"]
     assert "it answers at http" in told["vitruvian deploy -f classifier.yaml -n studio"]
     assert "Succeeded" in told["helm test vitruvian -n studio"]
     assert "InferenceService yoga is removed" in told["vitruvian undeploy yoga -n studio"]
