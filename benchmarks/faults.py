@@ -148,11 +148,8 @@ def serving() -> Iterator[Server]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def work(
-    rank: int, world: int, job: Job, done: Any, began: Any, kill_after: list[int | None], settings: dict[str, str]
-) -> None:
+def work(rank: int, world: int, job: Job, done: Any, began: Any, kill_after: list[int | None]) -> None:
     """Train as one of the workers; `done` counts the steps, `began` tells where it went on; it may be killed."""
-    os.environ.update(settings)
     steps = 0
 
     def count(*_: Any) -> None:
@@ -179,8 +176,7 @@ class Attempt:
     def __init__(self, job: Job, kill: Callable[[int], int | None] = lambda rank: None) -> None:
         context = multiprocessing.get_context("forkserver")
         self.done, self.began = context.Value("i", 0), context.Value("i", -1)
-        settings = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-        self.ranks = start_ranks(work, WORLD, job, self.done, self.began, [kill(r) for r in range(WORLD)], settings)
+        self.ranks = start_ranks(work, WORLD, job, self.done, self.began, [kill(r) for r in range(WORLD)])
 
     def reached(self, steps: int) -> bool:
         """Wait until so many steps are done; False where the workers ended before."""

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -96,23 +97,30 @@ def _rank(rank: int, world: int, job: Job, stop_at: int | None) -> None:
 
 def run_ranks(work: Callable[..., None], world: int, *arguments: Any) -> None:
     """Run `work(rank, world, …)` in processes of its own that make up a gloo group; raises what one of them raises."""
-    port = free_port()
     start_processes(  # type: ignore[no-untyped-call]
-        _in_group, (world, port, work, arguments), nprocs=world, start_method="forkserver"
+        _in_group, (world, *_passed_on(work, arguments)), nprocs=world, start_method="forkserver"
     )
 
 
-def start_ranks(work: Callable[..., None], world: int, *arguments: Any) -> list[multiprocessing.Process]:
+def start_ranks(work: Callable[..., None], world: int, *arguments: Any) -> list[ForkServerProcess]:
     """Start the same, and leave it to the caller to end them."""
-    port = free_port()
-    kind = multiprocessing.get_context("forkserver")
-    ranks = [kind.Process(target=_in_group, args=(rank, world, port, work, arguments)) for rank in range(world)]
+    kind, passed_on = multiprocessing.get_context("forkserver"), _passed_on(work, arguments)
+    ranks = [kind.Process(target=_in_group, args=(rank, world, *passed_on)) for rank in range(world)]
     for rank in ranks:
         rank.start()
-    return ranks  # type: ignore[return-value]
+    return ranks
 
 
-def _in_group(rank: int, world: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _passed_on(work: Callable[..., None], arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    # What they are forked from has the environment of the time when it was started.
+    return free_port(), dict(os.environ), work, arguments
+
+
+def _in_group(
+    rank: int, world: int, port: int, environ: dict[str, str], work: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
+    os.environ.clear()
+    os.environ.update(environ)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=world, rank=rank)
     try:
