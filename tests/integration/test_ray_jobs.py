@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pyarrow import parquet
+from pyarrow import parquet  # type: ignore[import-untyped]
 
 from tests.bundles import make_bundle, picture
 from tests.integration.test_docs import commands

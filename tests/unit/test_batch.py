@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from pyarrow import parquet
+from pyarrow import parquet  # type: ignore[import-untyped]
 
 from tests.bundles import LABELS, make_bundle, picture
 from vitruvian.errors import DataError

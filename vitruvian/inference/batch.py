@@ -181,7 +181,7 @@ def _write_parquet(
     keys: Sequence[str], results: Sequence[Prediction | DataError], labels: Sequence[str], file: Path
 ) -> None:
     try:
-        import pyarrow as pa
+        import pyarrow as pa  # type: ignore[import-untyped]
         from pyarrow import parquet
     except ImportError as e:
         hint = "pip install 'vitruvian[train]', or ask for csv or jsonl"
