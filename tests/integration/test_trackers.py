@@ -25,7 +25,7 @@ from tests.projects import TINY, VITRUVIAN, declare, vitruvian
 from vitruvian.bundle import read_champion
 from vitruvian.store import open_store
 
-EPOCHS = 30
+EPOCHS = 12
 TINY_RUN = {"epochs": EPOCHS, "earlyStopping": None, "checkpoints": {"everySteps": 2}}
 ENV = {"PYTHONUNBUFFERED": "1", "WANDB_MODE": "offline"}
 
@@ -150,6 +150,8 @@ def training(root: Path, *words: str | Path) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # What a script starts in the background is deaf to Ctrl-C, and so is all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stdout is not None
     told = ""
