@@ -97,7 +97,8 @@ Legs = list[tuple[int, int | None]]
 def _note(rank: int, world: int, job: Job, stop_at: int | None, notes: Path) -> None:
     """Train, and write down where it begins and which examples each step learns from."""
     augment = batches.augment
-    with open(notes / str(rank), "w") as file:
+    # By lines: what ends another worker ends this one between two of them.
+    with open(notes / str(rank), "w", buffering=1) as file:
 
         def augmented(inputs: torch.Tensor, indices: Any, *arguments: Any) -> torch.Tensor:
             file.write(json.dumps(indices.tolist()) + "\n")
