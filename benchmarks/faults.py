@@ -262,6 +262,8 @@ def strike(kind: str, job: Job, server: Server, drawn: random.Random) -> tuple[S
             return None, attempt.wait()
         server.fail(kind, 1 if kind == "dropped" else drawn.randint(3, 25))
         complete = attempt.wait()
+        # It answers again before anybody asks where the training stands.
+        server.mode = None
         if complete:
             return Struck(kind, True, 0), True
     return _gone_on(kind, attempt, job)
