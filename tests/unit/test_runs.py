@@ -84,6 +84,12 @@ def test_of_two_runs_that_are_begun_at_once_one_gives_way(api: ApiServer, monkey
     assert api.names() == {"rayjobs/yoga-000000"}
 
 
+def test_a_run_that_is_ended_as_soon_as_it_is_begun_is_no_error(api: ApiServer) -> None:
+    api.status["RayJob"] = {"jobDeploymentStatus": "ValidationFailed", "message": "refused"}
+    name = _submit(Cluster())
+    assert runs.find(Cluster(), name).message == "refused"
+
+
 def test_a_run_is_cancelled_when_it_is_gone(api: ApiServer) -> None:
     name = _submit(Cluster())
     assert runs.cancel(Cluster(), name).name == name

@@ -37,8 +37,8 @@ from vitruvian.training.notice import VARIABLE as NOTICE
 KIND: Final = ("ray.io/v1", "RayJob")
 # KubeRay derives other names from a RayJob's and refuses longer ones.
 _LONGEST_NAME: Final = 47
-# A larger number is taken for a slip.
 _LONGEST_SHOWN: Final = 200
+# A larger number is taken for a slip.
 _MOST_WORKERS: Final = 1000
 _FOLDER: Final = "/etc/vitruvian"
 # Of the mebibyte that a ConfigMap may hold.

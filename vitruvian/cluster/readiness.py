@@ -33,9 +33,9 @@ def wait(cluster: Cluster, service: Object, seconds: float, tell: Callable[[str]
         found = _still(cluster, service, version)
         _refuse_unknown_runtime(found, cluster.namespace)
         lacking = _lacks_ray(found) if rayserve else _lacks(cluster, found)
-        if not lacking and (not rayserve or time.monotonic() - since > _SECONDS_OF_KUBERAY):
-            return address(cluster, found)
         if not lacking:
+            if not rayserve or time.monotonic() - since > _SECONDS_OF_KUBERAY:
+                return address(cluster, found)
             time.sleep(_SECONDS_BETWEEN_LOOKS)
             continue
         since = time.monotonic()
@@ -73,11 +73,7 @@ def within(service: Object) -> tuple[str, int]:
 
 def leaving(cluster: Cluster, service: Object) -> bool:
     """Tell whether servers of an InferenceService or a RayService are on their way out."""
-    try:
-        pods = cluster.list("v1", "Pod", pods_of(service))
-    except NotAllowed:
-        return False
-    return any("deletionTimestamp" in pod["metadata"] for pod in pods)
+    return any("deletionTimestamp" in pod["metadata"] for pod in _seen(cluster, "v1", "Pod", pods_of(service)))
 
 
 def pods_of(service: Object) -> str:
@@ -115,21 +111,23 @@ def _refuse_unknown_runtime(service: Object, namespace: str) -> None:
 
 def _not_made(cluster: Cluster, selector: str) -> str:
     """Return why a Deployment's pods can't even be made, as without their service account; empty where they can."""
-    try:
-        made = cluster.list("apps/v1", "Deployment", selector)
-    except NotAllowed:
-        return ""
+    made = _seen(cluster, "apps/v1", "Deployment", selector)
     conditions = [each for deployment in made for each in (deployment.get("status") or {}).get("conditions") or ()]
     failed = [each for each in conditions if each["type"] == "ReplicaFailure" and each["status"] == "True"]
     return " ".join(str(failed[0].get("message", "")).split())[:_LONGEST_MESSAGE] if failed else ""
 
 
+def _seen(cluster: Cluster, api_version: str, kind: str, selector: str) -> list[Object]:
+    """Return the objects with these labels; none where they may not be seen."""
+    try:
+        return cluster.list(api_version, kind, selector)
+    except NotAllowed:
+        return []
+
+
 def _stops(cluster: Cluster, selector: str) -> str:
     """Return what keeps the newest of the pods that can't start from it; empty where nothing does or it isn't seen."""
-    try:
-        pods = cluster.list("v1", "Pod", selector)
-    except NotAllowed:
-        return ""
+    pods = _seen(cluster, "v1", "Pod", selector)
     coming = (pod for pod in reversed(pods) if "deletionTimestamp" not in pod["metadata"])
     return next(filter(None, map(obstacle, coming)), "")
 
@@ -176,7 +174,8 @@ def _ray_address(cluster: Cluster, service: Object) -> str:
         ingress = cluster.get(*rayservice.INGRESS, servers_of(name))
         return f"http://{ingress['spec']['rules'][0]['host']}"
     except NotFound:
-        return f"http://{name}-serve-svc.{cluster.namespace}:{rayservice.PORT}"
+        inside, port = within(service)
+        return f"http://{inside}.{cluster.namespace}:{port}"
 
 
 def _lacks(cluster: Cluster, service: Object) -> str:

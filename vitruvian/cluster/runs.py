@@ -117,8 +117,10 @@ def _withdraw(cluster: Cluster, name: str, why: BaseException) -> None:
 
 def _give_way(cluster: Cluster, classifier: str, name: str) -> None:
     """Raise `Conflict` where somebody else began a run of the classifier at the same time, and before this one."""
-    first = min((run for run in runs(cluster, classifier) if not run.over), key=lambda run: (run.created, run.name))
-    if first.name != name:
+    going = (run for run in runs(cluster, classifier) if not run.over)
+    # There is none where this one was ended at once.
+    first = min(going, key=lambda run: (run.created, run.name), default=None)
+    if first is not None and first.name != name:
         hint = f"follow it with 'vitruvian logs {first.name}'"
         raise Conflict(f"run {first.name} of this classifier was begun just before", where=cluster.namespace, hint=hint)
 
