@@ -9,7 +9,6 @@ import csv
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +17,7 @@ from typing import Any, Final, Literal
 from vitruvian.artifact import digest_of
 from vitruvian.bundle import BUNDLES, CHECKSUMS, open_bundle
 from vitruvian.errors import Conflict, DataError, StoreError
-from vitruvian.inference.predictor import CHUNK, Prediction, Predictor, Prepared
-from vitruvian.machine import usable_cpus
+from vitruvian.inference.predictor import Prediction, Predictor, Prepared
 from vitruvian.store import Store, open_store
 
 Format = Literal["parquet", "csv", "jsonl"]
@@ -128,12 +126,8 @@ class Worker:
     def write(self, part: int) -> int:
         """Write the answers to a part; return how many of its files can't be used."""
         source, keys = open_store(self.batch.source), self.batch.keys_of(part)
-        with ThreadPoolExecutor(usable_cpus()) as pool:
-            results: list[Prediction | DataError] = []
-            for start in range(0, len(keys), CHUNK):
-                chunk = keys[start : start + CHUNK]
-                prepared = list(pool.map(lambda key: self._prepared(source, key), chunk))
-                results += self._predictor.predict_prepared(prepared, [source.address(key) for key in chunk])
+        chunks = self._predictor.predict_in_chunks(keys, lambda key: self._prepared(source, key), source.address)
+        results = [result for chunk in chunks for _, result in chunk]
         with tempfile.TemporaryDirectory(prefix="vitruvian-batch-") as folder:
             file = Path(folder) / "part"
             _WRITERS[self.batch.format](keys, results, self._predictor.labels, file)

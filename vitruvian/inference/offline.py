@@ -6,7 +6,6 @@ import csv
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +14,7 @@ from rich.console import Console
 from vitruvian.bundle import open_bundle
 from vitruvian.console import Teller
 from vitruvian.errors import DataError
-from vitruvian.inference.predictor import CHUNK, Prediction, Predictor, Prepared
-from vitruvian.machine import usable_cpus
+from vitruvian.inference.predictor import Prediction, Predictor, Prepared
 from vitruvian.store import explained
 
 
@@ -52,13 +50,10 @@ def predict_paths(
     folder without a suitable file.
     """
     files = list_inputs(paths, predictor.bundle.preprocess.suffixes)
-    with ThreadPoolExecutor(usable_cpus()) as pool:
-        for start in range(0, len(files), CHUNK):
-            chunk = files[start : start + CHUNK]
-            prepared = list(pool.map(lambda path: _prepared(predictor, path), chunk))
-            for path, result in zip(chunk, predictor.predict_prepared(prepared, chunk), strict=True):
-                yield Row(path, result)
-            advance(len(chunk))
+    for chunk in predictor.predict_in_chunks(files, lambda path: _prepared(predictor, path)):
+        for path, result in chunk:
+            yield Row(path, result)
+        advance(len(chunk))
 
 
 def _prepared(predictor: Predictor, path: Path) -> Prepared:

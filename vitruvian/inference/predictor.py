@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,8 @@ from vitruvian.bundle import Bundle
 from vitruvian.errors import BundleError, DataError
 from vitruvian.inference.engine import ENGINES, Engine
 from vitruvian.machine import usable_cpus
+
+T = TypeVar("T")
 
 CHUNK = 32
 """Inputs given to the model at once: bounds its memory whatever the number asked for."""
@@ -111,6 +115,19 @@ class Predictor:
             made if isinstance(made, DataError) else self._prediction(next(rows), place)
             for made, place in zip(prepared, where, strict=True)
         ]
+
+    def predict_in_chunks(
+        self, items: Sequence[T], prepare: Callable[[T], Prepared], where: Callable[[T], object] = lambda item: item
+    ) -> Iterator[list[tuple[T, Prediction | DataError]]]:
+        """Yield the items in order, some at a time, each with its answer or with what is wrong.
+
+        `prepare` is called for several at once; `where` says what an error calls an item.
+        """
+        with ThreadPoolExecutor(usable_cpus()) as pool:
+            for start in range(0, len(items), CHUNK):
+                chunk = items[start : start + CHUNK]
+                prepared = list(pool.map(prepare, chunk))
+                yield list(zip(chunk, self.predict_prepared(prepared, list(map(where, chunk))), strict=True))
 
     def predict_files(
         self, files: Sequence[tuple[bytes, object]], time: Timer = untimed
