@@ -1,6 +1,6 @@
 """How long training stands still for a checkpoint of a gigabyte, against gathering it and `torch.save`.
 
-    python benchmarks/checkpoints.py
+    python -m benchmarks.checkpoints
 
 Two FSDP2 workers (gloo, CPU) hold a ViT of 88 million weights with AdamW's state. Peer: the whole state is gathered on
 rank 0, which saves it while all wait. Ours: `Checkpoints.save`, which writes behind the training; the steps done
@@ -10,7 +10,6 @@ meanwhile are timed against those done without.
 from __future__ import annotations
 
 import os
-import socket
 import statistics
 import tempfile
 import time
@@ -24,13 +23,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
-from torch.multiprocessing.spawn import spawn
 
+from tests.training_runs import run_ranks
 from vitruvian.models.registry import architecture
 from vitruvian.spec import Model, Training
 from vitruvian.store import FolderStore
 from vitruvian.training.checkpoints import Checkpoints, Position, State
 from vitruvian.training.parallel import Learner
+from vitruvian.training.together import everywhere
 
 WORLD = 2
 TIMES = 3
@@ -38,10 +38,9 @@ STEPS = 10
 MODEL = {"imageSize": 32, "patchSize": 8, "hiddenSize": 768, "layers": 12, "heads": 12}
 
 
-def rank_of(rank: int, port: int, folder: str) -> None:
+def rank_of(rank: int, world: int, folder: str) -> None:
     """Measure as one of the workers; rank 0 prints."""
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // WORLD))
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=WORLD, rank=rank)
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // world))
     torch.manual_seed(0)
     model = Model.model_validate({"architecture": "vit", "dimensions": MODEL})
     module = architecture("vit").build(model, [str(index) for index in range(15)])
@@ -73,7 +72,7 @@ def rank_of(rank: int, port: int, folder: str) -> None:
         checkpoints.save(module, optimizer, Position(), number, rank, WORLD, done.append)
         still.append(time.monotonic() - began)
         steps = []
-        while not _everywhere(bool(done)):
+        while not everywhere(bool(done), WORLD):
             steps.append(_timed(step))
         checkpoints.settle()
         dist.barrier()
@@ -83,7 +82,6 @@ def rank_of(rank: int, port: int, folder: str) -> None:
     if rank == 0:
         size = sum(path.stat().st_size for path in (Path(folder) / "ours").rglob("*.distcp"))
         _print(size, peer, still, undisturbed, meanwhile, written)
-    dist.destroy_process_group()
 
 
 def _gather_and_save(module: nn.Module, optimizer: torch.optim.Optimizer, path: Path, rank: int) -> None:
@@ -97,12 +95,6 @@ def _timed(work: Callable[[], object]) -> float:
     began = time.monotonic()
     work()
     return time.monotonic() - began
-
-
-def _everywhere(here: bool) -> bool:
-    held = torch.tensor([here], dtype=torch.int32)
-    dist.all_reduce(held, dist.ReduceOp.MIN)
-    return bool(held)
 
 
 def _print(
@@ -127,11 +119,8 @@ def _print(
 
 def main() -> None:
     """Start the workers."""
-    with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        spawn(rank_of, (port, folder), nprocs=WORLD)  # type: ignore[no-untyped-call]
+    with tempfile.TemporaryDirectory() as folder:
+        run_ranks(rank_of, WORLD, folder)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
@@ -44,7 +44,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from werkzeug.serving import make_server
 
 from tests.stores import BUCKET, S3Server
-from tests.training_runs import equal, last_checkpoint, make_job, start_ranks
+from tests.training_runs import equal, killed_after, last_checkpoint, make_job, start_ranks
 from vitruvian.store import open_store
 from vitruvian.training.checkpoints import read_state
 from vitruvian.training.job import Job
@@ -155,17 +155,16 @@ def work(rank: int, world: int, job: Job, done: Any, began: Any, kill_after: lis
     def count(*_: Any) -> None:
         nonlocal steps
         steps += 1
-        if rank == 0:
-            done.value = steps
-        if steps == kill_after[rank]:
-            os.kill(os.getpid(), signal.SIGKILL)
+        done.value = steps
 
     def emit(event: dict[str, Any]) -> None:
         if event["kind"] == "start":
             # Where state is restored, an optimizer takes an empty step.
-            register_optimizer_step_post_hook(count)
             if rank == 0:
+                register_optimizer_step_post_hook(count)
                 began.value = event["epoch"] * event["steps"] + event["step"]
+            if (steps_to_live := kill_after[rank]) is not None:
+                killed_after(steps_to_live)
 
     train(job, rank, world, emit)
 
@@ -321,7 +320,7 @@ def job_of(root: Path, checkpoints: str) -> Job:
         workers=WORLD,
         checkpoints={"everySteps": EVERY, "keep": 3},
     )
-    return Job(job.model, job.training, job.prepared, checkpoints)
+    return replace(job, checkpoints=checkpoints)
 
 
 def runs(faults: int, seed: int, root: Path, tell: Callable[[str], None]) -> tuple[list[Struck], int, int, int]:

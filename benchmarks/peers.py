@@ -95,8 +95,11 @@ def ray(path: Path) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     def worker() -> None:
+        # Workers know this file as a module only, not as the program that it is here.
+        from benchmarks import peers
+
         torch.set_num_threads(1)
-        loop(Work(path), dist.get_rank(), dist.get_world_size())
+        peers.loop(peers.Work(path), dist.get_rank(), dist.get_world_size())
 
     workers = ScalingConfig(num_workers=2)
     TorchTrainer(worker, torch_config=TorchConfig(backend="gloo"), scaling_config=workers).fit()

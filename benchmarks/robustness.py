@@ -15,7 +15,6 @@ import csv
 import json
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.motion import run
 from vitruvian.data import synthetic
 
 SIZE = 48
@@ -127,25 +127,18 @@ def draw(folder: Path, first: int, count: int, seed: int, textures: tuple[Callab
     return folder
 
 
-def vitruvian(*arguments: str | Path) -> None:
-    """Run one of the product's commands."""
-    done = subprocess.run([Path(sys.executable).parent / "vitruvian", *arguments], check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
-
-
 def train(folder: Path, name: str, text: str, **values: object) -> Path:
     """Train as a file says; return where its bundles lie."""
     declared, artifacts = folder / f"{name}.yaml", folder / name
     quoted = {key: json.dumps(str(value)) if isinstance(value, Path) else value for key, value in values.items()}
     declared.write_text(HEADER + text.format(artifacts=json.dumps(str(artifacts)), **quoted))
-    vitruvian("run", "-f", declared)
+    run("run", "-f", declared)
     return artifacts
 
 
 def accuracy(artifacts: Path, pictures: Path, answers: Path) -> float:
     """Return the share of right answers to a folder of classes."""
-    vitruvian("predict", artifacts, pictures, "--csv", answers)
+    run("predict", artifacts, pictures, "--csv", answers)
     with open(answers, newline="") as file:
         return statistics.mean(Path(row["path"]).parent.name == row["label"] for row in csv.DictReader(file))
 

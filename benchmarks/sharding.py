@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from benchmarks.training import BATCH, STEPS, VIT
@@ -26,6 +25,7 @@ from tests.training_runs import chosen_weights, equal, last_checkpoint, make_job
 from vitruvian.spec import Model
 from vitruvian.training.job import Job
 from vitruvian.training.loop import train
+from vitruvian.training.parallel import own
 
 WORLD = 2
 STRATEGIES = ("ddp", "fsdp")
@@ -39,7 +39,7 @@ def work(rank: int, world: int, job: Job, told: Path) -> None:
     def count(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         values = [value for group in optimizer.param_groups for value in group["params"]]
         values += [value for state in optimizer.state.values() for value in state.values() if value.ndim]
-        held.append(sum(_bytes(value) for value in values))
+        held.append(sum(own(value).nbytes for value in values))
 
     def emit(event: dict[str, Any]) -> None:
         if event["kind"] == "epoch":
@@ -49,11 +49,6 @@ def work(rank: int, world: int, job: Job, told: Path) -> None:
     train(job, rank, world, emit)
     if rank == 0:
         told.write_text(json.dumps({"bytes": held[-1], "seconds": statistics.median(speeds[1:])}))
-
-
-def _bytes(value: torch.Tensor) -> int:
-    own = value.to_local() if isinstance(value, DTensor) else value
-    return own.numel() * own.element_size()
 
 
 def main() -> None:

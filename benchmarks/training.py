@@ -28,7 +28,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.training_runs import free_port, make_job
+from tests.ports import free_port
+from tests.training_runs import make_job
 from vitruvian.spec import Model, Training
 from vitruvian.training.job import Job
 

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
 import yaml
 
 Object = dict[str, Any]
@@ -156,6 +158,11 @@ def api_server() -> Iterator[ApiServer]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def use(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+    """Have the client take a file for its kubeconfig: it reads KUBECONFIG once, when it is imported."""
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(file))
 
 
 def kubeconfig(server: str) -> str:

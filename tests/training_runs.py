@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import socket
 from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import ProcessRaisedException, start_processes
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from tests.ports import free_port
 from vitruvian.artifact import fetch
 from vitruvian.data.prepare import prepare
 from vitruvian.data.sources import open_source
@@ -127,13 +127,6 @@ def _in_group(
         work(rank, world, *arguments)
     finally:
         dist.destroy_process_group()
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def killed_after(steps: int) -> None:

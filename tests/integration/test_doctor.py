@@ -10,7 +10,8 @@ import pytest
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-from tests.stores import S3Server, free_port
+from tests.ports import free_port
+from tests.stores import S3Server
 from vitruvian.doctor import storage
 from vitruvian.store import S3Store, open_store
 

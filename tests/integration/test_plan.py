@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from torch.distributed.tensor import DTensor
 
 from tests.projects import CLASSES, TINY, VITRUVIAN, write_data
 from tests.training_runs import last_checkpoint, make_job, run_ranks, train_until
@@ -19,7 +18,7 @@ from vitruvian.models.registry import architecture
 from vitruvian.planning.memory import Setting, checkpoint_bytes, needed
 from vitruvian.spec import Model, Strategy, Training
 from vitruvian.training.measure import count
-from vitruvian.training.parallel import Learner
+from vitruvian.training.parallel import Learner, own
 
 MODELS: dict[str, dict[str, Any]] = {
     "vit": {"architecture": "vit", "dimensions": TINY},
@@ -127,7 +126,7 @@ def test_a_real_checkpoint_has_the_planned_bytes(tmp_path: Path, name: str) -> N
     train_until(job)
     classes = tuple(json.loads((Path(job.prepared) / "index.json").read_text())["classes"])
     saved = last_checkpoint(job)
-    total = sum(_bytes(tensor) for part in ("model", "optimizer") for tensor in _tensors(saved[part]))
+    total = sum(own(tensor).nbytes for part in ("model", "optimizer") for tensor in _tensors(saved[part]))
     assert total == checkpoint_bytes(count(job.model, classes))
 
 
@@ -136,11 +135,6 @@ def _tensors(nested: Any) -> list[torch.Tensor]:
         return [nested]
     inner = nested.values() if isinstance(nested, dict) else nested if isinstance(nested, list | tuple) else ()
     return [tensor for value in inner for tensor in _tensors(value)]
-
-
-def _bytes(tensor: torch.Tensor) -> int:
-    mine = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-    return mine.numel() * mine.element_size()
 
 
 def _hold(rank: int, world: int, folder: Path) -> None:
@@ -158,9 +152,9 @@ def _hold(rank: int, world: int, folder: Path) -> None:
             torch.autograd.backward(learner.trained(torch.rand(2, *shape)).sum())
             optimizer.step()
             held = {
-                "weights": sum(map(_bytes, [*module.parameters(), *module.buffers()])),
-                "gradients": sum(_bytes(p.grad) for p in learnt if p.grad is not None),
-                "optimizer": sum(map(_bytes, _tensors(list(optimizer.state.values())))),
+                "weights": sum(own(tensor).nbytes for tensor in [*module.parameters(), *module.buffers()]),
+                "gradients": sum(own(p.grad).nbytes for p in learnt if p.grad is not None),
+                "optimizer": sum(own(tensor).nbytes for tensor in _tensors(list(optimizer.state.values()))),
             }
             (folder / f"{name}-{strategy}-{rank}.json").write_text(json.dumps(held))
 

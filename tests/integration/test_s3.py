@@ -10,7 +10,8 @@ import boto3
 import pytest
 from moto.s3.models import s3_backends
 
-from tests.stores import BUCKET, MB, Faulty, S3Server, StoreContract, free_port, keys, moto, versity, versitygw
+from tests.ports import free_port
+from tests.stores import BUCKET, MB, Faulty, S3Server, StoreContract, keys, moto, versity, versitygw
 from vitruvian import artifact
 from vitruvian.bundle import promote, read_champion
 from vitruvian.errors import ArtifactError, Conflict, NotFound, StoreError

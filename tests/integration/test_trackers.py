@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sqlite3
 import struct
 import subprocess
@@ -21,6 +20,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
 
+from tests.ports import free_port
 from tests.projects import TINY, VITRUVIAN, declare, vitruvian
 from vitruvian.bundle import read_champion
 from vitruvian.store import open_store
@@ -209,11 +209,6 @@ def mlflow_server(root: Path, port: int) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(60)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 def test_a_server_that_goes_away_stops_no_training_and_gets_the_rest_later(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.apiserver import api_server
+from tests.apiserver import api_server, use
 from tests.apiserver import kubeconfig as kubeconfig_of
 from vitruvian.cluster import api, kubeconfig, runs
 from vitruvian.cluster.api import Cluster
@@ -23,12 +23,6 @@ from vitruvian.cluster.objects import manifest
 from vitruvian.doctor.cluster import checks
 from vitruvian.doctor.finding import Level
 from vitruvian.errors import NotAllowed, NotFound, VitruvianError
-
-
-def _use(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
-    # The client reads KUBECONFIG once, when it is imported.
-    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(file))
-
 
 UNREADABLE = {
     "binary": b"\xff\xfe\x00",
@@ -46,7 +40,7 @@ def test_a_kubeconfig_that_is_broken_is_one_line(
     content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "config").write_bytes(content)
-    _use(monkeypatch, tmp_path / "config")
+    use(monkeypatch, tmp_path / "config")
     with pytest.raises(VitruvianError) as refused:
         kubeconfig.choose(None, None)
     assert len(str(refused.value).splitlines()) == 1
@@ -61,7 +55,7 @@ def test_what_cant_be_a_namespace_is_refused(namespace: str) -> None:
 
 def test_a_context_that_isnt_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config").write_text(kubeconfig_of("https://127.0.0.1:1"))
-    _use(monkeypatch, tmp_path / "config")
+    use(monkeypatch, tmp_path / "config")
     assert kubeconfig.choose(None, None) == kubeconfig.Chosen("x", "studio")
     with pytest.raises(VitruvianError, match="the kubeconfig has no context 'nope'"):
         kubeconfig.choose(None, "nope")
@@ -100,7 +94,7 @@ ANSWERS = {"a page": b"<html></html>", "a list": b"[]", "nothing in it": b"{}", 
 
 @pytest.mark.parametrize("body", ANSWERS.values(), ids=ANSWERS)
 def test_what_is_no_api_server_is_one_line(body: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _use(monkeypatch, tmp_path / "config")
+    use(monkeypatch, tmp_path / "config")
     with _answering(body) as address:
         (tmp_path / "config").write_text(kubeconfig_of(address))
         with pytest.raises(VitruvianError) as refused:
@@ -112,7 +106,7 @@ def test_what_is_no_api_server_is_one_line(body: bytes | None, tmp_path: Path, m
 
 
 def test_a_page_from_before_the_api_server_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _use(monkeypatch, tmp_path / "config")
+    use(monkeypatch, tmp_path / "config")
     with _answering(b"<html>\n<h1>Bad gateway</h1>\n</html>", 502) as address:
         (tmp_path / "config").write_text(kubeconfig_of(address))
         with pytest.raises(
@@ -128,7 +122,7 @@ def test_a_certificate_that_isnt_trusted_is_said(tmp_path: Path, monkeypatch: py
     pem = tmp_path / "server.pem"
     words = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
     subprocess.run(["openssl", *words.split(), "-keyout", pem, "-out", pem], check=True, capture_output=True)
-    _use(monkeypatch, tmp_path / "config")
+    use(monkeypatch, tmp_path / "config")
     with _answering(b"{}", certificate=pem) as address:
         (tmp_path / "config").write_text(kubeconfig_of(address))
         with pytest.raises(VitruvianError, match="the API server's certificate isn't trusted") as refused:
@@ -138,7 +132,7 @@ def test_a_certificate_that_isnt_trusted_is_said(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("name", ["nobody", "", "..", "a/b", "UPPER", "ü", "a\nb", "x" * 100, "x" * 300, "*", "a=b,c"])
 def test_a_run_that_isnt_there_is_one_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _use(monkeypatch, tmp_path / "config")
+    use(monkeypatch, tmp_path / "config")
     with api_server() as server:
         (tmp_path / "config").write_text(kubeconfig_of(server.url))
         cluster = Cluster()
@@ -153,7 +147,7 @@ def test_a_run_that_isnt_there_is_one_line(name: str, tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("verb", ["get", "list"])
 def test_a_right_that_is_lacking_is_one_line(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _use(monkeypatch, tmp_path / "config")
+    use(monkeypatch, tmp_path / "config")
     with api_server() as server:
         (tmp_path / "config").write_text(kubeconfig_of(server.url))
         server.forbidden.add((verb, "rayjobs"))
@@ -163,7 +157,7 @@ def test_a_right_that_is_lacking_is_one_line(verb: str, tmp_path: Path, monkeypa
 
 
 def test_a_cluster_without_kuberay_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _use(monkeypatch, tmp_path / "config")
+    use(monkeypatch, tmp_path / "config")
     with api_server() as server:
         (tmp_path / "config").write_text(kubeconfig_of(server.url))
         server.unknown.add("ray.io/v1")
@@ -176,7 +170,7 @@ def test_a_cluster_without_kuberay_is_said(tmp_path: Path, monkeypatch: pytest.M
 def test_a_server_that_never_answers_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(api, "_SECONDS", (0.2, 0.2))
-    _use(monkeypatch, tmp_path / "config")
+    use(monkeypatch, tmp_path / "config")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         (tmp_path / "config").write_text(kubeconfig_of(f"http://127.0.0.1:{silent.getsockname()[1]}"))
         with pytest.raises(VitruvianError, match="can't be reached"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.apiserver import ApiServer, api_server, kubeconfig
+from tests.apiserver import ApiServer, api_server, kubeconfig, use
 from vitruvian import spec
 from vitruvian.cluster import runs
 from vitruvian.cluster.api import Cluster
@@ -31,7 +31,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
     monkeypatch.setattr(runs, "_SECONDS_BETWEEN_LOOKS", 0.01)
     with api_server() as made:
         (tmp_path / "config").write_text(kubeconfig(made.url))
-        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config"))
+        use(monkeypatch, tmp_path / "config")
         yield made
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.apiserver import ApiServer, api_server, kubeconfig
+from tests.apiserver import ApiServer, api_server, kubeconfig, use
 from vitruvian import spec
 from vitruvian.cluster import readiness, servers
 from vitruvian.cluster.api import Cluster
@@ -33,8 +33,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
         application = {"applicationStatuses": {"yoga": {"status": "RUNNING"}}}
         made.status["RayService"] = {"observedGeneration": 0, "activeServiceStatus": application}
         (tmp_path / "config").write_text(kubeconfig(made.url))
-        # The client reads KUBECONFIG once, when it is imported.
-        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config"))
+        use(monkeypatch, tmp_path / "config")
         yield made
 
 

@@ -71,12 +71,12 @@ class Learner:
 
         Squares are added up in float64: then it makes no difference to the scale how gradients are shared out.
         """
-        own = [_own(value.grad) for value in self.module.parameters() if value.grad is not None]
-        squares = torch.stack([value.square().sum(dtype=torch.float64) for value in own]).sum()
+        shares = [own(value.grad) for value in self.module.parameters() if value.grad is not None]
+        squares = torch.stack([value.square().sum(dtype=torch.float64) for value in shares]).sum()
         if self._shell is not None:
             dist.all_reduce(squares)
         scale = (most / (squares.sqrt() + 1e-6)).clamp(max=1).float()
-        for value in own:
+        for value in shares:
             value.mul_(scale)
 
     def keep_whole(
@@ -105,7 +105,7 @@ def blocks(module: nn.Module) -> list[nn.Module]:
     return [block for part in module.modules() if isinstance(part, nn.ModuleList) for block in part]
 
 
-def _own(value: torch.Tensor) -> torch.Tensor:
+def own(value: torch.Tensor) -> torch.Tensor:
     """Return this worker's share of a value."""
     return value.to_local() if isinstance(value, DTensor) else value
 
