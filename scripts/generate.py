@@ -281,6 +281,7 @@ def values_schema() -> str:
     for key, (kind, _) in SETTINGS_OF.items():
         settings = kind.model_json_schema(by_alias=True)
         definitions |= settings.pop("$defs")
+        _close(settings)
         schema["properties"][key]["properties"]["settings"] = settings
     # Helm hands the values of a parent chart down under this name.
     schema["properties"]["global"] = {"type": "object"}
@@ -288,6 +289,15 @@ def values_schema() -> str:
     schema["properties"]["serviceAccount"] = {"type": "object"}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Values of the chart vitruvian"}
     return json.dumps({**head, **schema, "$defs": definitions}, indent=2) + "\n"
+
+
+def _close(schema: Any) -> None:
+    """Refuse names that don't have the form which pydantic states of them, here as there."""
+    inner = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
+    for each in inner:
+        _close(each)
+    if isinstance(schema, dict) and "patternProperties" in schema:
+        schema["additionalProperties"] = False
 
 
 def _schema(path: str, default: Any) -> dict[str, Any]:

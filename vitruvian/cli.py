@@ -556,7 +556,9 @@ def deploy(
             raise SpecError("is for Ray Serve's pods only", where="--settings", hint=hint)
         namespace = _declared(namespace, classifier)
         cluster = _cluster(namespace, context, needed=not dry_run)
-        pods = _settings(RayServeSettings, cluster, settings)
+        # KServe's servers need none of it, not even that it can be read.
+        asked = cluster if classifier.spec.serving.backend == "rayserve" else None
+        pods = _settings(RayServeSettings, asked, settings)
         made = servers.objects(classifier, version, _namespace(cluster, namespace), pods, _remark)
         if cluster is None or dry_run:
             print(manifest(made), end="")

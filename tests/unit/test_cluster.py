@@ -216,7 +216,7 @@ def test_without_settings_pods_run_anywhere_and_write_what_the_node_has() -> Non
         ("attempts: 2\nattempts: 3", "the key 'attempts' stands twice"),
         ("worker: {cpu: '4', cpuLimit: '2'}", "worker: cpuLimit 2 is less than cpu 4"),
         ("worker: {cpuLimit: 500m}", "worker: cpuLimit 500m is less than cpu 1"),
-        ("worker: {memory: '0'}", "worker.memory: no pod runs without memory"),
+        ("worker: {memory: '0'}", "worker.memory: no pod runs with 0 of memory: 1Gi is 1024Mi"),
         ("worker: {memory: 16}", "worker.memory: Input should be a valid string"),
         ("worker: {cpu: true}", "worker.cpu: Input should be a valid string"),
         ("attempts: true", "attempts: Input should be a valid integer"),

@@ -27,6 +27,7 @@ _SECONDS_OF_SILENCE: Final = 24 * 3600
 """So long a run may write nothing."""
 _COMES_WITH: Final = {"ray.io": "KubeRay", "serving.kserve.io": "KServe"}
 _LONGEST_MESSAGE: Final = 500
+_CONTEXT: Final = "check the kubeconfig's current context"
 
 
 class UnknownKind(VitruvianError):
@@ -138,8 +139,7 @@ class Cluster:
             raise VitruvianError("the API server can't be reached", where=self._host, hint=hint) from e
         except (AttributeError, KeyError, TypeError, ValueError) as e:
             # So the client's discovery ends where a web server, or nothing that speaks HTTP, answers.
-            hint = "check the kubeconfig's current context"
-            raise VitruvianError("what answers is no API server", where=self._host, hint=hint) from e
+            raise VitruvianError("what answers is no API server", where=self._host, hint=_CONTEXT) from e
 
 
 class _Impatient(client.ApiClient):  # type: ignore[misc]
@@ -151,6 +151,8 @@ class _Impatient(client.ApiClient):  # type: ignore[misc]
 
 def _refused(error: ApiException, where: str) -> VitruvianError:
     message = _message(error)
+    if error.status == 404 and not str(error.body or "").lstrip().startswith("{"):
+        return VitruvianError("what answers is no API server", where=where, hint=_CONTEXT)
     if error.status == 404:
         return NotFound("is not there", where=where, hint="'vitruvian status' lists what is")
     if error.status == 409:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +16,7 @@ from vitruvian.cluster.objects import is_namespace
 from vitruvian.errors import VitruvianError
 
 _DEFAULT: Final = "default"
+_LONGEST_MESSAGE: Final = 300
 _OF_A_POD: Final = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
 
@@ -31,7 +34,8 @@ def choose(namespace: str | None, context: str | None) -> Chosen:
         hint = "use lower-case letters, digits and '-', 63 characters at most"
         raise VitruvianError(f"'{namespace[:70]}' can't be a namespace's name", hint=hint)
     try:
-        config.load_kube_config(context=context)
+        with _logging_in():
+            config.load_kube_config(context=context)
         name, found = _context(context)
         if not client.Configuration.get_default_copy().host.startswith(("http://", "https://")):
             raise ValueError("a server's address begins with https://")
@@ -57,6 +61,31 @@ def untrusted(host: str) -> VitruvianError:
     """Return the error for a server whose certificate isn't the kubeconfig's."""
     hint = "check the certificate-authority of the kubeconfig's cluster"
     return VitruvianError("the API server's certificate isn't trusted", where=host, hint=hint)
+
+
+class _Errors(logging.Handler):
+    """Keeps what is logged as an error."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(" ".join(record.getMessage().split()))
+
+
+@contextlib.contextmanager
+def _logging_in() -> Iterator[None]:
+    """Raise `VitruvianError` where the kubeconfig's command that logs in fails, as `aws` on EKS: the client logs it."""
+    errors = _Errors()
+    logging.getLogger().addHandler(errors)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(errors)
+    if errors.messages:
+        what = f"the kubeconfig's command that logs in failed ({errors.messages[-1][:_LONGEST_MESSAGE]})"
+        raise VitruvianError(what, hint="install or mend it until 'kubectl get namespaces' works")
 
 
 def _context(context: str | None) -> tuple[str, str | None]:

@@ -18,6 +18,7 @@ NAME: Final = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
 _LABEL: Final = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 # Of a host's part between two dots.
 _LONGEST_LABEL: Final = 63
+_LONGEST_HOST: Final = 253
 # What YAML 1.1 and kubectl's reader don't both take for a text.
 _AMBIGUOUS: Final = re.compile(r"[-+.\d].*|y|n|yes|no|on|off|true|false|null|~|", re.IGNORECASE | re.DOTALL)
 
@@ -107,6 +108,11 @@ def is_name(text: str) -> bool:
 def is_namespace(text: str) -> bool:
     """Tell whether Kubernetes takes a text for the name of a namespace: one part of a host's name."""
     return re.fullmatch(_LABEL, text) is not None
+
+
+def is_host(text: str) -> bool:
+    """Tell whether a text can be a host's name."""
+    return len(text) <= _LONGEST_HOST and all(is_namespace(part) for part in text.split("."))
 
 
 def check_host(first: str) -> None:

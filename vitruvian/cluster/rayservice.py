@@ -15,6 +15,7 @@ from vitruvian.cluster.objects import (
     bundle_in_reach,
     check_host,
     check_name,
+    is_host,
     labels,
     manifest,
     servers_of,
@@ -30,6 +31,7 @@ from vitruvian.cluster.raypods import (
     worker_pod,
 )
 from vitruvian.cluster.settings import GcsFaultTolerance, RayServeSettings
+from vitruvian.errors import SpecError
 from vitruvian.spec import Classifier, Replicas
 
 KIND: Final = ("ray.io/v1", "RayService")
@@ -169,6 +171,11 @@ def _ingress(metadata: Object, settings: RayServeSettings) -> Object:
     first = f"{name}-{metadata['namespace']}"
     check_host(first)
     host = f"{first}.{wanted.domain}"
+    if not is_host(host):
+        hint = (
+            "rayserve.settings.ingress.domain: words of a-z, 0-9 and '-' with single dots, 253 characters with the name"
+        )
+        raise SpecError(f"'{host[:100]}' can't be a host", where="ingress.domain", hint=hint)
     spec: Object = {"rules": [{"host": host, "http": {"paths": paths}}]}
     if wanted.class_name:
         spec["ingressClassName"] = wanted.class_name

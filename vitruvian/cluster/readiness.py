@@ -47,6 +47,9 @@ def wait(cluster: Cluster, service: Object, seconds: float, tell: Callable[[str]
         reason = next((text for text in (stops, lacking) if f"{BUNDLES}/{version}" in text), None)
         if reason is not None:
             hint = "deploy a version that can be: one that served before goes on"
+            if "access denied" in reason or "credentials" in reason:
+                reason = reason.partition(";")[0]
+                hint = f"check the S3 keys that the chart gives to pods in namespace {cluster.namespace}"
             raise VitruvianError(f"version {version} can't be served: {reason}", where=name, hint=hint)
         lacking = f"{lacking}; {stops}" if stops else lacking
         if lacking != told:

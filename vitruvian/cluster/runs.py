@@ -19,6 +19,7 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_TO_GO = 180.0
 _OURS = "app.kubernetes.io/component=trainer"
 _LONGEST_LABEL = 63
+_WITHOUT_NEWS = ("Job is currently running", "Job finished successfully")
 _ENDED = frozenset({"Complete", "Failed", "ValidationFailed"})
 
 
@@ -72,7 +73,7 @@ def _short(message: str) -> str:
     if problems:
         return " ".join(problems[-1].split()).removeprefix("✗ ")
     said = message.partition(", last available logs")[0]
-    return "" if said.startswith("Job is currently running") else " ".join(said.split())
+    return "" if said.startswith(_WITHOUT_NEWS) else " ".join(said.split())
 
 
 def submit(

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from vitruvian.cluster.api import Cluster
 
 _KEY = "settings.yaml"
+_PORT = r"([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
+_LONGEST_PORT = 9
+_LEAST_MEMORY = 32 * 2**20
 
 
 def _as_text(value: object) -> object:
@@ -24,13 +27,14 @@ def _as_text(value: object) -> object:
 
 
 def _some(quantity: str) -> str:
-    if not number(quantity):
-        raise ValueError("no pod runs without memory")
+    if number(quantity) < _LEAST_MEMORY:
+        raise ValueError(f"no pod runs with {quantity} of memory: 1Gi is 1024Mi")
     return quantity
 
 
-def _with_port(address: str) -> str:
-    if not 0 < int(address.rpartition(":")[2]) <= 65535:
+def _with_port(address: object) -> object:
+    port = str(address).rpartition(":")[2]
+    if port.isascii() and port.isdigit() and not 0 < int(port[:_LONGEST_PORT]) <= 65535:
         raise ValueError("a port is a number from 1 to 65535")
     return address
 
@@ -161,7 +165,7 @@ class Ingress(_Part):
 class GcsFaultTolerance(_Part):
     """Where Ray keeps its head's state, so that servers answer while the head is lost and a new one takes over."""
 
-    redis_address: Annotated[str, Field(pattern=r"^(rediss?://)?[^\s/,:]+:[0-9]{1,5}$"), AfterValidator(_with_port)]
+    redis_address: Annotated[str, Field(pattern=rf"^(rediss?://)?[^\s/,:]+:{_PORT}$"), BeforeValidator(_with_port)]
     """Redis: redis://HOST:PORT, or rediss:// with TLS; networkPolicy.egressPorts in the chart must have its port."""
     redis_secret: Name | None = None
     """A Secret whose key `password` is Redis' password; none: it wants none."""
