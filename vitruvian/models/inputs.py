@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from vitruvian.artifact import MANIFEST, Manifest, cache_folder, describe, diges
 from vitruvian.bundle import BUNDLES, CHECKSUMS, open_bundle, read_champion
 from vitruvian.data.preprocess import HeatmapPreprocess, ImagePreprocess
 from vitruvian.errors import ArtifactError, NotFound, SpecError
+from vitruvian.models import open_clip
 from vitruvian.spec import Dimensions, Model
 from vitruvian.store import Entry, FolderStore, Store, open_store
 
@@ -118,7 +121,29 @@ def place(name: str) -> str:
         return name
     if read_manifest(store, manifest=CHECKSUMS):
         return str(open_bundle(store.url).folder)
-    return str(store.local() or _fetched(store))
+    folder = store.local() or _fetched(store)
+    return str(_as_transformers(folder, name) if _is_open_clips(folder) else folder)
+
+
+def _is_open_clips(folder: Path) -> bool:
+    return (folder / open_clip.CONFIG).exists() and not (folder / "config.json").exists()
+
+
+def _as_transformers(folder: Path, name: str) -> Path:
+    """Return the copy of open_clip's weights that transformers reads; it is made once."""
+    files = {path.name: describe(path).sha256 for path in sorted(folder.iterdir()) if path.is_file()}
+    made = cache_folder() / "weights" / digest_of(["open_clip", files])[:32]
+    if not made.exists():
+        made.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=made.parent))
+        try:
+            open_clip.convert(folder, aside, f"model.pretrained: {name}")
+            # Somebody else may have made the same meanwhile.
+            with contextlib.suppress(OSError):
+                aside.rename(made)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return made
 
 
 def _fetched(store: Store) -> Path:
@@ -149,6 +174,9 @@ def pretrained_config(name: str, file: str, default: dict[str, Any] | None = Non
         text = _from_hub(name, file, where).read_bytes() if store is None else store.get(file)
         content = json.loads(text)
     except NotFound as e:
+        if file != open_clip.CONFIG and (saved := pretrained_config(name, open_clip.CONFIG, default={})):
+            told = open_clip.config_of(saved, where) if file == "config.json" else open_clip.preprocessor_of(saved)
+            return told if file in ("config.json", "preprocessor_config.json") else default or {}
         if default is not None:
             return default
         raise SpecError(f"the folder holds no {file}", where=where, hint="save the weights with save_pretrained") from e
