@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 	  { echo "Vitruvian needs Python 3.11 or newer; name one with: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[train,serve,cluster,rayserve,dev]'
+	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[train,serve,cluster,rayserve,operator,dev]'
 	@touch $@
 
 demo: $(READY) ## Train, check, export, publish and serve a classifier of synthetic poses
