@@ -122,7 +122,7 @@ def test_other_weights_data_or_transforms_never_use_them(root: Path, cache: Path
         assert isinstance(built, Featured)
         return built
 
-    def found(module: Featured, data: Prepared, half: bool = False) -> bool:
+    def found(module: Featured, data: Prepared, half: torch.dtype | None = None) -> bool:
         return computed(module, data, 0, 1, torch.device("cpu"), half)[1]
 
     assert not found(module(), prepared)
@@ -132,7 +132,7 @@ def test_other_weights_data_or_transforms_never_use_them(root: Path, cache: Path
     assert not found(module(), Prepared(prepared.folder, prepared.classes, changed))
     other = Prepared.open(Path(make_job(root, model=model, run="keys", count=120).prepared))
     assert not found(module(), other)
-    assert not found(module(), prepared, half=True)
+    assert not found(module(), prepared, torch.bfloat16)
     assert len(list(cache.glob("*.safetensors"))) == 5
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -35,6 +36,7 @@ from tests.training_runs import (
 from vitruvian.artifact import fetch
 from vitruvian.data.prepared import Prepared
 from vitruvian.errors import ArtifactError, TrainingError
+from vitruvian.models.registry import architecture
 from vitruvian.store import FolderStore, open_store
 from vitruvian.training import batches, loop, notice
 from vitruvian.training.batches import order
@@ -42,6 +44,8 @@ from vitruvian.training.behind import Behind
 from vitruvian.training.checkpoints import STATE, Checkpoints, Position, read_state
 from vitruvian.training.job import Job, best_epoch
 from vitruvian.training.launch import run
+from vitruvian.training.parallel import Learner, own
+from vitruvian.training.precision import LossScale
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +53,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
-def _history(job: Any) -> list[dict[str, float]]:
+def _position(job: Job) -> dict[str, Any]:
     store = open_store(job.checkpoints)
     folder = fetch(store, read_state(store).checkpoints[-1])
-    history = json.loads((folder / "manifest.json").read_text())["position"]["history"]
+    position: dict[str, Any] = json.loads((folder / "manifest.json").read_text())["position"]
+    return position
+
+
+def _history(job: Job) -> list[dict[str, float]]:
+    history = _position(job)["history"]
     timed = ("seconds", "imagesPerSecond")
     return [{name: value for name, value in record.items() if name not in timed} for record in history]
 
@@ -417,10 +426,11 @@ def test_a_step_in_parts_teaches_what_it_teaches_at_once(root: Path, strategy: s
         assert first["validationLoss"] == pytest.approx(second["validationLoss"], abs=1e-5)
 
 
-@pytest.mark.parametrize("strategy", ["none", "fsdp"])
-def test_bfloat16_learns_and_keeps_float32_weights(root: Path, strategy: str) -> None:
+@pytest.mark.parametrize("strategy", ["none", "ddp", "fsdp"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_learns_and_keeps_float32_weights(root: Path, precision: str, strategy: str) -> None:
     workers = 1 if strategy == "none" else 2
-    job = make_job(root, run=f"bf16-{strategy}", precision="bf16", strategy=strategy, workers=workers)
+    job = make_job(root, run=f"{precision}-{strategy}", precision=precision, strategy=strategy, workers=workers)
     train_until(job) if strategy == "none" else train_ranks(job, 2)
     losses = [record["trainLoss"] for record in _history(job)]
     assert losses[-1] < losses[0]
@@ -430,6 +440,44 @@ def test_bfloat16_learns_and_keeps_float32_weights(root: Path, strategy: str) ->
     assert losses != [record["trainLoss"] for record in _history(full)]
     assert losses == pytest.approx([record["trainLoss"] for record in _history(full)], abs=0.1)
     assert {value.dtype for value in chosen_weights(job).values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("strategy", ["none", "fsdp"])
+def test_a_step_whose_gradients_overflow_is_left_out_and_scaled_less(tmp_path: Path, strategy: str) -> None:
+    world = 1 if strategy == "none" else 2
+    job = make_job(tmp_path, precision="fp16", strategy=strategy, workers=world)
+    run_ranks(_overflow, world, job, tmp_path) if world > 1 else _overflow(0, 1, job, tmp_path)
+    for rank in range(world):
+        told = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert told == {"stepped": False, "scale": asdict(LossScale(2.0**15)), "untouched": True}
+
+
+def _overflow(rank: int, world: int, job: Job, folder: Path) -> None:
+    torch.manual_seed(0)
+    module = architecture(job.model.architecture).build(job.model, ["a", "b"])
+    learner = Learner(module, job.training, world, torch.device("cpu"))
+    before = [own(value).detach().clone() for value in module.parameters()]
+    optimizer = torch.optim.AdamW(module.parameters())
+    for index, value in enumerate(module.parameters()):
+        value.grad = torch.ones_like(value)
+        if index == 0 and rank == 0:
+            own(value.grad).fill_(float("inf"))
+    stepped = learner.clip(1.0)
+    if stepped:
+        optimizer.step()
+    untouched = all(torch.equal(own(value), old) for value, old in zip(module.parameters(), before, strict=True))
+    told = {"stepped": stepped, "scale": asdict(learner.scale), "untouched": untouched}
+    (folder / f"{rank}.json").write_text(json.dumps(told))
+
+
+def test_a_run_in_float16_goes_on_with_the_scale_it_had(root: Path) -> None:
+    whole, cut = (make_job(root, run=f"fp16-{run}", precision="fp16") for run in ("whole", "cut"))
+    train_until(whole)
+    train_until(cut, lambda event: event["kind"] == "checkpoint" and event["step"] == 10)
+    train_until(cut)
+    assert _position(cut)["scale"] == _position(whole)["scale"]
+    assert _position(cut)["scale"] != asdict(LossScale())
+    assert equal(last_checkpoint(whole), last_checkpoint(cut))
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler: apt-get install g++")

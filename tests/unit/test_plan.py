@@ -122,6 +122,23 @@ def test_what_is_advised_fits() -> None:
         check(counts(), better, GPUS["a10g"])
 
 
+def test_what_is_offloaded_takes_no_memory_of_a_gpu() -> None:
+    setting = Setting("fsdp", 2, 64)
+    kept, offloaded = needed(counts(), setting), needed(counts(), replace(setting, offloads=True))
+    assert kept.weights and kept.gradients and kept.optimizer
+    assert (offloaded.weights, offloaded.gradients, offloaded.optimizer) == (counts().buffers, 0, 0)
+    assert (offloaded.gathered, offloaded.activations) == (kept.gathered, kept.activations)
+    for other in (replace(setting, workers=1), replace(setting, strategy="ddp")):
+        assert needed(counts(), replace(other, offloads=True)) == needed(counts(), other)
+
+
+def test_what_can_be_shared_out_no_further_is_advised_to_be_offloaded() -> None:
+    heavy, setting = counts(values=2048 * MIB), Setting("fsdp", 2, 2)
+    with pytest.raises(DoesNotFit, match="strategy: fsdp with cpuOffload: true fits with"):
+        check(heavy, setting, GPUS["t4"])
+    check(heavy, replace(setting, offloads=True), GPUS["t4"])
+
+
 def test_no_advice_leaves_a_part_of_a_step_without_an_example() -> None:
     # Shared out over two workers this fits, but four examples aren't four parts of two workers.
     heavy, setting = counts(values=2048 * MIB), Setting("none", 1, 4, accumulate=4)
@@ -285,7 +302,7 @@ def test_every_gpu_has_a_machine_and_a_price() -> None:
 @pytest.mark.parametrize(
     ("asked", "name", "used"),
     [
-        ("auto", "t4", "fp32"),
+        ("auto", "t4", "fp16"),
         ("auto", "a10g", "bf16"),
         ("auto", "cpu", "fp32"),
         ("fp32", "h100", "fp32"),
@@ -293,6 +310,9 @@ def test_every_gpu_has_a_machine_and_a_price() -> None:
         # It multiplies bfloat16, but no faster.
         ("bf16", "t4", "fp32"),
         ("bf16", "cpu", "fp32"),
+        ("fp16", "t4", "fp16"),
+        ("fp16", "h100", "fp16"),
+        ("fp16", "cpu", "fp32"),
     ],
 )
 def test_each_device_computes_in_what_the_precision_means_on_it(asked: Any, name: str, used: str) -> None:
@@ -306,7 +326,7 @@ def test_a_gpu_takes_as_long_whichever_is_planned(planned: str) -> None:
     device = GPUS.get(planned) or cpu(64 * GIB, 1e12, 1)
     others = make("yoga", "vit", examples, work(), setting, device, GPUS, None).others
     assert others == tuple(offer(work(), setting, gpu) for gpu in GPUS.values())
-    assert {each.device.name: each.precision for each in others}["t4"] == "fp32"
+    assert {each.device.name: each.precision for each in others}["t4"] == "fp16"
     assert all(each.precision == "bf16" for each in others if each.device.name != "t4")
 
 
@@ -320,7 +340,8 @@ def printed(setting: Setting, device: Device, **changes: Any) -> str:
 @pytest.mark.parametrize(
     ("precision", "said"),
     [
-        ("auto", "GPUs reach 20% to 50% of their bf16 peak and 35% to 70% of their float32 peak"),
+        ("auto", "GPUs reach 20% to 50% of their bf16 or fp16 peak, and"),
+        ("bf16", "GPUs reach 20% to 50% of their bf16 peak and 35% to 70% of their float32 peak"),
         ("fp32", "GPUs reach 35% to 70% of their float32 peak, and"),
     ],
 )

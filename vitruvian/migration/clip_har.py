@@ -97,7 +97,7 @@ def _mixed(given: Given) -> Iterator[Outcome]:
     if given.value:
         yield Remark("set spec.training.precision to fp32")
     else:
-        yield Remark("spec.training.precision is auto, bfloat16 on a GPU that is built for it")
+        yield Remark("spec.training.precision is auto, bfloat16 on a GPU that is built for it, float16 on an older one")
 
 
 def _experiment(given: Given) -> Iterator[Outcome]:
@@ -202,7 +202,7 @@ SYSTEM = System(
         Key(
             "no_mixed_precision",
             "spec.training.precision",
-            "fp32; the default, auto, is bfloat16 on a GPU that is built for it",
+            "fp32; the default, auto, is bfloat16 on a GPU that is built for it, float16 on an older one",
             Kind.flag,
             ("S4.17",),
             rule=_mixed,

@@ -68,6 +68,11 @@ def nearest(counts: Counts, setting: Setting, device: Device) -> Iterator[str]:
         if (total := needed(counts, other, kind).total) <= device.memory:
             yield f"strategy: fsdp with {other.workers} workers fits with {gib(total)}"
             break
+    else:
+        if not device.is_cpu and not setting.offloads and setting.workers > 1:
+            other = replace(setting, strategy="fsdp", offloads=True)
+            if (total := needed(counts, other, kind).total) <= device.memory:
+                yield f"strategy: fsdp with cpuOffload: true fits with {gib(total)}"
     smaller = setting.batch // 2
     while smaller >= setting.workers * setting.accumulate:
         if (total := needed(counts, replace(setting, batch=smaller), kind).total) <= device.memory:

@@ -30,7 +30,7 @@ _LINES = {
     "context": "context",
     "slack": "allocator's slack",
 }
-_PRECISIONS: dict[Precision, str] = {"bf16": "bf16", "fp32": "float32"}
+_PRECISIONS: dict[Precision, str] = {"bf16": "bf16", "fp16": "fp16", "fp32": "float32"}
 
 
 def show(console: Console, plan: Plan) -> None:
@@ -188,8 +188,13 @@ def _sources(console: Console, plan: Plan) -> None:
 def _reached(plan: Plan) -> str:
     """Return what share of which peak GPUs are taken to reach."""
     found = {offer.precision for offer in plan.others}
-    shares = [(name, *duration.UTILISATION[precision]) for precision, name in _PRECISIONS.items() if precision in found]
-    return " and ".join(f"{low:.0%} to {high:.0%} of their {name} peak" for name, low, _, high in shares)
+    names: dict[tuple[float, float, float], list[str]] = {}
+    for precision, name in _PRECISIONS.items():
+        if precision in found:
+            names.setdefault(duration.UTILISATION[precision], []).append(name)
+    return " and ".join(
+        f"{low:.0%} to {high:.0%} of their {' or '.join(each)} peak" for (low, _, high), each in names.items()
+    )
 
 
 def _table(first: str) -> Table:

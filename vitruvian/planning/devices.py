@@ -11,7 +11,7 @@ from typing import Any, Literal
 from vitruvian import spec
 from vitruvian.errors import SpecError
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 PRICED = "us-east-1, Linux, on demand, as AWS listed them in June 2025"
 
 
@@ -48,18 +48,26 @@ class Device:
 
     def precision(self, asked: spec.Precision) -> Precision:
         """Return which of its peaks counts; what isn't built for bf16 is no faster with it."""
-        return "bf16" if asked != "fp32" and "bf16" in self.peak else "fp32"
+        wanted: tuple[Precision, ...] = ("bf16", "fp16") if asked == "auto" else (asked,)
+        return next((precision for precision in wanted if precision in self.peak), "fp32")
 
 
 _GIB = 2**30
 
 
 def _gpu(
-    name: str, memory: float, fp32: float, bf16: float | None, bandwidth: float, link: float, *machines: Machine
+    name: str,
+    memory: float,
+    fp32: float,
+    half: float,
+    bandwidth: float,
+    link: float,
+    *machines: Machine,
+    bf16: bool = True,
 ) -> tuple[str, Device]:
-    peak: dict[Precision, float] = {"fp32": fp32 * 1e12}
-    if bf16 is not None:
-        peak["bf16"] = bf16 * 1e12
+    peak: dict[Precision, float] = {"fp32": fp32 * 1e12, "fp16": half * 1e12}
+    if bf16:
+        peak["bf16"] = half * 1e12
     return name, Device(name, memory * _GIB, peak, bandwidth * 1e9, link * 1e9, machines)
 
 
@@ -67,13 +75,14 @@ def _machine(name: str, gpus: int, dollars: float, gigabits: float) -> Machine:
     return Machine(name, gpus, dollars, gigabits * 1e9 / 8)
 
 
-# GiB seen by torch, TFLOP/s in float32 without tensor cores and in bf16 with them (none: it isn't built for that), GB/s
-# of memory and to a neighbour.
+# GiB seen by torch, TFLOP/s in float32 without tensor cores and in 16 bits with them, GB/s of memory and to a
+# neighbour; whether it is built for bf16, too.
 GPUS: dict[str, Device] = dict(
     (
         _gpu(
-            *("t4", 14.6, 8.1, None, 320, 8),
+            *("t4", 14.6, 8.1, 65, 320, 8),
             *(_machine("g4dn.xlarge", 1, 0.526, 5), _machine("g4dn.12xlarge", 4, 3.912, 50)),
+            bf16=False,
         ),
         _gpu(
             *("l4", 22.0, 30.3, 121, 300, 16),

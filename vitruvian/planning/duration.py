@@ -11,7 +11,11 @@ from vitruvian.spec import Precision as Asked
 from vitruvian.training.counts import Counts
 
 # Assumed: the share of the peak that matrices of a real step reach (MFU), from, usual and to.
-UTILISATION: dict[Precision, tuple[float, float, float]] = {"fp32": (0.35, 0.5, 0.7), "bf16": (0.2, 0.35, 0.5)}
+UTILISATION: dict[Precision, tuple[float, float, float]] = {
+    "fp32": (0.35, 0.5, 0.7),
+    "bf16": (0.2, 0.35, 0.5),
+    "fp16": (0.2, 0.35, 0.5),
+}
 MEASURED = (1.0, 1.0, 1.0)
 # Assumed: the share of a pass behind which traffic between workers can hide.
 OVERLAP = 0.7

@@ -66,8 +66,9 @@ def _counted_too_high(training: Training, device: devices.Device, examples: int)
     """Yield remarks on what takes less than the arithmetic says."""
     if training.activation_checkpointing:
         yield "activationCheckpointing isn't counted: it takes less memory, and a third more time"
-    if device.precision(training.precision) == "bf16":
-        yield "activations are counted as float32; with bf16 about half of them is kept"
+    used = device.precision(training.precision)
+    if used != "fp32":
+        yield f"activations are counted as float32; with {used} about half of them is kept"
     if training.batch_size > examples:
         more = f"batchSize {training.batch_size} is more than the {examples:,} examples to train on"
         yield f"{more}: an epoch is one step of them all, counted as {training.batch_size}"
@@ -93,8 +94,17 @@ def _setting(training: Training, gpus: str | None) -> tuple[Setting, str, list[s
         remarks.append("the file trains on CPUs; for GPUs set gpusPerWorker: 1")
     if name == devices.CPU and training.gpus_per_worker:
         remarks.append("the file trains on GPUs; for CPUs set gpusPerWorker: 0")
-    parts, recomputes = training.accumulate, training.activation_checkpointing
-    return Setting(training.strategy, workers, training.batch_size, parts, recomputes), name, remarks
+    if training.cpu_offload:
+        remarks.append("cpuOffload: a step also waits for weights and gradients between GPU and main memory, uncounted")
+    setting = Setting(
+        training.strategy,
+        workers,
+        training.batch_size,
+        training.accumulate,
+        recomputes=training.activation_checkpointing,
+        offloads=training.cpu_offload,
+    )
+    return setting, name, remarks
 
 
 def _examples(classifier: Classifier, given: int | None) -> Examples:

@@ -30,6 +30,8 @@ class Setting:
     """In how many parts a worker computes its share."""
     recomputes: bool = False
     """Whether it keeps less of each layer (activationCheckpointing); how much less isn't counted."""
+    offloads: bool = False
+    """Whether what fsdp shares out lies in main memory (cpuOffload)."""
 
     @property
     def examples(self) -> int:
@@ -85,6 +87,8 @@ def needed(counts: Counts, setting: Setting, kind: str = "gpu") -> Memory:
     validation = gradients + counts.validation_peak.at(BATCH_OF_VALIDATION)
     working = max(step, validation) - gradients - activations
     optimizer = 2 * gradients + _STEP * len(learning)
+    if setting.offloads and setting.strategy == "fsdp" and not alone and kind == "gpu":
+        weights = gradients = optimizer = 0
     copy = weights + counts.buffers + optimizer if kind == "cpu" else 0
     own = weights + counts.buffers + gradients + optimizer + buckets + gathered + activations + max(0, working) + copy
     return Memory(

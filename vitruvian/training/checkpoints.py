@@ -28,6 +28,7 @@ from vitruvian import artifact
 from vitruvian.errors import ArtifactError, Conflict, NotFound, TrainingError
 from vitruvian.store import Store
 from vitruvian.training.behind import Behind
+from vitruvian.training.precision import LossScale
 from vitruvian.training.together import everywhere
 
 STATE = "state.json"
@@ -50,6 +51,8 @@ class Position:
     seen: int = 0
     history: tuple[Mapping[str, float], ...] = ()
     """One record for each finished epoch."""
+    scale: LossScale | None = None
+    """What the next step's loss is scaled by."""
 
 
 @dataclass(frozen=True)
@@ -243,10 +246,9 @@ def _place(folder: Path, where: str) -> tuple[int, Position]:
     """Return how many workers saved a checkpoint, and where the run stood; raises `ArtifactError`."""
     try:
         saved = json.loads((folder / artifact.MANIFEST).read_text())
-        world, position = (
-            saved["world"],
-            Position(**{**saved["position"], "history": tuple(saved["position"]["history"])}),
-        )
+        world, place = saved["world"], saved["position"]
+        scale = LossScale(**place["scale"]) if place.get("scale") else None
+        position = Position(**{**place, "history": tuple(place["history"]), "scale": scale})
         counts = (world - 1, position.epoch, position.step, position.correct, position.seen)
         if not all(isinstance(count, int) and count >= 0 for count in counts) or not saved["files"]:
             raise ValueError

@@ -21,6 +21,7 @@ from vitruvian.models.registry import Featured
 from vitruvian.spec import Training
 from vitruvian.store import FolderStore
 from vitruvian.training.batches import load, share
+from vitruvian.training.precision import autocast
 from vitruvian.training.together import everywhere
 
 _BATCH = 64
@@ -66,7 +67,7 @@ def hindrance(settings: Training) -> str | None:
 
 
 def computed(
-    module: Featured, prepared: Prepared, rank: int, world: int, device: torch.device, half: bool
+    module: Featured, prepared: Prepared, rank: int, world: int, device: torch.device, half: torch.dtype | None
 ) -> tuple[Features, bool]:
     """Return the features, and whether they were kept from before; all ranks call it together."""
     parts = {"train": prepared.part("train"), "validation": prepared.part("validation")}
@@ -106,7 +107,9 @@ def _digest(features: Features) -> str:
     return digest.hexdigest()
 
 
-def _key(module: Featured, prepared: Prepared, parts: dict[str, PreparedPart], device: torch.device, half: bool) -> str:
+def _key(
+    module: Featured, prepared: Prepared, parts: dict[str, PreparedPart], device: torch.device, half: torch.dtype | None
+) -> str:
     """Identify all that features follow from: weights, examples, preprocessing and what computes them."""
     weights, examples = hashlib.sha256(), hashlib.sha256()
     for index, part in enumerate(module.front()):
@@ -120,12 +123,20 @@ def _key(module: Featured, prepared: Prepared, parts: dict[str, PreparedPart], d
             examples.update(np.ascontiguousarray(shard).data.cast("B"))
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     preprocess = prepared.preprocess.model_dump(mode="json")
-    return digest_of([_REVISION, weights.hexdigest(), examples.hexdigest(), preprocess, torch.__version__, kind, half])
+    return digest_of(
+        [_REVISION, weights.hexdigest(), examples.hexdigest(), preprocess, torch.__version__, kind, str(half)]
+    )
 
 
 @torch.no_grad()
 def _of(
-    module: Featured, part: PreparedPart, prepared: Prepared, rank: int, world: int, device: torch.device, half: bool
+    module: Featured,
+    part: PreparedPart,
+    prepared: Prepared,
+    rank: int,
+    world: int,
+    device: torch.device,
+    half: torch.dtype | None,
 ) -> torch.Tensor:
     mine = share(np.arange(len(part)), rank, world)
     rows = []
@@ -133,7 +144,7 @@ def _of(
     module.eval()
     for start in range(0, len(mine), _BATCH):
         images, _ = load(part, mine[start : start + _BATCH], prepared.preprocess)
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        with autocast(device, half):
             rows.append(module.features(images.to(device)).float().cpu())
     module.train(training)
     own = torch.cat(rows) if rows else torch.empty(0)

@@ -29,12 +29,14 @@ if TYPE_CHECKING:
 _RESTARTS = 1000
 _RESTARTS_IN_PLACE = 4
 _SECONDS_BETWEEN_LOOKS = 0.1
+# Asking an actor takes time from workers that have every core.
+_SECONDS_BETWEEN_LETTERS = 0.5
 # Less than pods have between SIGTERM and SIGKILL.
 _SECONDS_TO_SAVE = 50.0
 
 QUIET = {
     # The controller looks at its workers every 2 s by default: that is how late it would see them end.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -109,7 +111,9 @@ def _on_workers(job: Job, log: Path) -> Generator[Event | None]:
                 # So long Ray waits for a node that it counts on and that is lost, before it goes on with fewer workers;
                 # what is there is reserved at once, however long workers take to start.
                 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
-            yield from follow(lambda: _fit(job, tell, workers), lambda: ray.get(mailbox.take.remote()))
+            yield from follow(
+                lambda: _fit(job, tell, workers), lambda: ray.get(mailbox.take.remote()), _SECONDS_BETWEEN_LETTERS
+            )
         finally:
             if ours:
                 ray.shutdown()
@@ -219,10 +223,10 @@ def _nobody(event: Event) -> None:
     pass
 
 
-def follow(fit: Callable[[], None], take: Callable[[], list[Event]]) -> Generator[Event | None]:
+def follow(fit: Callable[[], None], take: Callable[[], list[Event]], seconds: float = 0) -> Generator[Event | None]:
     """Run `fit` in a thread of its own, so that Ctrl-C reaches this one at once, and yield events as they come.
 
-    Between events, too, the caller is asked now and then: with None.
+    Events are taken every so many seconds; between them, too, the caller is asked now and then: with None.
     """
     failures: list[BaseException] = []
 
@@ -235,9 +239,14 @@ def follow(fit: Callable[[], None], take: Callable[[], list[Event]]) -> Generato
     thread = threading.Thread(target=guarded, daemon=True, name="fit")
     thread.start()
     began: list[tuple[int, int]] = []
+    due = 0.0
     while True:
         alive = thread.is_alive()
-        for event in take():
+        events: list[Event] = []
+        if not alive or time.monotonic() >= due:
+            events = take()
+            due = time.monotonic() + seconds
+        for event in events:
             if event["kind"] == "error":
                 raise event["error"]
             if event["kind"] == "start":

@@ -19,16 +19,16 @@ from vitruvian.data.prepared import Prepared, PreparedPart
 from vitruvian.models.registry import Featured, architecture, default_learning_rate
 from vitruvian.spec import Training
 from vitruvian.store import open_store
-from vitruvian.training import notice
+from vitruvian.training import notice, precision
 from vitruvian.training.batches import ahead, augment, load, order, share
 from vitruvian.training.checkpoints import Checkpoints, Position
 from vitruvian.training.features import Features, computed, fixed, hindrance
 from vitruvian.training.job import Emit, Job, waited
-from vitruvian.training.parallel import Learner, half
+from vitruvian.training.parallel import Learner
 from vitruvian.training.together import anywhere
 
 _BATCH_OF_VALIDATION = 256
-_SECONDS_BETWEEN_EVENTS = 0.2
+_SECONDS_BETWEEN_EVENTS = 0.5
 _LOADERS_OF_A_GPU = 2
 CPU = torch.device("cpu")
 
@@ -72,6 +72,7 @@ def _train(job: Job, rank: int, world: int, emit: Emit, device: torch.device) ->
 
     checkpoints = Checkpoints(open_store(job.checkpoints), settings.checkpoints.keep)
     position = _resume(checkpoints, module, optimizer, rank, world, emit)
+    learner.scale = position.scale or learner.scale
     if position == Position():
         # The same examples on every worker, whatever their number.
         first = order(settings.seed, 0, len(part))
@@ -93,7 +94,7 @@ def _train(job: Job, rank: int, world: int, emit: Emit, device: torch.device) ->
             "parameters": sum(p.numel() for p in module.parameters()),
             "learning": sum(p.numel() for p in module.parameters() if p.requires_grad),
             "learningRate": float(optimizer.param_groups[0]["peak"]),
-            "precision": "bf16" if learner.half else "fp32",
+            "precision": precision.name(learner.half),
         }
     )
 
@@ -116,7 +117,7 @@ def _train(job: Job, rank: int, world: int, emit: Emit, device: torch.device) ->
             asked = leaving()
             if (asked or due) and step + 1 < steps:
                 sums = _summed(loss_sum, correct, seen, world)
-                here = Position(epoch, step + 1, sums.loss, sums.correct, sums.seen, position.history)
+                here = Position(epoch, step + 1, sums.loss, sums.correct, sums.seen, position.history, learner.scale)
                 _save(checkpoints, module, optimizer, here, done, rank, world, emit)
                 loss_sum, correct, seen = (sums.loss, sums.correct, sums.seen) if rank == 0 else (0.0, 0, 0)
                 if asked:
@@ -146,7 +147,7 @@ def _train(job: Job, rank: int, world: int, emit: Emit, device: torch.device) ->
             "seconds": time.monotonic() - began,
             "imagesPerSecond": (steps - position.step) * settings.batch_size / max(1e-9, trained - began),
         }
-        position = Position(epoch + 1, history=(*position.history, record))
+        position = Position(epoch + 1, history=(*position.history, record), scale=learner.scale)
         # Which epoch is the last is known before; which is the best so far is not.
         taken = position.epoch == settings.epochs if settings.select == "last" else waited(position.history) == 0
         if taken:
@@ -169,7 +170,7 @@ def _features(
         emit({"kind": "features", "why": why})
         return None
     began = time.monotonic()
-    features, found = computed(module, prepared, rank, world, device, half(settings, device))
+    features, found = computed(module, prepared, rank, world, device, precision.half(settings, device))
     emit({"kind": "features", "found": found, "count": len(features.train), "seconds": time.monotonic() - began})
     return features
 
@@ -186,7 +187,7 @@ def _optimizer(module: nn.Module, settings: Training, rate: float) -> torch.opti
         {"params": [p for p in learnt if p.ndim > 1], "weight_decay": settings.weight_decay},
         # On a CPU the fused kernel rounds what is left over beside whole vectors otherwise: of short parameters that
         # would depend on how they are shared out.
-        {"params": [p for p in learnt if p.ndim <= 1], "weight_decay": 0.0, "fused": False},
+        {"params": [p for p in learnt if p.ndim <= 1], "weight_decay": 0.0, "fused": False, "foreach": True},
     ]
     for group in groups:
         group["peak"] = rate
@@ -261,13 +262,13 @@ def _step(
             labels = examples.labels.to(learner.device)
             logits = learner.answer(examples.inputs)
             loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=settings.label_smoothing)
-            torch.autograd.backward(loss * examples.weight)
+            torch.autograd.backward(loss * (examples.weight * learner.scale.factor))
         if examples.weight:
             loss_sum += float(loss.detach())
             correct += int((logits.detach().argmax(1) == labels).sum())
             seen += len(labels)
-    learner.clip(settings.gradient_clip)
-    optimizer.step()
+    if learner.clip(settings.gradient_clip):
+        optimizer.step()
     return loss_sum, correct, seen
 
 

@@ -26,7 +26,8 @@ from vitruvian.models.registry import architecture, default_learning_rate
 from vitruvian.spec import Model, Spec
 from vitruvian.training.batches import augment, load
 from vitruvian.training.counts import Counts, Line, Measured, Parameter
-from vitruvian.training.parallel import blocks, half
+from vitruvian.training.parallel import blocks
+from vitruvian.training.precision import autocast, half
 
 # Two sizes tell what each example adds; large ones, so that the peaks are theirs and not the weights'.
 _SIZES = (64, 128)
@@ -196,7 +197,7 @@ def measure(
     def step(count: int) -> float:
         inputs, labels = (tensor.to(device) for tensor in examples(count))
         began = _now(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=halved):
+        with autocast(device, halved):
             logits = module(inputs)
         loss = F.cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=settings.label_smoothing)
         optimizer.zero_grad(set_to_none=True)

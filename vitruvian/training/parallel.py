@@ -13,7 +13,7 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -21,6 +21,7 @@ from vitruvian.models.registry import Featured
 from vitruvian.spec import Training
 from vitruvian.training.checkpoints import Checkpoints
 from vitruvian.training.features import Head
+from vitruvian.training.precision import LossScale, autocast, half
 
 
 class Learner:
@@ -37,7 +38,9 @@ class Learner:
         """The same in training: it averages gradients over the workers."""
         self.device = device
         self.half = half(settings, device)
-        """Whether matrices are multiplied in bfloat16."""
+        """What matrices are multiplied in; None: float32."""
+        self.scale = LossScale() if self.half == torch.float16 else LossScale(1.0)
+        """What losses are multiplied by; of anything but float16 it stays 1."""
         self._shell: nn.Module | None = None
         shared_out = world > 1 and settings.strategy == "fsdp"
         if shared_out:
@@ -49,14 +52,14 @@ class Learner:
             for block in blocks(module) or [module]:
                 block.compile()
         if shared_out:
-            _shard(module, world, device, self.half)
+            _shard(module, world, device, self.half, settings.cpu_offload)
         elif world > 1:
             self.trained = DistributedDataParallel(self.called)
 
     def answer(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return logits (n, classes) of float32, of images or their features."""
         called = self.trained if self.module.training else self.called
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+        with autocast(self.device, self.half):
             logits: torch.Tensor = called(inputs.to(self.device))
         return logits.float()
 
@@ -66,18 +69,27 @@ class Learner:
             return contextlib.nullcontext()
         return self.trained.no_sync()
 
-    def clip(self, most: float) -> None:
-        """Scale all gradients down where their norm is more.
+    def clip(self, most: float) -> bool:
+        """Take the losses' scale off all gradients, and scale them down where their norm is more.
 
+        Return whether they are finite: in float16 a step without effect, which is followed by smaller ones, in all else
+        taken for granted.
         Squares are added up in float64: then it makes no difference to the scale how gradients are shared out.
         """
         shares = [own(value.grad) for value in self.module.parameters() if value.grad is not None]
         squares = torch.stack([value.square().sum(dtype=torch.float64) for value in shares]).sum()
         if self._shell is not None:
             dist.all_reduce(squares)
-        scale = (most / (squares.sqrt() + 1e-6)).clamp(max=1).float()
+        factor = self.scale.factor
+        if self.half == torch.float16:
+            finite = bool(squares.isfinite())
+            self.scale = self.scale.after(finite)
+            if not finite:
+                return False
+        scale = ((most / (squares.sqrt() / factor + 1e-6)).clamp(max=1) / factor).float()
         for value in shares:
             value.mul_(scale)
+        return True
 
     def keep_whole(
         self, save: Callable[[nn.Module, Path], None], checkpoints: Checkpoints, epoch: int, rank: int
@@ -91,13 +103,6 @@ class Learner:
                 kept.load_state_dict(whole, assign=True)
         if rank == 0:
             checkpoints.keep_weights(lambda folder: save(kept, folder), epoch)
-
-
-def half(settings: Training, device: torch.device) -> bool:
-    """Return whether to multiply in bfloat16: by default on GPUs that are built for it."""
-    if settings.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return settings.precision == "bf16"
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:
@@ -120,12 +125,13 @@ def _recompute(module: nn.Module) -> None:
                     part[index] = checkpoint_wrapper(block)
 
 
-def _shard(module: nn.Module, world: int, device: torch.device, half: bool) -> None:
+def _shard(module: nn.Module, world: int, device: torch.device, half: torch.dtype | None, offload: bool) -> None:
     """Share out weights, gradients and the optimizer's state; each block is put together only while it computes."""
     mesh = init_device_mesh(device.type, (world,))
     # Weights travel as they are used, gradients are added up in full.
-    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if half else MixedPrecisionPolicy()
+    policy = MixedPrecisionPolicy(half, torch.float32) if half else MixedPrecisionPolicy()
+    kept = CPUOffloadPolicy() if offload else OffloadPolicy()
     for block in blocks(module):
         if not isinstance(block, FSDPModule):
-            fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(module, mesh=mesh, mp_policy=policy)
+            fully_shard(block, mesh=mesh, mp_policy=policy, offload_policy=kept)
+    fully_shard(module, mesh=mesh, mp_policy=policy, offload_policy=kept)
