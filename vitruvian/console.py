@@ -22,14 +22,15 @@ class Teller:
     @contextlib.contextmanager
     def stage(self, number: int, of: int, name: str, about: str) -> Iterator[None]:
         """Head a stage, and tell how long it took."""
-        self.console.print(f"[bold cyan]{number}/{of} {name:<9}[/] {escape(about)}", highlight=False)
+        self.console.print(f"[bold cyan]{number}/{of} {name:<9}[/] {escape(about)}", highlight=False, soft_wrap=True)
         began = time.monotonic()
         yield
         self.console.print(f"  [dim]{time.monotonic() - began:.1f} s[/]", highlight=False)
 
     def fresh(self, number: int, of: int, name: str, about: str) -> None:
         """Tell that a stage has nothing to do."""
-        self.console.print(f"[bold cyan]{number}/{of} {name:<9}[/] {escape(about)}  [green]✓ fresh[/]", highlight=False)
+        heading = f"[bold cyan]{number}/{of} {name:<9}[/] {escape(about)}  [green]✓ fresh[/]"
+        self.console.print(heading, highlight=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Print a line below a heading; it may hold rich's markup, so names in it are to be escaped."""

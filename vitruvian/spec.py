@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, cast, get_args
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -23,6 +24,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic.fields import FieldInfo
 
+from vitruvian import synthetic
 from vitruvian.errors import SpecError
 
 
@@ -47,6 +49,12 @@ def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _readable(source: str) -> str:
+    if synthetic.is_synthetic(source):
+        synthetic.parse(source)
+    return source
+
+
 Share = Annotated[float, Field(gt=0, lt=1)]
 Share0 = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1, le=1_000_000_000)]
@@ -65,7 +73,7 @@ class Part(BaseModel):
 class Data(Part):
     """What to learn from."""
 
-    source: Annotated[str, Field(min_length=1)]
+    source: Annotated[str, Field(min_length=1), AfterValidator(_readable)]
     """Where the data is: a folder, file://, s3://BUCKET/PREFIX, or synthetic://poses."""
     format: Annotated[
         Literal["images", "heatmaps", "posedb", "huggingface"],
@@ -80,6 +88,12 @@ class Data(Part):
     """A column of the source's groups.csv (path, GROUP…): examples of one group are never split."""
     seed: Seed = 0
     """Decides which examples go where."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Data:
+        if synthetic.is_synthetic(self.source) and self.group_by is not None:
+            synthetic.check_groups(synthetic.parse(self.source), self.group_by)
+        return self
 
 
 class Dimensions(Part):
@@ -242,7 +256,7 @@ class Workers(Part):
 
 Select = Literal["best", "last"]
 Strategy = Literal["none", "ddp", "fsdp"]
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 class Training(Part):
@@ -256,13 +270,16 @@ class Training(Part):
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
     """1: each worker has a GPU of its own, with nccl between workers; 0: the CPU, with gloo."""
     precision: Precision = "auto"
-    """fp32; bf16: matrices are multiplied in bfloat16, weights stay in float32; auto: bf16 on a GPU that is built for
-    it, fp32 elsewhere."""
+    """fp32; bf16: matrices are multiplied in bfloat16, weights stay in float32; fp16: in float16, with losses scaled so
+    that no gradient becomes 0; auto: bf16 on a GPU that is built for it, fp16 on an older one, fp32 elsewhere."""
     accumulate: Positive = 1
     """In how many parts a worker computes its share of a step: more of them take less memory. Batch normalisation sees
     each part by itself, all else stays the same."""
     activation_checkpointing: bool = False
     """Whether what happens within a layer is computed twice instead of being kept: less memory, a third more work."""
+    cpu_offload: bool = False
+    """Whether weights, gradients and the optimizer's state of fsdp lie in main memory and come to the GPU block by
+    block: less of a GPU's memory, more time."""
     compile: bool = False
     """Whether layers are compiled (torch.compile); the machine needs a C++ compiler, and the first steps minutes."""
     loaders: Annotated[int, Field(ge=0, le=64)] | None = None
@@ -298,6 +315,8 @@ class Training(Part):
         if self.strategy == "none" and self.workers != 1:
             asked = self.workers if isinstance(self.workers, int) else f"{self.workers.min} to {self.workers.max}"
             raise ValueError(f"workers is {asked} but strategy is none; set strategy: ddp")
+        if self.cpu_offload and not (self.strategy == "fsdp" and self.gpus_per_worker):
+            raise ValueError("cpuOffload is for what fsdp holds on GPUs; set strategy: fsdp and gpusPerWorker: 1")
         if isinstance(self.workers, Workers) and self.workers.min > self.workers.max:
             raise ValueError(f"workers.min {self.workers.min} is more than workers.max {self.workers.max}")
         if self.select == "last" and self.early_stopping:

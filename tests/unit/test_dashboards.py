@@ -238,39 +238,68 @@ def test_an_alert_fires_when_it_should_and_only_then(alert: Alert, tmp_path: Pat
 POD = 'pod="yoga-predictor-6d5f8c7b9d-x2x4z", version="1a", track="stable"'
 GONE = (f"vitruvian_ready{{{IT}, {POD}}}", "1x10 stale")
 DEPLOYED = 'kube_deployment_spec_replicas{namespace="studio", deployment="yoga-predictor"}'
-# What is left after all servers of a classifier are gone, and whether somebody is called hours later.
-LEFT: dict[str, tuple[Series, int]] = {
-    "a Deployment wants servers": ([(DEPLOYED, "2x200")], 1),
-    "a Deployment wants none": ([(DEPLOYED, "2x10 0x190")], 0),
-    "the Deployment was deleted, too": ([(DEPLOYED, "2x10 stale")], 0),
-    "another Deployment wants servers": ([(DEPLOYED.replace("yoga", "dance"), "2x200")], 0),
-    "nobody watches Deployments": ([], 0),
-    "a RayService wants servers": ([('kuberay_service_info{namespace="studio", name="yoga"}', "1x200")], 1),
-    "the RayService was deleted, too": ([('kuberay_service_info{namespace="studio", name="yoga"}', "1x10 stale")], 0),
-    "servers came back": (
-        [(DEPLOYED, "2x200"), (f"vitruvian_ready{{{IT}, {POD.replace('x2x4z', 'p9qr7')}}}", "_x60 1x140")],
-        0,
-    ),
-    "the Deployment serves another classifier": (
+SERVED = 'kuberay_service_info{namespace="studio", name="yoga"}'
+AGAIN = f"vitruvian_ready{{{IT}, {POD.replace('x2x4z', 'p9qr7')}}}"
+# What is left after all servers of a classifier are gone, and whether somebody is called minutes and hours later.
+LEFT: dict[str, tuple[Series, int, int]] = {
+    "a Deployment wants servers": ([(DEPLOYED, "2x200")], 1, 1),
+    "a Deployment wants none": ([(DEPLOYED, "2x10 0x190")], 0, 0),
+    "the Deployment was deleted, too": ([(DEPLOYED, "2x10 stale")], 0, 0),
+    "the Deployment was deleted minutes before its pods were gone": ([(DEPLOYED, "2x5 stale")], 0, 0),
+    "another Deployment wants servers": ([(DEPLOYED.replace("yoga", "dance"), "2x200")], 1, 0),
+    "another Deployment was deleted": ([(DEPLOYED.replace("yoga", "dance"), "2x10 stale")], 1, 0),
+    "nobody watches Deployments": ([], 1, 0),
+    "a RayService wants servers": ([(SERVED, "1x200")], 1, 1),
+    "the RayService was deleted, too": ([(SERVED, "1x10 stale")], 0, 0),
+    "another RayService was deleted": ([(SERVED.replace("yoga", "dance"), "1x10 stale")], 1, 0),
+    "who tells of Deployments began anew": (
         [
-            (DEPLOYED, "2x200"),
-            (f"vitruvian_ready{{{IT.replace('yoga', 'dance')}, {POD.replace('x2x4z', 'p9qr7')}}}", "_x8 1x192"),
+            (DEPLOYED.replace("{", '{instance="a", '), "2x8 stale"),
+            (DEPLOYED.replace("{", '{instance="b", '), "_x9 2x190"),
         ],
+        1,
+        1,
+    ),
+    "who tells of RayServices began anew": (
+        [(SERVED.replace("{", '{instance="a", '), "1x8 stale"), (SERVED.replace("{", '{instance="b", '), "_x9 1x190")],
+        1,
+        1,
+    ),
+    "servers came back": ([(DEPLOYED, "2x200"), (AGAIN, "_x60 1x140")], 1, 0),
+    "the Deployment serves another classifier": (
+        [(DEPLOYED, "2x200"), (AGAIN.replace("yoga", "dance", 1), "_x8 1x192")],
+        0,
         0,
     ),
-    "Prometheus saw nothing for some minutes": ([(DEPLOYED, "2x60 _x8 2x132")], 1),
+    "Prometheus saw nothing for some minutes": ([(DEPLOYED, "2x60 _x8 2x132")], 1, 1),
 }
+
+
+def _together(tests: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return one test of the same series for all of them."""
+    return {**tests[0], "promql_expr_test": [each for test in tests for each in test["promql_expr_test"]]}
 
 
 @needs_promtool
 @pytest.mark.parametrize("left", LEFT)
 def test_servers_that_are_gone_are_missed_as_long_as_they_are_wanted(left: str, tmp_path: Path) -> None:
     (alert,) = [alert for alert in ALERTS if alert.name == "VitruvianNoReadyServer"]
-    series, times = LEFT[left]
+    series, soon, later = LEFT[left]
     file = tmp_path / "tests.yaml"
-    # Whatever is left, somebody is called at first.
-    at_first = [] if "came back" in left or "another classifier" in left else [fired(alert, [GONE, *series], 1, 20)]
-    tests = [*at_first, fired(alert, [GONE, *series], times, 180)]
+    minutes = (14, 20, 24) if soon else range(10, 50)
+    counts = dict.fromkeys(minutes, soon) | {90: later, 180: later}
+    tests = [_together([fired(alert, [GONE, *series], times, minute) for minute, times in counts.items()])]
+    file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}))
+    promtool("test", "rules", file)
+
+
+@needs_promtool
+def test_servers_that_exist_and_are_not_ready_are_missed_after_others_were_removed(tmp_path: Path) -> None:
+    (alert,) = [alert for alert in ALERTS if alert.name == "VitruvianNoReadyServer"]
+    file = tmp_path / "tests.yaml"
+    broken = (f"vitruvian_ready{{{IT.replace('yoga', 'dance')}, {POD.replace('yoga', 'dance')}}}", "1x10 0x50")
+    removed = (DEPLOYED, "2x10 stale")
+    tests = [_together([fired(alert, [GONE, removed, broken], 1, minute) for minute in (20, 50)])]
     file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}))
     promtool("test", "rules", file)
 

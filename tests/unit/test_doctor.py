@@ -15,6 +15,8 @@ import pytest
 import yaml
 from rich.console import Console
 
+from tests.apiserver import api_server, kubeconfig, use
+from vitruvian.cluster.look import Look
 from vitruvian.cluster.objects import number
 from vitruvian.cluster.raypods import RAY_VERSION
 from vitruvian.cluster.settings import TrainerSettings
@@ -58,6 +60,8 @@ def fetcher(name: str, prefix: str = "s3://", **annotations: str) -> dict[str, A
 
 
 OURS = fetcher("vitruvian", **OF_A_RELEASE)
+NO_KSERVE = cluster.switched_off(marked(**{"vitruvian.dev/off": "kserve.enabled kserve.storageContainer"}))
+NO_FETCHER = cluster.switched_off(marked(**{"vitruvian.dev/off": "kserve.storageContainer"}))
 RIGHT = ("create", "ray.io", "rayjobs")
 TAINT = {"key": "nvidia.com/gpu", "value": "true", "effect": "NoSchedule"}
 GPU_POD = Pod("a worker", {"cpu": "1", "memory": "1Gi", "nvidia.com/gpu": "1"})
@@ -106,6 +110,8 @@ HEAD = Pod("the head", {"cpu": "2", "memory": "8Gi"})
         (cluster.kserve([], None, "", None), "error", "kserve.github.io"),
         (cluster.kserve([], None, "", "kserve"), "error", "Standard mode"),
         (cluster.kserve([], None, "", "rayserve"), "note", "Ray Serve"),
+        (cluster.kserve([], None, "", None, NO_KSERVE), "note", "not installed; off: kserve.enabled is false"),
+        (cluster.kserve([], None, "", "kserve", NO_KSERVE), "error", "kserve.github.io"),
         (cluster.kserve(["TrainedModel"], None, "", None), "error", "no InferenceService"),
         (cluster.kserve(["InferenceService"], deployment("x:v0.19.0"), "", None), "error", "0.20 or newer"),
         (cluster.kserve(["InferenceService"], deployment("x:v0.20.0"), "Standard", None), "ok", "Standard mode"),
@@ -131,6 +137,10 @@ HEAD = Pod("the head", {"cpu": "2", "memory": "8Gi"})
         (cluster.runtime(None, None), "error", "comes with the chart"),
         (cluster.runtime(None, "rayserve"), "note", "Ray Serve"),
         (cluster.runtime("ServingRuntime", None), "ok", "ServingRuntime vitruvian"),
+        (cluster.runtime(None, None, NO_KSERVE), "note", "off: kserve.enabled is false in the chart's values"),
+        (cluster.runtime(None, "kserve", NO_KSERVE), "error", "off: kserve.enabled is false in the chart's values set"),
+        (cluster.runtime(None, "rayserve", NO_KSERVE), "note", "Ray Serve needs none"),
+        (cluster.runtime("ClusterServingRuntime", None, NO_KSERVE), "ok", "ClusterServingRuntime vitruvian"),
         (cluster.service_account("server account", "s", None), "error", "no ServiceAccount s"),
         (cluster.service_account("server account", "s", marked()), "ok", "s"),
         (cluster.service_account("trainer account", "t", marked(**ROLE)), "ok", "t, role arn:aws:iam::1:role/x"),
@@ -139,6 +149,10 @@ HEAD = Pod("the head", {"cpu": "2", "memory": "8Gi"})
         (cluster.storage_container([], None, None, "n"), "error", "helm upgrade"),
         (cluster.storage_container([fetcher("default")], None, None, "n"), "error", "KServe makes no server's pod"),
         (cluster.storage_container([], None, "rayserve", "n"), "note", "Ray Serve"),
+        (cluster.storage_container([], None, None, "n", NO_KSERVE), "note", "off: kserve.enabled"),
+        (cluster.storage_container([], None, "kserve", "n", NO_KSERVE), "error", "off: kserve.enabled"),
+        (cluster.storage_container([], None, None, "n", NO_FETCHER), "error", "no other release makes it"),
+        (cluster.storage_container([OURS], None, None, "n", NO_FETCHER), "ok", "of release v in namespace studio"),
         (cluster.storage_container([OURS], None, None, "n"), "ok", "of release v in namespace studio"),
         (cluster.storage_container([OURS], None, None, "studio"), "ok", "vitruvian: every file"),
         (cluster.storage_container([OURS, fetcher("default")], (0, 20, 0), None, "studio"), "ok", "every file"),
@@ -330,6 +344,25 @@ def test_an_api_server_that_is_silent_costs_seconds(tmp_path: Path, monkeypatch:
     chosen, lost = [finding for _, finding in report.findings]
     assert chosen.found == "context x, namespace studio"
     assert lost.level == "error" and address in lost.found and "can't be reached" in lost.found
+
+
+@pytest.mark.parametrize(
+    ("off", "level"), [(None, "error"), ("kserve.storageContainer", "error"), ("kserve.enabled", "note")]
+)
+def test_what_the_release_has_switched_off_is_not_missing(
+    off: str | None, level: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = {"name": "vitruvian-trainer", "annotations": {"vitruvian.dev/off": off} if off else {}}
+    with api_server() as api:
+        (tmp_path / "config").write_text(kubeconfig(api.url))
+        use(monkeypatch, tmp_path / "config")
+        api.keep("configmaps", {"kind": "ConfigMap", "metadata": metadata, "data": {"settings.yaml": "attempts: 2"}})
+        api.unknown.add("serving.kserve.io/v1beta1")
+        report = carry_out(cluster._looks(Look(), None))
+    found = {finding.name: finding for _, finding in report.findings}
+    assert found["settings"].level == "ok"
+    assert {found[name].level for name in ("KServe", "runtime", "bundle fetcher")} == {level}
+    assert ("off: kserve" in found["bundle fetcher"].found) is (off is not None)
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])

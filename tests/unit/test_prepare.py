@@ -15,7 +15,7 @@ from vitruvian.data.prepare import prepare
 from vitruvian.data.prepared import Prepared
 from vitruvian.data.preprocess import HeatmapPreprocess, ImagePreprocess
 from vitruvian.data.sources import open_source
-from vitruvian.errors import DataError, SpecError
+from vitruvian.errors import DataError
 from vitruvian.spec import Data
 
 IMAGES = ImagePreprocess(size=16)
@@ -210,8 +210,8 @@ def test_the_synthetic_set_is_a_source_of_both_kinds(tmp_path: Path) -> None:
 
 
 def test_the_synthetic_set_knows_its_only_group() -> None:
-    with pytest.raises(SpecError, match="'colour' is no column of the synthetic set; write subject"):
-        open_source(data("synthetic://poses", groupBy="colour"), IMAGES)
+    with pytest.raises(ValueError, match="'colour' is no column of the synthetic set; write subject"):
+        data("synthetic://poses", groupBy="colour")
 
 
 def test_many_shards_are_read_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,7 +103,22 @@ REFUSED = [
     ("a huge seed", "epochs: 15", "epochs: 15\n    seed: 99999999999999999999", "spec.training.seed"),
     ("a huge picture", "pretrained: google/vit-base-patch16-224", "dimensions: {imageSize: 80000}", "imageSize"),
     ("two ways to choose", "epochs: 15", "epochs: 15\n    select: last", "set earlyStopping: null"),
+    (
+        "nothing to offload",
+        "workers: 4",
+        "workers: 4\n    cpuOffload: true",
+        "cpuOffload is for what fsdp holds on GPUs",
+    ),
     ("a range upside down", "workers: 4", "workers: {min: 8, max: 2}", "workers.min 8 is more than workers.max 2"),
+    (
+        "a set of nothing",
+        "s3://studio/yoga",
+        "synthetic://foo",
+        "spec.data.source: 'synthetic://foo' is no synthetic set",
+    ),
+    ("too few", "s3://studio/yoga", "synthetic://poses?count=0", "spec.data.source: count must be a whole number from"),
+    ("a foreign count", "s3://studio/yoga", "synthetic://poses?n=5", "spec.data.source: the synthetic set has no para"),
+    ("one body", "s3://studio/yoga", "synthetic://poses?subjects=1", "spec.data: subjects is 1, but groupBy needs one"),
     ("a future trigger", "  artifacts:", "  retraining: {onDrift: true}\n  artifacts:", "spec.retraining: is not impl"),
 ]
 

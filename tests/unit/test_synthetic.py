@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 
@@ -10,8 +11,10 @@ import pytest
 
 from vitruvian.data import skeleton as sk
 from vitruvian.data import synthetic
-from vitruvian.data.synthetic import CLASSES, SyntheticSpec, figure, heatmap, parse, picture
+from vitruvian.data.split import split
+from vitruvian.data.synthetic import CLASSES, figure, heatmap, picture
 from vitruvian.errors import DataError
+from vitruvian.synthetic import LEAST, SyntheticSet, parse
 
 
 def test_the_same_seed_draws_the_same_figure() -> None:
@@ -117,29 +120,42 @@ def test_four_thousand_pictures_take_seconds() -> None:
 
 
 def test_an_address_says_how_many_of_whom() -> None:
-    assert parse("synthetic://poses?count=200&seed=7&subjects=5") == SyntheticSpec(count=200, seed=7, subjects=5)
-    assert parse("synthetic://poses") == SyntheticSpec(count=4000, seed=0, subjects=40)
-    assert parse("synthetic://poses?count=10").subjects == 10
+    assert parse("synthetic://poses?count=200&seed=7&subjects=5") == SyntheticSet(count=200, seed=7, subjects=5)
+    assert parse("synthetic://poses") == SyntheticSet(count=4000, seed=0, subjects=40)
+    assert parse("synthetic://poses?count=30").subjects == 30
 
 
 @pytest.mark.parametrize(
-    ("url", "says"),
+    ("address", "line"),
     [
-        ("synthetic://poses?cuont=5", "did you mean 'count'"),
-        ("synthetic://poses?zzz=5", "known are count, seed, subjects"),
-        ("synthetic://poses?count=0", "count must be a whole number from 1"),
+        ("synthetic://poses?cuont=5", "the synthetic set has no parameter 'cuont'; did you mean 'count'?"),
+        ("synthetic://poses?zzz=5", "no parameter 'zzz'; there are count, seed, subjects"),
+        ("synthetic://poses?count=0", "count must be a whole number from 30"),
+        ("synthetic://poses?count=29", "count must be a whole number from 30"),
         ("synthetic://poses?count=-5", "not '-5'"),
         ("synthetic://poses?count=1e3", "not '1e3'"),
         ("synthetic://poses?seed=", "seed must be a whole number from 0"),
-        ("synthetic://poses?count=99999999999999", "count must be"),
-        ("synthetic://poses?seed=1&seed=2", "seed is given twice"),
-        ("synthetic://poses?count=5&subjects=6", "6 subjects for 5 figures"),
-        ("synthetic://dogs", "synthetic://poses"),
-        ("file:///poses", "not a synthetic set"),
+        ("synthetic://poses?count=99999999999999", "count must be a whole number from 30 to 1000000, not '9999"),
+        ("synthetic://poses?subjects=0", "subjects must be a whole number from 1"),
+        ("synthetic://poses?seed=1&seed=2", "seed is given twice; remove one of them"),
+        ("synthetic://poses?count=50&subjects=60", "60 subjects are too many for 50 figures; lower subjects"),
+        ("synthetic://dogs", "'synthetic://dogs' is no synthetic set; write synthetic://poses"),
+        ("synthetic://", "write synthetic://poses"),
+        ("synthetic:/poses", "write synthetic://poses"),
+        ("synthetic://poses/train", "write synthetic://poses"),
+        ("synthetic://poses#1", "write synthetic://poses"),
+        ("synthetic://[poses", "write synthetic://poses"),
+        ("file:///poses", "write synthetic://poses"),
     ],
 )
-def test_a_wrong_address_is_refused_in_one_line(url: str, says: str) -> None:
-    with pytest.raises(DataError) as error:
-        parse(url)
-    assert says in str(error.value)
-    assert "\n" not in str(error.value)
+def test_a_wrong_address_is_refused_in_one_line(address: str, line: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(line)) as refused:
+        parse(address)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_fewest_examples_can_be_parted_and_one_less_cant() -> None:
+    labels = [figure(index, 0).label for index in range(LEAST)]
+    assert set(split(labels, None, 0.2, 0.2, 0)) == {"train", "validation", "test"}
+    with pytest.raises(DataError, match="is left for the"):
+        split(labels[:-1], None, 0.2, 0.2, 0)

@@ -32,6 +32,7 @@ from vitruvian.cluster.raypods import (
 from vitruvian.cluster.settings import Resources, TrainerSettings
 from vitruvian.errors import SpecError
 from vitruvian.spec import Classifier, Training, Workers
+from vitruvian.synthetic import is_synthetic
 from vitruvian.training.notice import VARIABLE as NOTICE
 
 KIND: Final = ("ray.io/v1", "RayJob")
@@ -114,7 +115,7 @@ def check(classifier: Classifier) -> None:
         what = f"{workers:,} pods are more than {_MOST_WORKERS:,}"
         raise SpecError(what, where="spec.training.workers", hint="write a smaller number")
     for field, address in (("data.source", classifier.spec.data.source), ("artifacts", classifier.artifacts)):
-        if address.startswith("synthetic://") and field == "data.source":
+        if is_synthetic(address) and field == "data.source":
             continue
         hint = f"use s3://BUCKET/PREFIX, not {address[:_LONGEST_SHOWN]}"
         if not address.startswith("s3://"):

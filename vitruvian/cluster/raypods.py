@@ -14,6 +14,8 @@ GRACE_SECONDS: Final = 60
 """Between the order to a pod to end and its end."""
 # Two minutes or so without its store cost neither a run nor a server an attempt.
 _PATIENCE: Final = {"AWS_RETRY_MODE": "standard", "AWS_MAX_ATTEMPTS": "24"}
+# No terminal tells how wide the lines of `kubectl logs` may be: rich would break them at 80 characters.
+_WIDTH: Final = {"COLUMNS": "160"}
 # What a pod may write where its root file system can't be written.
 _SCRATCH: Final = {"tmp": "/tmp", "home": HOME}
 SCRATCH_MOUNTS: Final = tuple({"name": name, "mountPath": folder} for name, folder in _SCRATCH.items())
@@ -114,7 +116,7 @@ def container(settings: RaySettings, resources: Resources, gpus: int = 0) -> Obj
         "imagePullPolicy": settings.image_pull_policy,
         "env": [
             {"name": name, "value": value}
-            for name, value in {"HOME": HOME, **_PATIENCE, **dict(sorted(settings.env.items()))}.items()
+            for name, value in {"HOME": HOME, **_WIDTH, **_PATIENCE, **dict(sorted(settings.env.items()))}.items()
         ],
         "envFrom": [{"secretRef": {"name": name, "optional": True}} for name in settings.secrets],
         "resources": {"requests": resources.requests(), "limits": limits},

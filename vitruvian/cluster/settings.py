@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeV
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
+from vitruvian.cluster import images
 from vitruvian.cluster.objects import NAME, Object, number
 from vitruvian.errors import NotFound, SpecError
 from vitruvian.spec import documents, read
@@ -44,7 +45,7 @@ Seconds = Annotated[int, Field(strict=True, ge=0, le=10 * 365 * 86_400)]
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
 Cpus = Annotated[Quantity, BeforeValidator(_as_text)]
 Memory = Annotated[Quantity, AfterValidator(_some)]
-Word = Annotated[str, Field(pattern=r"^\S+$")]
+Image = Annotated[str, AfterValidator(images.check), Field(json_schema_extra={"pattern": f"^{images.IMAGE}$"})]
 Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
@@ -99,7 +100,7 @@ class RaySettings(_Part):
     config_map: ClassVar[str]
     """Where the chart keeps them, under the key `settings.yaml`."""
 
-    image: Word
+    image: Image
     """The image."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """When the node asks the registry for the image."""
@@ -135,7 +136,7 @@ class TrainerSettings(RaySettings):
     """How a run's pods are made; the chart keeps it in the ConfigMap `vitruvian-trainer`, key `settings.yaml`."""
 
     config_map: ClassVar = "vitruvian-trainer"
-    image: Word = "vitruvian/trainer:0.1.0"
+    image: Image = "vitruvian/trainer:0.1.0"
     """The trainer's image."""
     service_account: Name | None = "vitruvian-trainer"
     """The pods' service account; none: the namespace's default."""
@@ -175,7 +176,7 @@ class RayServeSettings(RaySettings):
     """How Ray Serve's pods are made; the chart keeps it in the ConfigMap `vitruvian-rayserve`, key `settings.yaml`."""
 
     config_map: ClassVar = "vitruvian-rayserve"
-    image: Word = "vitruvian/server-ray:0.1.0"
+    image: Image = "vitruvian/server-ray:0.1.0"
     """The image: the server's, and Ray."""
     service_account: Name | None = "vitruvian-server"
     """The pods' service account; none: the namespace's default."""

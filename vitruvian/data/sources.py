@@ -17,9 +17,9 @@ from vitruvian.data.preprocess import HeatmapPreprocess, ImagePreprocess
 from vitruvian.errors import DataError, NotFound, SpecError
 from vitruvian.spec import Data
 from vitruvian.store import Store, open_store
+from vitruvian.synthetic import is_synthetic, parse
 
 GROUPS = "groups.csv"
-SYNTHETIC = "synthetic://"
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,14 @@ class SyntheticSource(Source):
 
     def __init__(self, data: Data, preprocess: ImagePreprocess | HeatmapPreprocess) -> None:
         self.preprocess = preprocess
-        self.asked = synthetic.parse(data.source)
+        asked = parse(data.source)
         grouped = data.group_by is not None
-        if grouped and data.group_by != "subject":
-            raise SpecError(
-                f"'{data.group_by}' is no column of the synthetic set", where="data.groupBy", hint="write subject"
-            )
-        self.figures = [synthetic.figure(i, self.asked.seed, self.asked.subjects) for i in range(self.asked.count)]
+        self.figures = [synthetic.figure(i, asked.seed, asked.subjects) for i in range(asked.count)]
         self.examples = tuple(
             Example(f"{figure.label}/{i:06d}", figure.label, figure.subject if grouped else None)
             for i, figure in enumerate(self.figures)
         )
-        self.version = digest_of([synthetic.GENERATION, self.asked.count, self.asked.seed, self.asked.subjects])
+        self.version = digest_of([synthetic.GENERATION, asked.count, asked.seed, asked.subjects])
 
     def read(self, example: Example) -> NDArray[np.generic]:
         figure = self.figures[int(example.name.rpartition("/")[2])]
@@ -111,7 +107,7 @@ class FolderSource(Source):
 
 def open_source(data: Data, preprocess: ImagePreprocess | HeatmapPreprocess) -> Source:
     """Return the source that a spec names; raises `DataError` for one that can't be learned from."""
-    if data.source.startswith(SYNTHETIC):
+    if is_synthetic(data.source):
         return SyntheticSource(data, preprocess)
     if data.source.startswith("hf://"):
         raise SpecError("hf:// is not implemented yet", where="data.source", hint="download it as a folder per class")

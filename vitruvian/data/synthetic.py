@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
-from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitruvian.data import render
-from vitruvian.errors import DataError
 
 # To be raised whenever a (seed, index) draws another figure, picture or heatmap than before: caches are keyed by it.
 GENERATION: Final = 1
@@ -78,20 +75,8 @@ POSES: Final[dict[str, Pose]] = {
 }
 CLASSES: Final[tuple[str, ...]] = tuple(POSES)
 
-_MAX_COUNT: Final = 1_000_000
-_DEFAULTS: Final = {"count": 4000, "seed": 0, "subjects": 40}
-
 # Streams of random numbers that must not meet.
 _BODY, _FIGURE, _SCENE, _PEAKS = range(4)
-
-
-@dataclass(frozen=True)
-class SyntheticSpec:
-    """How many figures, from which seed, of how many people."""
-
-    count: int
-    seed: int
-    subjects: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,33 +108,7 @@ class _Body:
     look: render.Look
 
 
-def parse(url: str) -> SyntheticSpec:
-    """Read `synthetic://poses?count=4000&seed=0&subjects=40`; every parameter may be left out.
-
-    Raises DataError for another set, an unknown or repeated parameter, or a value out of range.
-    """
-    parts = urlsplit(url)
-    if parts.scheme != "synthetic" or parts.netloc != "poses" or parts.path.strip("/") or parts.fragment:
-        raise DataError("not a synthetic set", where=url, hint="the one there is: synthetic://poses")
-    values = dict(_DEFAULTS)
-    given: set[str] = set()
-    for name, text in parse_qsl(parts.query, keep_blank_values=True):
-        if name not in values:
-            near = difflib.get_close_matches(name, values, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(values)}"
-            raise DataError(f"unknown parameter {name!r}", where=url, hint=hint)
-        if name in given:
-            raise DataError(f"{name} is given twice", where=url)
-        given.add(name)
-        values[name] = _whole_number(url, name, text)
-    if values["subjects"] > values["count"]:
-        if "subjects" in given:
-            raise DataError(f"{values['subjects']} subjects for {values['count']} figures", where=url)
-        values["subjects"] = values["count"]
-    return SyntheticSpec(**values)
-
-
-def figure(index: int, seed: int, subjects: int = _DEFAULTS["subjects"]) -> Figure:
+def figure(index: int, seed: int, subjects: int = 40) -> Figure:
     """Pose the figure of one number: a pure function of its arguments, the classes coming round in turn."""
     rng = _generator(_FIGURE, seed, index)
     label = CLASSES[index % len(CLASSES)]
@@ -181,14 +140,6 @@ def heatmap(figure: Figure) -> NDArray[np.float32]:
     fitted = render.fit(figure.keypoints, width - 1, height - 1, margin=rng.uniform(0.08, 0.16))
     shift = rng.uniform(-0.05, 0.05, 2) * (width, height)
     return render.draw_heatmaps(fitted + shift, figure.visible, rng=rng)
-
-
-def _whole_number(url: str, name: str, text: str) -> int:
-    least = 0 if name == "seed" else 1
-    most = 2**32 - 1 if name == "seed" else _MAX_COUNT
-    if not (text.isascii() and text.isdecimal() and len(text) <= 10 and least <= int(text) <= most):
-        raise DataError(f"{name} must be a whole number from {least} to {most}, not {text!r}", where=url)
-    return int(text)
 
 
 def _generator(stream: int, *numbers: int) -> np.random.Generator:

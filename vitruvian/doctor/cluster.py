@@ -66,6 +66,10 @@ _A_BUNDLE: Final = "s3://models/yoga/bundles/0123456789ab"
 _KSERVES_CONTROLLER: Final = "kserve-controller-manager"
 # Where KServe looks for the endpoint, to hand it to what fetches bundles.
 _KSERVES_ENDPOINT: Final = ("serving.kserve.io/s3-endpoint", "S3_ENDPOINT")
+# The chart's values by which parts are left out, and where it says which of them are off.
+_KSERVE_VALUE: Final = "kserve.enabled"
+_FETCHER_VALUE: Final = "kserve.storageContainer"
+_OFF: Final = "vitruvian.dev/off"
 
 Right = tuple[str, str, str]
 """A verb, an API group and a resource."""
@@ -145,8 +149,8 @@ def _connect(namespace: str | None, context: str | None) -> tuple[Look | None, l
 def _looks(look: Look, classifier: Classifier | None) -> list[Check]:
     backend = classifier.spec.serving.backend if classifier else None
     rayserve = backend == "rayserve"
-    settings, of_settings = _settings(look, TrainerSettings, "settings")
-    of_servers, of_rayserve = _settings(look, RayServeSettings, "Ray Serve") if rayserve else (None, None)
+    settings, of_settings, off = _settings(look, TrainerSettings, "settings")
+    of_servers, of_rayserve, _ = _settings(look, RayServeSettings, "Ray Serve") if rayserve else (None, None, None)
     return [
         Check(CLUSTER, "namespace", partial(_namespace, look)),
         Check(CLUSTER, "rights", partial(_rights, look, backend or "kserve")),
@@ -159,11 +163,11 @@ def _looks(look: Look, classifier: Classifier | None) -> list[Check]:
         Check(TRAINING, "GPUs", partial(_gpus, look, classifier)),
         *([Check(TRAINING, "Kueue", partial(_kueue, look, settings.queue))] if settings.queue else []),
         *([_known(SERVING, of_rayserve)] if of_rayserve else []),
-        Check(SERVING, "KServe", partial(_kserve, look, backend)),
-        Check(SERVING, "runtime", partial(_runtime, look, backend)),
+        Check(SERVING, "KServe", partial(_kserve, look, backend, off)),
+        Check(SERVING, "runtime", partial(_runtime, look, backend, off)),
         Check(SERVING, "server account", partial(_server_account, look, of_servers)),
         Check(SERVING, "server S3 keys", partial(_server_s3_keys, look, of_servers)),
-        Check(SERVING, "bundle fetcher", partial(_storage_container, look, backend)),
+        Check(SERVING, "bundle fetcher", partial(_storage_container, look, backend, off)),
         Check(SERVING, "CPU metrics", partial(_metrics_server, look)),
         Check(SERVING, "queue metric", partial(_queue_metric, look, classifier)),
         Check(SERVING, "way in", partial(_way_in, look)),
@@ -182,21 +186,31 @@ def api_server(version: str, host: str) -> Finding:
     return ok("API server", f"Kubernetes {version.removeprefix('v')} at {host}")
 
 
-def _settings(look: Look, kind: type[S], name: str) -> tuple[S, Finding]:
-    """Return the settings of the namespace, the defaults where there are none to read, and what was found."""
+def _settings(look: Look, kind: type[S], name: str) -> tuple[S, Finding, frozenset[str]]:
+    """Return the settings of the namespace, what was found, and which of the chart's values are off.
+
+    Where there are no settings to read they are the defaults.
+    """
     defaults = without_chart(kind)
+    off = frozenset[str]()
     try:
         found = look.named(look.here("v1", "configmaps", kind.config_map))
         if found is None:
-            return defaults, no_settings(name, kind.config_map, look.namespace)
+            return defaults, no_settings(name, kind.config_map, look.namespace), off
+        off = switched_off(found)
         read = kept(kind, found, look.namespace)
     except NotAllowed as e:
-        return defaults, unseen(name, e.what)
+        return defaults, unseen(name, e.what), off
     except SpecError as e:
-        return defaults, error(name, f"ConfigMap {kind.config_map}: {e.what}", "correct it in the chart's values")
+        return defaults, error(name, f"ConfigMap {kind.config_map}: {e.what}", "correct it in the chart's values"), off
     except VitruvianError as e:
-        return defaults, warning(name, f"can't be told: {e.what}", e.hint or "")
-    return read, ok(name, f"image {read.image}, {', '.join(map(str, pods_of(read, workers=True)))}")
+        return defaults, warning(name, f"can't be told: {e.what}", e.hint or ""), off
+    return read, ok(name, f"image {read.image}, {', '.join(map(str, pods_of(read, workers=True)))}"), off
+
+
+def switched_off(config_map: Object) -> frozenset[str]:
+    """Return which of the chart's values are off, as the chart's ConfigMap tells."""
+    return frozenset(_annotation(config_map, _OFF).split())
 
 
 def no_settings(name: str, config_map: str, namespace: str) -> Finding:
@@ -274,17 +288,21 @@ def kuberay(served: Collection[str], operator: Object | None) -> Finding:
     return _controller("KubeRay", "its operator", operator, OLDEST_KUBERAY, "ray.io/v1")
 
 
-def _kserve(look: Look, backend: str | None) -> Finding:
+def _kserve(look: Look, backend: str | None, off: Collection[str]) -> Finding:
     served = _kinds(look, "serving.kserve.io", "v1beta1")
     operator = _operator(look, _KSERVES_CONTROLLER, "v1beta1") if served else None
-    return kserve(served, operator, _mode(look, operator), backend)
+    return kserve(served, operator, _mode(look, operator), backend, off)
 
 
-def kserve(served: Collection[str], operator: Object | None, mode: str, backend: str | None) -> Finding:
-    """Judge KServe; with rayserve it isn't needed, and what it does by default our InferenceServices overrule."""
+def kserve(
+    served: Collection[str], operator: Object | None, mode: str, backend: str | None, off: Collection[str] = ()
+) -> Finding:
+    """Judge KServe; where nobody wants it it isn't needed, and our InferenceServices overrule its defaults."""
     if "InferenceService" not in served:
         if backend == "rayserve":
             return note("KServe", "not installed; this classifier is served by Ray Serve")
+        if backend is None and _KSERVE_VALUE in off:
+            return note("KServe", f"not installed; {_told_off(_KSERVE_VALUE)}")
         found = "not installed" if not served else "serves no InferenceService of v1beta1"
         return error("KServe", found, f"{_KSERVE} ({written(OLDEST_KSERVE)} or newer)")
     told = f"v1beta1, {mode} mode by default" if mode else "v1beta1"
@@ -503,20 +521,33 @@ def kueue(queue: str, installed: bool, there: bool) -> Finding:
     return ok("Kueue", f"LocalQueue {queue}")
 
 
-def _runtime(look: Look, backend: str | None) -> Finding:
+def _runtime(look: Look, backend: str | None, off: Collection[str]) -> Finding:
     in_namespace = look.named(look.here("serving.kserve.io/v1alpha1", "servingruntimes", "vitruvian"))
     if in_namespace is not None:
         return runtime("ServingRuntime", backend)
     everywhere = look.named("/apis/serving.kserve.io/v1alpha1/clusterservingruntimes/vitruvian")
-    return runtime("ClusterServingRuntime" if everywhere is not None else None, backend)
+    return runtime("ClusterServingRuntime" if everywhere is not None else None, backend, off)
 
 
-def runtime(kind: str | None, backend: str | None) -> Finding:
+def _told_off(value: str) -> str:
+    return f"off: {value} is false in the chart's values"
+
+
+def _off_but_wanted(name: str, backend: str | None, value: str) -> Finding:
+    """Judge what is switched off: only a classifier that KServe is to serve misses it."""
+    if backend is None:
+        return note(name, _told_off(value))
+    return error(name, _told_off(value), "set it to true, or serving.backend to rayserve")
+
+
+def runtime(kind: str | None, backend: str | None, off: Collection[str] = ()) -> Finding:
     """Judge whether KServe knows how a server's pod looks."""
     if kind is not None:
         return ok("runtime", f"{kind} vitruvian")
     if backend == "rayserve":
         return note("runtime", "no ServingRuntime vitruvian; Ray Serve needs none")
+    if _KSERVE_VALUE in off:
+        return _off_but_wanted("runtime", backend, _KSERVE_VALUE)
     hint = "comes with the chart, where kserve.enabled is true; install KServe before the chart"
     return error("runtime", "no ServingRuntime or ClusterServingRuntime vitruvian", hint)
 
@@ -549,9 +580,9 @@ def old_account(account: str, namespace: str) -> Finding:
     return warning("server account", found, "deploy once more what is served, and then:", command)
 
 
-def _storage_container(look: Look, backend: str | None) -> Finding:
+def _storage_container(look: Look, backend: str | None, off: Collection[str]) -> Finding:
     found = look.items("/apis/serving.kserve.io/v1alpha1/clusterstoragecontainers")
-    return storage_container(found, _version_of_kserve(look), backend, look.namespace)
+    return storage_container(found, _version_of_kserve(look), backend, look.namespace, off)
 
 
 def _version_of_kserve(look: Look) -> Version | None:
@@ -562,7 +593,11 @@ def _version_of_kserve(look: Look) -> Version | None:
 
 
 def storage_container(
-    containers: list[Object], version: Version | None, backend: str | None, namespace: str
+    containers: list[Object],
+    version: Version | None,
+    backend: str | None,
+    namespace: str,
+    off: Collection[str] = (),
 ) -> Finding:
     """Judge who fetches bundles for KServe's pods; of several that could, an old KServe takes any."""
     named = {each["metadata"]["name"]: each for each in containers}
@@ -570,6 +605,11 @@ def storage_container(
     if ours is None:
         if backend == "rayserve":
             return note("bundle fetcher", "none for KServe; Ray Serve needs none")
+        if _KSERVE_VALUE in off:
+            return _off_but_wanted("bundle fetcher", backend, _KSERVE_VALUE)
+        if _FETCHER_VALUE in off:
+            found = f"{_told_off(_FETCHER_VALUE)}, and no other release makes it: KServe makes no server's pod"
+            return error("bundle fetcher", found, "set it to true in one release")
         hint = "any release of the chart with kserve.storageContainer makes it, at its next helm upgrade"
         return error(
             "bundle fetcher", f"no ClusterStorageContainer {STORAGE_CONTAINER}: KServe makes no server's pod", hint

@@ -10,6 +10,7 @@ from vitruvian.doctor.finding import Check, Finding, error, ok, warning
 from vitruvian.errors import Conflict, NoCredentials, StoreError
 from vitruvian.spec import Classifier
 from vitruvian.store import Store, open_store
+from vitruvian.synthetic import is_synthetic
 
 SECTION: Final = "S3, from this machine"
 
@@ -25,7 +26,7 @@ def checks(classifier: Classifier) -> list[Check]:
 
 def data(address: str) -> Finding:
     """Judge whether the data can be listed."""
-    if address.startswith("synthetic://"):
+    if is_synthetic(address):
         return ok("data", f"{address} needs no store")
     if not address.startswith("s3://"):
         return _local("data", address, "spec.data.source")

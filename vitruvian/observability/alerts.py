@@ -89,11 +89,21 @@ def _ready(more: str = "") -> str:
     return f"max {_TRACK} ({names.READY.name}{more})"
 
 
-# Every server that shows metrics, with the Deployment that its pod's name begins with.
-_SHOWN = (
-    f'group by (namespace, deployment, classifier, track) (label_replace({names.READY.name}, "deployment", "$1", '
-    '"pod", "(.+)-[^-]+-[^-]+"))'
-)
+def _with_deployment(servers: str) -> str:
+    """Return servers, each with the Deployment that its pod's name begins with."""
+    return f'label_replace({servers}, "deployment", "$1", "pod", "(.+)-[^-]+-[^-]+")'
+
+
+def _with_classifier(services: str) -> str:
+    """Return RayServices, each with the classifier that it serves."""
+    return f'label_replace({services}, "classifier", "$1", "name", "(.+)")'
+
+
+# Every server that shows metrics.
+_SHOWN = f"group by (namespace, deployment, classifier, track) ({_with_deployment(names.READY.name)})"
+# Who kube-state-metrics and KubeRay say wants servers.
+_DEPLOYMENTS, _SERVICES = "kube_deployment_spec_replicas", "kuberay_service_info"
+_WANTS = f"({_DEPLOYMENTS} > 0)"
 _WANTED = "vitruvian:servers:wanted"
 # A Prometheus that was away for some minutes goes on where it was.
 _REMEMBERED = f"last_over_time({_WANTED}[10m])"
@@ -103,21 +113,32 @@ WANTED = Record(
     # Remembers who served, for as long as kube-state-metrics knows of a Deployment that wants servers, or KubeRay of a
     # RayService; what these serve now replaces what they served before.
     f"{_SHOWN}\n"
-    f"or\n({_REMEMBERED}\nand on (namespace, deployment) (kube_deployment_spec_replicas > 0)\n"
+    f"or\n({_REMEMBERED}\nand on (namespace, deployment) {_WANTS}\n"
     f"unless on (namespace, deployment) {_SHOWN})\n"
-    f"or\n({_REMEMBERED}\n"
-    'and on (namespace, classifier) label_replace(kuberay_service_info, "classifier", "$1", "name", "(.+)")\n'
+    f"or\n({_REMEMBERED}\nand on (namespace, classifier) {_with_classifier(_SERVICES)}\n"
     f"unless on (namespace, classifier) {_SHOWN})",
+)
+
+# Who was ready a moment ago, but for those whose Deployment serves another classifier now, and whose Deployment or
+# RayService was removed or scaled to none. Pods go some minutes after what they belong to, so that is remembered for
+# longer; who tells of it may itself begin anew.
+_REMOVED_DEPLOYMENTS = f"(max_over_time({_DEPLOYMENTS}[30m]) unless on (namespace, deployment) {_WANTS})"
+_REMOVED_SERVICES = f"(max_over_time({_SERVICES}[30m]) unless on (namespace, name) {_SERVICES})"
+_LATELY_READY = (
+    f"({_with_deployment(f'max_over_time({names.READY.name}[15m])')} == 1\n"
+    f"unless on (namespace, deployment) {_SHOWN}\n"
+    f"unless on (namespace, deployment) {_REMOVED_DEPLOYMENTS}\n"
+    f"unless on (namespace, classifier) {_with_classifier(_REMOVED_SERVICES)})"
 )
 
 SERVING = (
     Alert(
         "VitruvianNoReadyServer",
         "critical",
-        # Servers that are there but not ready, that were ready a moment ago and are gone without a trace, or that are
-        # gone for long and still wanted.
+        # Servers that are there but not ready, that were ready a moment ago and are gone without anybody removing them,
+        # or that are gone for long and still wanted.
         f"{_ready()} == 0\n"
-        f"or\n(max {_TRACK} (max_over_time({names.READY.name}[15m])) == 1 unless {_ready()})\n"
+        f"or\n(max {_TRACK} {_LATELY_READY} unless {_ready()})\n"
         f"or\n(max {_TRACK} ({_WANTED}) unless {_ready()})",
         "2m",
         f"No server of {_IT} is ready",
