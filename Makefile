@@ -39,13 +39,14 @@ test-browser: $(READY) ## Drive the page in Chromium
 test-cluster: $(READY) ## Run the tests on the cluster of KUBECONFIG; its nodes need the images that `make images` builds
 	$(BIN)/python -m pytest tests/cluster $(ARGS)
 
-images: ## Build the images of servers and trainer with docker
+images: ## Build the images of operator, servers and trainer with docker
+	DOCKER_BUILDKIT=$${DOCKER_BUILDKIT:-0} docker build -q -f images/operator.Dockerfile -t vitruvian/operator:dev .
 	DOCKER_BUILDKIT=$${DOCKER_BUILDKIT:-0} docker build -q -f images/server.Dockerfile -t vitruvian/server:dev .
 	DOCKER_BUILDKIT=$${DOCKER_BUILDKIT:-0} docker build -q -f images/server-ray.Dockerfile -t vitruvian/server-ray:dev .
 	DOCKER_BUILDKIT=$${DOCKER_BUILDKIT:-0} docker build -q -f images/trainer.Dockerfile -t vitruvian/trainer:dev .
 
 image-sizes: ## Say how large the images are: unpacked, and compressed as a registry keeps them (minutes)
-	@for role in server server-ray trainer; do \
+	@for role in operator server server-ray trainer; do \
 	  printf '%-22s %6d MB  ' vitruvian/$$role:dev $$(($$(docker image inspect -f '{{.Size}}' vitruvian/$$role:dev) / 1000000)); \
 	  echo "$$(($$(docker save vitruvian/$$role:dev | gzip | wc -c) / 1000000)) MB compressed"; \
 	done

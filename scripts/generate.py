@@ -15,13 +15,14 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from vitruvian import spec
-from vitruvian.cluster import rayjob, servers
+from vitruvian.cluster import images, rayjob, servers
 from vitruvian.cluster.objects import NAME, manifest
 from vitruvian.cluster.settings import Ingress, RayServeSettings, RaySettings, TrainerSettings
 from vitruvian.migration.systems import SYSTEMS
 from vitruvian.migration.table import System, Whole
 from vitruvian.observability import alerts, metrics
 from vitruvian.observability.dashboards import DASHBOARDS, rendered
+from vitruvian.operator import crd
 
 ROOT = Path(__file__).parents[1]
 CHART_FOLDER = ROOT / "charts" / "vitruvian"
@@ -32,6 +33,22 @@ SAMPLES = ROOT / "k8s" / "samples"
 SAMPLE = SAMPLES / "classifier.yaml"
 SAMPLE_HEAD = """\
 # What `vitruvian {command} -f classifier.yaml -n studio` makes with settings like the chart's; --dry-run prints yours.
+"""
+
+CRD_HEAD = "# Written by scripts/generate.py from vitruvian/spec.py.\n"
+CRD_TEMPLATE = """\
+{{- /* Written by scripts/generate.py from vitruvian/spec.py. */}}
+{{- $crd := .Values.crd | default dict }}
+{{- if and $crd.install (not (include "vitruvian.crdElsewhere" .)) }}
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata:
+  name: NAME
+  labels:
+    {{- include "vitruvian.labels" . | nindent 4 }}
+  {{- if $crd.keep }}
+  annotations: {helm.sh/resource-policy: keep}
+  {{- end }}
 """
 
 CLASSIFIER = """\
@@ -62,6 +79,13 @@ release that made them; until the next `helm upgrade` of any other release makes
 servers: what `vitruvian deploy` applies names the ClusterStorageContainer `vitruvian`. Pods that run go on.
 `vitruvian doctor` says whose the ClusterStorageContainer is, and when it is missing. What is rendered without a cluster
 (`helm template`, Argo CD) always contains them: set `kserve.storageContainer` in one release only.
+
+**The Classifier's definition.** The CustomResourceDefinition is one for the whole cluster, too: the first release makes
+it (`crd.install`), those after it use it. With `crd.keep` it stays when its release is uninstalled, and so do all
+Classifiers; a release of the same name in the same namespace takes it up again. Where that release is gone for good,
+`kubectl apply --server-side --force-conflicts -f k8s/crd.yaml` brings it up to date. Without rights for the whole
+cluster set `crd.install` to false, and have somebody apply that file who has them. Each release's operator looks after
+the Classifiers of its own namespace.
 
 **From a number of servers to autoscaling.** Where `server.autoscaling.enabled` becomes true in a release that runs,
 Helm takes `replicas` out of the Deployment, and Kubernetes leaves one server until the HorizontalPodAutoscaler has
@@ -106,9 +130,12 @@ SETTINGS_OF: dict[str, tuple[type[RaySettings], str]] = {
     ),
 }
 
-_IMAGES = ("server", "serverRay", "trainer")
+_REPOSITORY = {"type": "string", "pattern": f"^{images.REPOSITORY}$", "maxLength": images.LONGEST_REPOSITORY}
+_IMAGES = ("server", "serverRay", "operator", "trainer")
 # Maps and lists whose content is Kubernetes' own, or a user's: the API server checks them.
 _OPEN = {
+    **{f"images.{role}.repository": _REPOSITORY for role in _IMAGES},
+    **{f"images.{role}.tag": {"type": "string", "pattern": f"^({images.TAG})?$"} for role in _IMAGES},
     **{f"images.{role}.pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]} for role in _IMAGES},
     "fullnameOverride": {"type": "string", "pattern": "^([a-z]([-a-z0-9]*[a-z0-9])?)?$"},
     "images.pullSecrets": {"type": "array", "items": {"type": "string", "pattern": f"^{NAME}$"}},
@@ -116,6 +143,11 @@ _OPEN = {
     "s3.serverSecret": {"type": "string", "pattern": f"^({NAME})?$"},
     "serviceAccounts.trainer.annotations": {"type": "object", "additionalProperties": {"type": "string"}},
     "serviceAccounts.server.annotations": {"type": "object", "additionalProperties": {"type": "string"}},
+    "serviceAccounts.operator.annotations": {"type": "object", "additionalProperties": {"type": "string"}},
+    "operator.declarers": {"type": "array", "items": {"type": "object"}},
+    "operator.resources": {"type": "object"},
+    "operator.nodeSelector": {"type": "object", "additionalProperties": {"type": "string"}},
+    "operator.tolerations": {"type": "array", "items": {"type": "object"}},
     "trainer.submitters": {"type": "array", "items": {"type": "object"}},
     "deployers": {"type": "array", "items": {"type": "object"}},
     "server.resources": {"type": "object"},
@@ -237,6 +269,18 @@ def rules_file() -> str:
     return "# Written by scripts/generate.py from vitruvian/observability/alerts.py.\n" + manifest([alerts.rules()])
 
 
+def crd_file() -> str:
+    """Return k8s/crd.yaml, for those without Helm."""
+    return CRD_HEAD + manifest([crd.definition()])
+
+
+def crd_template() -> str:
+    """Return the chart's template of the same, which a release makes unless another one did."""
+    made = manifest([{"spec": crd.definition()["spec"]}])
+    assert "{{" not in made, "the chart would take it for a template"
+    return CRD_TEMPLATE.replace("NAME", crd.NAME) + made + "{{- end }}\n"
+
+
 def _settings(kind: type[BaseModel], of: BaseModel | None = None, above: str = "") -> Iterator[Value]:
     """Yield every field of settings, those of their parts after the part; `of` has the defaults that a part gets."""
     for name, field in kind.model_fields.items():
@@ -332,6 +376,8 @@ PAGES = {
     SAMPLES / "rayjob.yaml": rayjob_sample,
     SAMPLES / "inferenceservice.yaml": partial(server_sample, "kserve"),
     SAMPLES / "rayservice.yaml": partial(server_sample, "rayserve"),
+    ROOT / "k8s" / "crd.yaml": crd_file,
+    CHART_FOLDER / "templates" / "crd.yaml": crd_template,
     ROOT / "docs" / "classifier.md": classifier_page,
     ROOT / "docs" / "chart.md": chart_page,
     ROOT / "docs" / "metrics.md": metrics_page,

@@ -18,13 +18,14 @@ import yaml
 Object = dict[str, Any]
 
 KINDS = {
-    "v1": {"pods": "Pod", "configmaps": "ConfigMap"},
+    "v1": {"pods": "Pod", "configmaps": "ConfigMap", "events": "Event"},
     "apps/v1": {"deployments": "Deployment"},
     "autoscaling/v2": {"horizontalpodautoscalers": "HorizontalPodAutoscaler"},
     "policy/v1": {"poddisruptionbudgets": "PodDisruptionBudget"},
     "networking.k8s.io/v1": {"ingresses": "Ingress"},
     "serving.kserve.io/v1beta1": {"inferenceservices": "InferenceService"},
     "ray.io/v1": {"rayservices": "RayService", "rayjobs": "RayJob"},
+    "vitruvian.dev/v1alpha1": {"classifiers": "Classifier"},
 }
 
 
@@ -73,14 +74,19 @@ class ApiServer:
             return 404, {"message": "not found"}
         if not inside:
             return 200, self._resources(group)
-        resource, name = inside[2], "/".join(inside[3:])
+        resource, *names = inside[2:] if inside[0] == "namespaces" and len(inside) > 2 else inside
+        name = "/".join(names)
         verb = {"GET": "get" if name else "list", "PATCH": "patch", "POST": "create", "DELETE": "delete"}[method]
         if (verb, resource) in self.forbidden:
             return 403, {"message": f'{resource} is forbidden: User "somebody" cannot {verb} resource "{resource}"'}
         if verb == "list":
             selected = query.get("labelSelector", [""])[0]
             items = [each for (kind, _), each in self.kept.items() if kind == resource and _matches(each, selected)]
-            return 200, {"apiVersion": group, "kind": f"{KINDS[group][resource]}List", "items": items}
+            return 200, {"apiVersion": group, "kind": f"{KINDS[group].get(resource, '')}List", "items": items}
+        if name.endswith("/status"):
+            found = self.kept[resource, name.removesuffix("/status")]
+            found["status"] = yaml.safe_load(body)["status"]
+            return 200, found
         if verb in ("create", "patch"):
             return 200, self.keep(resource, yaml.safe_load(body))
         if (resource, name) not in self.kept:
@@ -115,7 +121,8 @@ class ApiServer:
         verbs = ["create", "delete", "get", "list", "patch"]
         resources = [
             {"name": name, "singularName": kind.lower(), "kind": kind, "namespaced": True, "verbs": verbs}
-            for name, kind in KINDS[group].items()
+            for each, kind in KINDS[group].items()
+            for name in (each, f"{each}/status")
         ]
         return {"kind": "APIResourceList", "groupVersion": group, "resources": resources}
 

@@ -360,7 +360,7 @@ def serve(
 
     def announce(address: str) -> None:
         what = f"[bold]{_plain(found.info.name)}[/] version {_plain(found.info.version)}"
-        console.print(f"{what} is ready at {_plain(address)} after {startup}", highlight=False)
+        console.print(f"{what} is ready at {_plain(address)} after {startup}", highlight=False, soft_wrap=True)
 
     serve_bundle(found, host, port, settings=Settings(track=track.value), startup=startup, announce=announce)
 
@@ -375,7 +375,7 @@ def fetch(
 
     found = open_bundle(bundle, into=folder)
     what = f"[bold]{_plain(found.info.name)}[/] version {_plain(found.info.version)}"
-    console.print(f"{what} is in {_plain(str(folder))}", highlight=False)
+    console.print(f"{what} is in {_plain(str(folder))}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -623,6 +623,21 @@ def undeploy(
             console.print(
                 f"[bold]{_plain(servers.called(each))}[/] is {'removed' if wait else 'going'}", highlight=False
             )
+
+
+@app.command(hidden=True)
+def operator(
+    namespace: Namespace = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Tell at http://0.0.0.0:PORT/healthz whether it lives.")
+    ] = None,
+) -> None:
+    """Train, gate, publish and serve a namespace's Classifiers, for as long as this runs: what the chart's pod does."""
+    with _needs("operator"):
+        from vitruvian.cluster.api import Cluster
+        from vitruvian.operator.handlers import run as run_operator
+
+        run_operator(Cluster(namespace), port)
 
 
 def _tell(text: str) -> None:

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "vitruvian"
 SERVER = os.environ.get("VITRUVIAN_SERVER_IMAGE", "vitruvian/server:dev")
 SERVER_RAY = os.environ.get("VITRUVIAN_SERVER_RAY_IMAGE", "vitruvian/server-ray:dev")
+OPERATOR = os.environ.get("VITRUVIAN_OPERATOR_IMAGE", "vitruvian/operator:dev")
 TRAINER = os.environ.get("VITRUVIAN_TRAINER_IMAGE", "vitruvian/trainer:dev")
 Environment = dict[str, str]
 
@@ -89,11 +90,13 @@ def settings(**server: Any) -> dict[str, Any]:
     """Return the chart's values for a small cluster with these images."""
     images = {
         role: dict(zip(("repository", "tag"), name.rsplit(":", 1), strict=True))
-        for role, name in (("server", SERVER), ("serverRay", SERVER_RAY), ("trainer", TRAINER))
+        for role, name in (("server", SERVER), ("serverRay", SERVER_RAY), ("operator", OPERATOR), ("trainer", TRAINER))
     }
     # The Prometheus of the cluster's standard set-up has no label of its own.
     prometheus = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
-    return {"images": images, "server": server, "networkPolicy": {"metricsFrom": [prometheus]}}
+    # A test leaves nothing behind that isn't in its namespace.
+    crd = {"keep": False}
+    return {"images": images, "server": server, "crd": crd, "networkPolicy": {"metricsFrom": [prometheus]}}
 
 
 class Load:

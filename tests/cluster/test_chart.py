@@ -79,6 +79,21 @@ def test_install_test_upgrade_rollback_and_uninstall_leave_nothing(release: Rele
     assert "vitruvian" not in left
 
 
+def test_the_classifiers_definition_stays_with_every_classifier_where_it_is_kept(release: Release) -> None:
+    namespace = release.namespace
+    kept = ("--reuse-values", "--set", "operator.enabled=false,crd.keep=true")
+    release.install(wait=False)
+    release.helm("upgrade", "v", CHART, *kept)
+    kubectl("-n", namespace, "apply", "-f", ROOT / "k8s" / "samples" / "classifier.yaml")
+    release.helm("uninstall", "v", "--wait")
+    assert "yoga" in kubectl("-n", namespace, "get", "classifiers")
+
+    # The same release takes it up again, and away where that is wanted.
+    release.install(wait=False)
+    release.helm("uninstall", "v", "--wait")
+    soon("it is gone", lambda: not kubectl(*DEFINITION))
+
+
 def test_from_outside_a_server_answers_and_shows_no_metrics(release: Release, published: Published) -> None:
     host = f"{release.namespace}.example.com"
     release.install(enabled=True, bundle=published.address, ingress={"enabled": True, "host": host})
@@ -98,30 +113,45 @@ def _code(url: str, **headers: str) -> int:
 
 def test_a_second_release_uses_what_the_first_made_for_the_whole_cluster(release: Release, s3: S3) -> None:
     first, second = release.namespace, f"{release.namespace}-b"
+    definition = "CustomResourceDefinition of Classifiers belongs to release v in namespace"
     fetcher = ("get", "clusterstoragecontainer", "vitruvian", "--ignore-not-found", "-o", "name")
     doctor = ("vitruvian", "doctor", "-n", second)
     make_namespace(second)
     other = Release(second, s3, release.folder)
     try:
         release.install(wait=False)
-        assert f"belongs to release v in namespace {first}" in other.install(wait=False)
+        told = other.install()
+        assert f"ClusterStorageContainer `vitruvian`, which belongs to release v in namespace {first}" in told
+        assert f"{definition} {first}" in told
         assert f"of release v in namespace {first}" in run(*doctor, check=False)
         # Neither an upgrade nor the end of a release that only uses it takes it away.
         release.install(wait=False)
         other.helm("uninstall", "v", "--wait")
-        assert kubectl(*fetcher)
-        other.install(wait=False)
+        assert kubectl(*fetcher) and kubectl(*DEFINITION)
+        other.install()
 
         release.helm("uninstall", "v", "--wait")
         assert not kubectl(*fetcher)
+        soon("the definition is gone, too", lambda: not kubectl(*DEFINITION))
         assert "no ClusterStorageContainer vitruvian" in run(*doctor, check=False)
-        other.install(wait=False)
+        assert definition not in other.install(wait=False)
         assert kubectl(*fetcher)
+        # An operator whose definition went away begins anew when there is one again.
+        kubectl("-n", second, "apply", "-f", "-", text=REFUSED)
+        said = ("-n", second, "get", "clf", "refused", "-o", "jsonpath={.status.phase}")
+        soon("the second release's operator looks after its Classifiers", lambda: kubectl(*said) == "Invalid")
     finally:
         run("helm", "-n", second, "uninstall", "v", "--ignore-not-found")
         kubectl("delete", "namespace", second, "--wait=false")
 
 
+DEFINITION = ("get", "crd", "classifiers.vitruvian.dev", "--ignore-not-found", "-o", "name")
+REFUSED = """
+apiVersion: vitruvian.dev/v1alpha1
+kind: Classifier
+metadata: {name: refused}
+spec: {data: {source: data/yoga}, model: {architecture: vit}}
+"""
 OLD_ACCOUNT = """
 apiVersion: v1
 kind: ServiceAccount

@@ -23,7 +23,7 @@ def test_the_page_does_what_it_says(release: Release, published: Published, tmp_
     whole["spec"]["training"] |= {"epochs": 1}
     whole["spec"]["gates"][0]["atLeast"] = 0.0
     (tmp_path / "classifier.yaml").write_text(yaml.safe_dump(whole))
-    values = {"images": settings()["images"], "s3": release.s3.values}
+    values = {"images": settings()["images"], "crd": settings()["crd"], "s3": release.s3.values}
     (tmp_path / "my-values.yaml").write_text(yaml.safe_dump(values))
 
     told = {}

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from vitruvian import spec
 from vitruvian.cluster.raypods import measured
 from vitruvian.cluster.rayservice import ray_service
 from vitruvian.cluster.settings import Ingress, RayServeSettings, TrainerSettings, parse
+from vitruvian.doctor.cluster import switched_off
 from vitruvian.inference.app import create_app
 from vitruvian.inference.predictor import Predictor
 
@@ -31,9 +32,11 @@ Objects = dict[tuple[str, str], dict[str, Any]]
 pytestmark = pytest.mark.skipif(shutil.which("helm") is None, reason="needs helm on the PATH")
 
 
-def helm(values: dict[str, Any], release: str = "v") -> subprocess.CompletedProcess[str]:
+def helm(values: dict[str, Any], release: str = "v", kinds: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Render these values as on a cluster that knows these kinds, where there are any."""
     text = json.dumps(values)
-    command = ["helm", "template", release, str(CHART), "-n", "studio", "-f", "-"]
+    known = [word for kind in kinds for word in ("--api-versions", kind)]
+    command = ["helm", "template", release, str(CHART), "-n", "studio", "-f", "-", *known]
     return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
 
 
@@ -190,7 +193,8 @@ def test_a_value_that_is_taken_away_leaves_nothing_behind(nothing: str) -> None:
 def test_the_values_of_before_there_were_two_accounts_make_two() -> None:
     # What `helm upgrade --reuse-values` gives the templates.
     found = made(serviceAccount={"annotations": {}}, serviceAccounts=None, s3={"region": "us-east-1"})
-    assert {name for kind, name in found if kind == "ServiceAccount"} == {"vitruvian-trainer", "vitruvian-server"}
+    accounts = {name for kind, name in found if kind == "ServiceAccount"}
+    assert accounts == {"vitruvian-trainer", "vitruvian-server", "vitruvian-operator"}
 
 
 def test_all_that_a_server_answers_is_public_but_its_metrics(tmp_path: Path) -> None:
@@ -244,3 +248,83 @@ def test_kserves_servers_are_spread_each_classifiers_by_themselves() -> None:
     assert all(term["matchLabelKeys"] == ["serving.kserve.io/inferenceservice"] for term in wanted)
     own: dict[str, Any] = {"nodeAffinity": {}}
     assert made(server={"affinity": own})["ServingRuntime", "vitruvian"]["spec"]["affinity"] == own
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"images": {"server": {"repository": "Vitruvian/server"}}}, "/images/server/repository"),
+        ({"images": {"serverRay": {"repository": "vitruvian/server-ray:1"}}}, "/images/serverRay/repository"),
+        ({"images": {"trainer": {"tag": "1:2"}}}, "/images/trainer/tag"),
+        ({"images": {"trainer": {"tag": "1@sha256:00"}}}, "/images/trainer/tag"),
+        ({"trainer": {"settings": {"image": "trainer:1:2"}}}, "/trainer/settings/image"),
+        ({"rayserve": {"settings": {"image": "a b"}}}, "/rayserve/settings/image"),
+    ],
+)
+def test_an_image_that_no_registry_takes_is_refused_by_name(values: dict[str, Any], named: str) -> None:
+    done = helm(values)
+    assert done.returncode and f"at '{named}'" in done.stderr
+
+
+def test_an_image_may_be_named_by_its_digest() -> None:
+    tag = f"1@sha256:{'0' * 64}"
+    found = made(images={"trainer": {"repository": "registry.example:5000/vitruvian/trainer", "tag": tag}})
+    trainers = parse(TrainerSettings, settings_of(found, "vitruvian-trainer"), "the chart")
+    assert trainers.image == f"registry.example:5000/vitruvian/trainer:{tag}"
+
+
+@pytest.mark.parametrize(
+    ("kserve", "off"),
+    [
+        ({}, set[str]()),
+        ({"clusterWide": True}, set[str]()),
+        ({"enabled": False}, {"kserve.enabled"}),
+        ({"storageContainer": False}, {"kserve.storageContainer"}),
+        ({"enabled": False, "storageContainer": False}, {"kserve.enabled", "kserve.storageContainer"}),
+    ],
+)
+def test_the_doctor_is_told_what_is_switched_off(kserve: dict[str, bool], off: set[str]) -> None:
+    assert switched_off(made(kserve=kserve)["ConfigMap", "vitruvian-trainer"]) == off
+
+
+ROUTE = {"enabled": True, "parentRefs": [{"name": "gateway"}]}
+NO_KSERVE: dict[str, Any] = {"kserve": {"enabled": False}}
+NEEDED: list[tuple[dict[str, Any], str, str]] = [
+    ({}, "kserve.enabled", "serving.kserve.io/v1alpha1/ServingRuntime"),
+    ({"kserve": {"clusterWide": True}}, "kserve.enabled", "serving.kserve.io/v1alpha1/ClusterServingRuntime"),
+    (NO_KSERVE | {"monitoring": {"podMonitor": True}}, "monitoring.podMonitor", "monitoring.coreos.com/v1/PodMonitor"),
+    (
+        NO_KSERVE | {"monitoring": {"serviceMonitor": True}, "server": SERVER},
+        "monitoring.serviceMonitor",
+        "monitoring.coreos.com/v1/ServiceMonitor",
+    ),
+    (
+        NO_KSERVE | {"monitoring": {"prometheusRule": {"enabled": True}}},
+        "monitoring.prometheusRule.enabled",
+        "monitoring.coreos.com/v1/PrometheusRule",
+    ),
+    (
+        NO_KSERVE | {"server": SERVER | {"httpRoute": ROUTE}},
+        "server.httpRoute.enabled",
+        "gateway.networking.k8s.io/v1/HTTPRoute",
+    ),
+]
+
+
+@pytest.mark.parametrize(("values", "value", "kind"), NEEDED, ids=[kind for _, _, kind in NEEDED])
+def test_what_a_cluster_lacks_is_named_with_the_value_that_needs_it(
+    values: dict[str, Any], value: str, kind: str
+) -> None:
+    # Every cluster lists its kinds, and ConfigMaps are of every cluster.
+    everywhere = ["v1/ConfigMap", "serving.kserve.io/v1alpha1/ClusterStorageContainer"]
+    refused = helm(values, kinds=everywhere)
+    assert f"the cluster has no {kind}, which {value} needs: install " in refused.stderr
+    assert "or set it to false" in refused.stderr and refused.returncode
+    for kinds in ([*everywhere, kind], []):
+        rendered = helm(values, kinds=kinds)
+        assert rendered.returncode == 0, rendered.stderr
+        assert kind.rpartition("/")[2] in {one["kind"] for one in yaml.safe_load_all(rendered.stdout) if one}
+
+
+def test_a_cluster_without_kserve_and_prometheus_takes_the_chart_that_needs_neither() -> None:
+    assert helm(NO_KSERVE, kinds=["v1/ConfigMap"]).returncode == 0

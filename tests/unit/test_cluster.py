@@ -162,6 +162,15 @@ def test_every_pod_holds_to_the_level_restricted() -> None:
             assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
+def test_lines_in_pods_logs_are_wide_unless_somebody_wants_them_narrow() -> None:
+    def widths(settings: TrainerSettings) -> list[str]:
+        variables = [pod["containers"][0]["env"] for pod in pods(built(settings)[0])]
+        return [entry["value"] for env in variables for entry in env if entry["name"] == "COLUMNS"]
+
+    assert widths(TrainerSettings()) == ["160"] * 3
+    assert widths(TrainerSettings(env={"COLUMNS": "90"})) == ["90"] * 3
+
+
 def test_settings_reach_the_pods_they_are_for() -> None:
     settings = parse(
         TrainerSettings,
@@ -296,10 +305,62 @@ def test_a_file_without_a_cluster_says_only_what_differs_from_the_charts_default
     assert RayServeSettings().service_account == "vitruvian-server"
 
 
-@pytest.mark.parametrize("image", ["", "a b", " "])
-def test_an_image_is_checked_wherever_it_is_given(image: str) -> None:
-    with pytest.raises(SpecError, match="--image: image: String should match pattern"):
+SHA = "sha256:" + "0" * 64
+NO_IMAGES = [
+    *(
+        "",
+        " ",
+        "a b",
+        "Vitruvian/trainer:1",
+        "registry.example/Vitruvian/trainer:1",
+        "trainer:1:2",
+        "trainer:",
+        "trainer@",
+    ),
+    *(":1", "/trainer:1", "a//b:1", "trainer/:1", "trainer:-1", f"trainer:{'1' * 129}", "trainer:1@sha256:00", "a__-b"),
+    *(
+        f"trainer@{SHA}0",
+        f"trainer@{SHA.upper()}",
+        f"trainer@md5:{'0' * 32}",
+        f"trainer@{SHA}:1",
+        "https://a.example/b:1",
+    ),
+    *("a:b/c:1", "-a.example/b:1", "_a", "a_", "trainer:1\n", f"a.example/{'b' * 246}:1", "a" * 10_000),
+]
+IMAGES = [
+    *(
+        "trainer",
+        "trainer:1",
+        "vitruvian/trainer:0.1.0-rc.1_x",
+        "localhost/trainer:1",
+        "localhost:5000/trainer",
+        "a__b/c--d.e",
+    ),
+    *("123456789012.dkr.ecr.eu-central-1.amazonaws.com/vitruvian/trainer:dev", "Registry.Example:5000/a/b/c/d:V1"),
+    *(
+        f"trainer@{SHA}",
+        f"a.example/trainer:1@{SHA}",
+        "[fd00::1]:5000/trainer:1",
+        f"trainer@sha512:{'0' * 128}",
+        "a---b",
+    ),
+    f"a.example/{'b' * 245}:{'1' * 128}@{SHA}",
+]
+
+
+@pytest.mark.parametrize("image", NO_IMAGES)
+def test_an_image_that_no_registry_takes_is_refused_wherever_it_is_given(image: str) -> None:
+    with pytest.raises(SpecError) as refused:
         overlaid(TrainerSettings(), {"image": image}, "--image")
+    line = str(refused.value)
+    assert line.startswith(f"--image: image: {image[:100]!r}") and len(line.splitlines()) == 1
+    assert "[REGISTRY/]REPOSITORY[:TAG][@sha256:DIGEST]" in line or "shorten it to 255 characters" in line
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_an_image_that_registries_take_is_taken(image: str) -> None:
+    assert overlaid(TrainerSettings(), {"image": image}, "--image").image == image
+    assert overlaid(RayServeSettings(), {"image": image}, "--image").image == image
 
 
 def test_a_queue_takes_a_fixed_number_of_workers_only() -> None:

@@ -140,8 +140,8 @@ def test_a_file_of_settings_lies_over_the_administrators(api: ApiServer, tmp_pat
 
 
 REFUSED = [
-    (("submit", "--image", "a b"), 2, "--image: image: String should match pattern"),
-    (("submit", "--dry-run", "--image", ""), 2, "--image: image: String should match pattern"),
+    (("submit", "--image", "a b"), 2, "--image: image: 'a b' is no image's name"),
+    (("submit", "--dry-run", "--image", ""), 2, "--image: image: '' is no image's name"),
     (("submit", "--mlflow", "://"), 2, "--mlflow: '://' is no MLflow server that the cluster's pods reach; give "),
     (("submit", "-n", ""), 1, "'' can't be a namespace's name; use lower-case letters, digits and '-', 63 "),
     (("deploy", "-n", "a" * 64), 1, f"'{'a' * 64}' can't be a namespace's name; "),

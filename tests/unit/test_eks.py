@@ -257,7 +257,7 @@ def test_the_chart_makes_what_the_page_promises() -> None:
     pod = found["Deployment", "vitruvian-server"]["spec"]["template"]["spec"]
     assert pod["serviceAccountName"] == "vitruvian-server"
     accounts = {name for kind, name in found if kind == "ServiceAccount"}
-    assert accounts == {"vitruvian-trainer", "vitruvian-server"}
+    assert accounts == {"vitruvian-trainer", "vitruvian-server", "vitruvian-operator"}
     assert accounts < {one["serviceAccountName"] for one in cluster()["iam"]["podIdentityAssociations"]}
     # A pod answers until the load balancer has let go of it.
     drain = re.search(r"timeout_seconds=(\d+)", annotations["alb.ingress.kubernetes.io/target-group-attributes"])

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "vitruvian"
 
 # From the bottom upwards: a room imports from its own or a lower line only.
 FLOORS = [
-    {"errors", "interrupt", "machine", "observability"},
+    {"errors", "interrupt", "machine", "observability", "synthetic"},
     {"spec", "store"},
     {"artifact", "console", "migration"},
     {"variants"},
@@ -22,7 +22,7 @@ FLOORS = [
     {"inference", "card"},
     {"training", "evaluation", "export", "serving"},
     {"pipeline", "cluster", "planning"},
-    {"demo", "doctor", "study", "tune"},
+    {"demo", "doctor", "operator", "study", "tune"},
     {"cli"},
 ]
 MAY_IMPORT = {
@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "peft": {"models"},
     "ray": {"training", "serving"},
     "kserve": set[str](),
-    "kopf": set[str](),
+    "kopf": {"operator"},
     "kubernetes": {"cluster"},
     "grafana_foundation_sdk": {"observability"},
 }

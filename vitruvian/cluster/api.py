@@ -25,7 +25,11 @@ _SECONDS: Final = (5, 10)
 """To connect, and between two parts of an answer; each request is tried twice."""
 _SECONDS_OF_SILENCE: Final = 24 * 3600
 """So long a run may write nothing."""
-_COMES_WITH: Final = {"ray.io": "KubeRay", "serving.kserve.io": "KServe"}
+_COMES_WITH: Final = {
+    "ray.io": "KubeRay",
+    "serving.kserve.io": "KServe",
+    "vitruvian.dev": "the chart, or k8s/crd.yaml",
+}
 _LONGEST_MESSAGE: Final = 500
 _CONTEXT: Final = "check the kubeconfig's current context"
 
@@ -66,6 +70,13 @@ class Cluster:
                 body=made, namespace=self.namespace, field_manager=MANAGER, force_conflicts=True
             )
         return dict(done.to_dict())
+
+    def apply_status(self, made: Object) -> None:
+        """Change what of an object's status is ours, by server-side apply; the rest of the object stays."""
+        with self._explained(f"the status of {made['kind']} {made['metadata']['name']}"):
+            self._to(made["apiVersion"], made["kind"]).status.server_side_apply(
+                body=made, namespace=self.namespace, field_manager=MANAGER, force_conflicts=True
+            )
 
     def get(self, api_version: str, kind: str, name: str) -> Object:
         """Return an object; raises `NotFound`."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from vitruvian.bundle import BUNDLES
 from vitruvian.cluster import rayservice
-from vitruvian.cluster.api import Cluster
+from vitruvian.cluster.api import MANAGER, Cluster
 from vitruvian.cluster.objects import CLASSIFIER, VERSION, Object, servers_of
 from vitruvian.cluster.pods import obstacle
 from vitruvian.cluster.serving import POD_LABEL
@@ -32,7 +33,7 @@ def wait(cluster: Cluster, service: Object, seconds: float, tell: Callable[[str]
     while True:
         found = _still(cluster, service, version)
         _refuse_unknown_runtime(found, cluster.namespace)
-        lacking = _lacks_ray(found) if rayserve else _lacks(cluster, found)
+        lacking = _lacks_of(cluster, found)
         if not lacking:
             if not rayserve or time.monotonic() - since > _SECONDS_OF_KUBERAY:
                 return address(cluster, found)
@@ -59,6 +60,17 @@ def wait(cluster: Cluster, service: Object, seconds: float, tell: Callable[[str]
             hint = f"see 'kubectl -n {cluster.namespace} describe pods -l {pods}'"
             raise VitruvianError(f"isn't ready after {seconds:.0f} s: {lacking}", where=name, hint=hint)
         time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def lacking(cluster: Cluster, service: Object) -> str:
+    """Return what an InferenceService or a RayService still lacks, and what is in the way; empty where it answers."""
+    lacks = _lacks_of(cluster, service)
+    if not lacks:
+        just_applied = _is_ray(service) and _seconds_since_applied(service) < _SECONDS_OF_KUBERAY
+        return "KubeRay hasn't looked at it yet" if just_applied else ""
+    pods = pods_of(service)
+    stops = _stops(cluster, pods) or _not_made(cluster, pods)
+    return f"{lacks}; {stops}" if stops else lacks
 
 
 def address(cluster: Cluster, service: Object) -> str:
@@ -89,6 +101,18 @@ def pods_of(service: Object) -> str:
 
 def _is_ray(service: Object) -> bool:
     return bool(service["kind"] == rayservice.KIND[1])
+
+
+def _lacks_of(cluster: Cluster, service: Object) -> str:
+    return _lacks_ray(service) if _is_ray(service) else _lacks(cluster, service)
+
+
+def _seconds_since_applied(service: Object) -> float:
+    """Return how long ago we changed anything of an object but its status."""
+    managed = service["metadata"].get("managedFields") or ()
+    ours = [each["time"] for each in managed if each.get("manager") == MANAGER and "time" in each]
+    last = max(map(datetime.fromisoformat, ours), default=datetime.min.replace(tzinfo=UTC))
+    return (datetime.now(UTC) - last).total_seconds()
 
 
 def _still(cluster: Cluster, service: Object, version: str) -> Object:

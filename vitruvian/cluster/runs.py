@@ -82,8 +82,12 @@ def submit(
     declaration: str,
     settings: TrainerSettings,
     options: Sequence[str] = (),
+    owner: Object | None = None,
 ) -> str:
-    """Begin a run and return its name; raises `Conflict` where one of this classifier isn't over."""
+    """Begin a run, which goes when its owner does, and return its name.
+
+    Raises `Conflict` where one of this classifier isn't over.
+    """
     for run in runs(cluster, classifier.name):
         if not run.over:
             hint = f"follow it with 'vitruvian logs {run.name}', or end it with 'vitruvian cancel {run.name}'"
@@ -92,7 +96,7 @@ def submit(
     rayjob, *others = build(classifier, declaration, name, cluster.namespace, settings, options)
     kept = None
     try:
-        kept = cluster.create(rayjob)
+        kept = cluster.create(rayjob if owner is None else owned(rayjob, owner))
         for other in others:
             cluster.create(owned(other, kept))
         _give_way(cluster, classifier.name, name)
@@ -165,7 +169,7 @@ def follow(cluster: Cluster, name: str) -> Iterator[str]:
                 yield from _said(cluster, pod)
         if run.over:
             break
-        waits = _waits_for(cluster, name, run)
+        waits = waits_for(cluster, name, run)
         if waits != told:
             told = waits
             if waits:
@@ -186,8 +190,8 @@ def _said(cluster: Cluster, pod: Object) -> Iterator[str]:
         return
 
 
-def _waits_for(cluster: Cluster, name: str, run: Run) -> str:
-    """Return what a run that hasn't begun to write waits for."""
+def waits_for(cluster: Cluster, name: str, run: Run) -> str:
+    """Return what a run that hasn't begun to write waits for; empty where it has."""
     if run.state == "Running":
         return ""
     if run.state == "Suspended":

@@ -78,6 +78,13 @@ def serving_objects(
     return [made, *(other for other in others if other is not None)]
 
 
+def existing(cluster: Cluster, name: str) -> list[Object]:
+    """Return what there is of a classifier's servers and what goes with them, whoever made it: the servers first."""
+    beside = {kind: servers_of(name) for kinds in _COMPANIONS.values() for kind in kinds}
+    found = [_seen(cluster, kind, each) for kind, each in [*((kind, name) for kind in _COMPANIONS), *beside.items()]]
+    return [each for each in found if each is not None]
+
+
 def deploy(cluster: Cluster, made: list[Object]) -> str:
     """Apply what serves a version and return the version; what a former one had beside it and this one hasn't goes.
 

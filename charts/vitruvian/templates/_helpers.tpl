@@ -45,9 +45,9 @@ prometheus.io/path: /metrics
 {{- /* Who made an object of the whole cluster, if not this release; empty: it is this release's to make. Helm looks
 nothing up for `helm template` and the like. */ -}}
 {{- define "vitruvian.madeElsewhere" -}}
-{{- $api := "serving.kserve.io/v1alpha1" -}}
+{{- $api := .api | default "serving.kserve.io/v1alpha1" -}}
 {{- if .root.Capabilities.APIVersions.Has (printf "%s/%s" $api .kind) -}}
-{{- with lookup $api .kind "" "vitruvian" -}}
+{{- with lookup $api .kind "" (.name | default "vitruvian") -}}
 {{- $marks := .metadata.annotations | default dict -}}
 {{- $release := index $marks "meta.helm.sh/release-name" -}}
 {{- $namespace := index $marks "meta.helm.sh/release-namespace" -}}
@@ -58,6 +58,10 @@ release {{ $release }} in namespace {{ $namespace }}
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+
+{{- define "vitruvian.crdElsewhere" -}}
+{{- include "vitruvian.madeElsewhere" (dict "root" . "api" "apiextensions.k8s.io/v1" "kind" "CustomResourceDefinition" "name" "classifiers.vitruvian.dev") -}}
 {{- end -}}
 
 {{- /* What is asked from outside: all but /metrics, which says how much is asked and how the models answer. */ -}}
