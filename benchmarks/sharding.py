@@ -68,7 +68,7 @@ def main() -> None:
                     run=f"{strategy}-{number}",
                     count=round(STEPS * BATCH / 0.7),
                     model=Model.model_validate({"architecture": "vit", "dimensions": VIT}),
-                    epochs=4,
+                    epochs=3,
                     batchSize=BATCH,
                     learningRate=1e-3,
                     strategy=strategy,

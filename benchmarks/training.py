@@ -35,7 +35,7 @@ from vitruvian.training.job import Job
 
 VIT = {"imageSize": 64, "patchSize": 8, "hiddenSize": 192, "layers": 6, "heads": 3}
 BATCH = 32
-STEPS = 20
+STEPS = 60
 BIN = Path(sys.executable).parent
 PEERS = Path(__file__).with_name("peers.py")
 ROOT = PEERS.parents[1]
@@ -49,7 +49,7 @@ COMMANDS = {
 }
 
 
-def write_job(root: Path, epochs: int = 4) -> Path:
+def write_job(root: Path, epochs: int = 3) -> Path:
     """Return the file of the job that all of them train."""
     job = make_job(
         root,

@@ -35,7 +35,7 @@ def _install(release: Release, domain: str) -> None:
 
 def _left(namespace: str) -> str:
     """Return what of a classifier's servers is in the namespace."""
-    return kubectl("-n", namespace, "get", _MADE, "-o", "name")
+    return kubectl("-n", namespace, "get", _MADE, "-l", "app.kubernetes.io/component!=operator", "-o", "name")
 
 
 @pytest.fixture

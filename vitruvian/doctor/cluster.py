@@ -60,6 +60,7 @@ _METRICS_SERVER: Final = (
 _ROLE_ANNOTATION: Final = "eks.amazonaws.com/role-arn"
 _SERVER_ACCOUNT: Final = "vitruvian-server"
 _OLD_ACCOUNT: Final = "vitruvian"
+_OPERATOR: Final = "app.kubernetes.io/name=vitruvian,app.kubernetes.io/component=operator"
 _KEYS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _ENDPOINT: Final = "AWS_ENDPOINT_URL"
 _A_BUNDLE: Final = "s3://models/yoga/bundles/0123456789ab"
@@ -155,6 +156,7 @@ def _looks(look: Look, classifier: Classifier | None) -> list[Check]:
         Check(CLUSTER, "namespace", partial(_namespace, look)),
         Check(CLUSTER, "rights", partial(_rights, look, backend or "kserve")),
         Check(CLUSTER, "StorageClass", partial(_storage_class, look)),
+        Check(CLUSTER, "operator", partial(_classifiers, look)),
         Check(TRAINING, "KubeRay", partial(_kuberay, look)),
         _known(TRAINING, of_settings),
         Check(TRAINING, "trainer account", partial(_trainer_account, look, settings)),
@@ -272,6 +274,27 @@ def storage_class(classes: list[Object]) -> Finding:
     if not names:
         return note("StorageClass", "no default; Vitruvian itself needs none")
     return ok("StorageClass", f"{', '.join(names)} is the default")
+
+
+def _classifiers(look: Look) -> Finding:
+    served = "Classifier" in _kinds(look, "vitruvian.dev", "v1alpha1")
+    path = f"/apis/apps/v1/namespaces/{look.namespace}/deployments"
+    return classifiers(served, look.items(path, labelSelector=_OPERATOR) if served else [], look.namespace)
+
+
+def classifiers(served: bool, operators: list[Object], namespace: str) -> Finding:
+    """Judge what looks after Classifiers; submit and deploy need none of it."""
+    if not served:
+        hint = "set the chart's crd.install and operator.enabled to true for it"
+        return note("operator", "'kubectl apply' takes no Classifier here; submit and deploy need none", hint)
+    if not operators:
+        found = f"nobody looks after the Classifiers of namespace {namespace}; submit and deploy need nobody"
+        return note("operator", found, "set the chart's operator.enabled to true for it")
+    ready = [each for each in operators if each.get("status", {}).get("availableReplicas")]
+    if not ready:
+        command = f"kubectl -n {namespace} describe deployment {operators[0]['metadata']['name']}"
+        return warning("operator", "isn't ready; Classifiers wait for it", "see why:", command)
+    return ok("operator", f"looks after the Classifiers of namespace {namespace}")
 
 
 def _kuberay(look: Look) -> Finding:
