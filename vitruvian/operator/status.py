@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
@@ -87,8 +87,7 @@ class Status(_Part):
 
     def written(self) -> Object:
         """Return it as the cluster keeps it."""
-        found: dict[str, Any] = self.model_dump(by_alias=True, exclude_none=True)
-        return {**found, "conditions": [dict(each) for each in found["conditions"]]}
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def read(resource: Object) -> Status:
