@@ -147,15 +147,15 @@ volumeMounts:
 {{- end -}}
 
 {{- define "vitruvian.placement" -}}
-{{- with .Values.server.nodeSelector }}
+{{- with .pod.nodeSelector }}
 nodeSelector:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .Values.server.tolerations }}
+{{- with .pod.tolerations }}
 tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .Values.images.pullSecrets }}
+{{- with .root.Values.images.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
 - name: {{ . | quote }}
