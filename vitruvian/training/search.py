@@ -24,7 +24,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from vitruvian.artifact import cache_folder
 from vitruvian.spec import Tuning
-from vitruvian.training.job import Event, Job
+from vitruvian.training.job import Event, Job, ended
 from vitruvian.training.launch import QUIET, follow, logged_to, start_ray
 
 _REDUCTION = 3
@@ -140,15 +140,25 @@ def _learn(config: dict[str, Any], jobs: Mapping[str, Job], metric: str) -> None
     job = jobs[config["trial"]]
     torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
 
+    history: History = []
+
+    def tell(record: dict[str, Any]) -> None:
+        history.append(record)
+        if not ended(history, job.training):
+            tune.report(record)
+
     def emit(event: Event) -> None:
         if event["kind"] == "start":
             for record in event["history"]:
-                tune.report(dict(record))
+                tell(dict(record))
         elif event["kind"] == "epoch":
-            tune.report({name: value for name, value in event.items() if name != "kind"})
+            tell({name: value for name, value in event.items() if name != "kind"})
 
     try:
         train(job, 0, 1, emit, torch.device("cuda" if job.training.gpus_per_worker else "cpu"))
+        # Told that a trial has its last epoch, the scheduler kills it: by now its last checkpoint is written.
+        if history:
+            tune.report(history[-1])
     except Exception as e:
         # Ray begins again what died; it would do so here, too, though it ended the same way.
         error = " ".join(str(e).split()) or type(e).__name__
