@@ -5,7 +5,7 @@
     python benchmarks/peers.py ray JOB.json
 
 All of them learn the same model from the same prepared examples in the same batches, changed by the same augmentation.
-They print `first step`, and after each epoch the seconds that its steps took. JOB.json holds what `Job` holds.
+They print `first step`, and after each epoch the seconds that a step of it took. JOB.json holds what `Job` holds.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Work:
         self.settings = Training.model_validate(asked["training"])
         self.prepared = Prepared.open(Path(asked["prepared"]))
         self.part = self.prepared.part("train")
+        self.steps = math.ceil(len(self.part) / self.settings.batch_size)
         torch.manual_seed(self.settings.seed)
         model = Model.model_validate(asked["model"])
         self.module = architecture(model.architecture).build(model, self.prepared.classes)
@@ -63,8 +64,7 @@ def loop(work: Work, rank: int, world: int) -> None:
     """Train without any metrics: the plainest DDP loop."""
     parallel: nn.Module = nn.parallel.DistributedDataParallel(work.module)
     optimizer = work.optimizer()
-    steps = math.ceil(len(work.part) / work.settings.batch_size) * work.settings.epochs
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, work.steps * work.settings.epochs)
     parallel.train()
     for epoch in range(work.settings.epochs):
         began = time.monotonic()
@@ -78,7 +78,7 @@ def loop(work: Work, rank: int, world: int) -> None:
             if rank == 0 and epoch == step == 0:
                 print("first step", flush=True)
         if rank == 0:
-            print(f"epoch {time.monotonic() - began}", flush=True)
+            print(f"epoch {(time.monotonic() - began) / work.steps}", flush=True)
 
 
 def torchrun(path: Path) -> None:
@@ -137,7 +137,7 @@ def trainer(path: Path) -> None:
 
         def on_epoch_end(self, arguments: Any, *_: Any, **__: Any) -> None:
             if arguments.process_index == 0:
-                print(f"epoch {time.monotonic() - self.began}", flush=True)
+                print(f"epoch {(time.monotonic() - self.began) / work.steps}", flush=True)
 
     settings = work.settings
     arguments = TrainingArguments(

@@ -23,6 +23,7 @@ from vitruvian.evaluation.predict import load_model
 from vitruvian.models.inputs import preprocess_for
 from vitruvian.spec import Data, Model, Training
 from vitruvian.store import open_store
+from vitruvian.training import parallel
 from vitruvian.training.checkpoints import read_state
 from vitruvian.training.job import Job
 from vitruvian.training.loop import train
@@ -77,17 +78,22 @@ def train_until(job: Job, stop: Callable[[dict[str, Any]], bool] | None = None) 
     return events
 
 
-def train_ranks(job: Job, world: int, stop_at: int | None = None) -> None:
-    """Train with real gloo ranks, each a process of its own; all of them end where a step's checkpoint is saved."""
+def train_ranks(job: Job, world: int, stop_at: int | None = None, least: int = parallel.LEAST) -> None:
+    """Train with real gloo ranks, each a process of its own; all of them end where a step's checkpoint is saved.
+
+    So many weights are put together at once of what is shared out.
+    """
     try:
-        run_ranks(_rank, world, job, stop_at)
+        run_ranks(_rank, world, job, stop_at, least)
         assert stop_at is None, "training was never stopped"
     except ProcessRaisedException as e:
         if stop_at is None or "Killed" not in str(e):
             raise
 
 
-def _rank(rank: int, world: int, job: Job, stop_at: int | None) -> None:
+def _rank(rank: int, world: int, job: Job, stop_at: int | None, least: int) -> None:
+    parallel.LEAST = least
+
     def emit(event: dict[str, Any]) -> None:
         if event["kind"] == "checkpoint" and event["step"] == stop_at:
             raise Killed

@@ -45,7 +45,8 @@ def counts(values: int = 25 * MIB, each: float = 100 * MIB) -> Counts:
         parameters=(Parameter(1024, values, True), Parameter(1, 1, False)),
         buffers=0,
         saved_buffers=0,
-        block=10 * MIB,
+        repeats=True,
+        gathered=10 * MIB,
         rest=5 * MIB,
         input_values=1000,
         activations=Line(0, each),
@@ -150,21 +151,21 @@ def test_no_advice_leaves_a_part_of_a_step_without_an_example() -> None:
 
 
 @pytest.mark.parametrize(
-    ("each", "block", "recomputes", "named"),
+    ("each", "repeats", "recomputes", "named"),
     [
-        (30 * GIB, 10 * MIB, False, True),
-        (30 * GIB, 10 * MIB, True, False),
+        (30 * GIB, True, False, True),
+        (30 * GIB, True, True, False),
         # No layers that repeat: nothing to compute again.
-        (30 * GIB, 0, False, False),
+        (30 * GIB, False, False, False),
         # In two parts it fits.
-        (15 * GIB, 10 * MIB, False, False),
+        (15 * GIB, True, False, False),
     ],
 )
 def test_what_is_not_counted_is_named_where_nothing_else_fits(
-    each: float, block: int, recomputes: bool, named: bool
+    each: float, repeats: bool, recomputes: bool, named: bool
 ) -> None:
     with pytest.raises(DoesNotFit) as e:
-        check(replace(counts(each=each), block=block), Setting("none", 1, 2, recomputes=recomputes), GPUS["a10g"])
+        check(replace(counts(each=each), repeats=repeats), Setting("none", 1, 2, recomputes=recomputes), GPUS["a10g"])
     assert ("activationCheckpointing: true takes less memory, how much isn't counted" in str(e.value)) is named
     assert ("choose a smaller model" in str(e.value)) is (each == 30 * GIB)
 

@@ -40,7 +40,7 @@ def check(counts: Counts, setting: Setting, device: Device, others: Iterable[Dev
     ways = [*nearest(counts, setting, device), *_larger(counts, setting, device, others)]
     if not ways:
         # Only layers that repeat are computed again.
-        more = counts.block and not setting.recomputes
+        more = counts.repeats and not setting.recomputes
         uncounted = ["activationCheckpointing: true takes less memory, how much isn't counted"] if more else []
         ways = [*uncounted, "choose a smaller model"]
     hint = "; or ".join(ways)

@@ -23,7 +23,7 @@ _LINES = {
     "gradients": "gradients",
     "optimizer": "optimizer state",
     "buckets": "ddp's buckets",
-    "gathered": "fsdp's blocks in use",
+    "gathered": "fsdp's layers in use",
     "activations": "activations",
     "working": "passing tensors",
     "copy": "checkpoint's copy",

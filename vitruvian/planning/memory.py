@@ -55,7 +55,7 @@ class Memory:
     buckets: float
     """What ddp copies gradients into to average them."""
     gathered: float
-    """What fsdp puts together for the blocks that compute."""
+    """What fsdp puts together for the layers that compute."""
     activations: float
     working: float
     """What lives for a moment beyond all that, or in validation if it takes more than a step."""
@@ -78,9 +78,9 @@ def needed(counts: Counts, setting: Setting, kind: str = "gpu") -> Memory:
     alone = setting.workers == 1
     # One worker averages with nobody: none, whatever its strategy is called.
     buckets = counts.learning * _BYTES if setting.strategy == "ddp" and not alone else 0
-    # The weights outside all blocks, and for the block that computes and the one that comes next: put together, the
+    # The weights outside all layers, and for those that compute and those that come next: put together, the
     # buffer that they arrive in, and gradients before they are shared out.
-    gathered = counts.rest + 2 * 3 * counts.block if setting.strategy == "fsdp" and not alone else 0
+    gathered = counts.rest + 2 * 3 * counts.gathered if setting.strategy == "fsdp" and not alone else 0
     examples = setting.at_once
     activations = counts.activations.at(examples)
     step = max(gradients + counts.forward_peak.at(examples), counts.backward_peak.at(examples))

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -133,7 +134,9 @@ class Checkpoints:
         below = self.store.at(prefix)
         with tempfile.TemporaryDirectory(prefix="vitruvian-checkpoint-") as name:
             folder = Path(name)
-            save(state, checkpoint_id=folder, process_group=self._group, no_dist=world == 1)
+            # The store sees to it that what it is given stays; this copy needn't reach the disk.
+            writer = FileSystemWriter(folder, sync_files=False)
+            save(state, storage_writer=writer, process_group=self._group, no_dist=world == 1)
             files = {path.name: artifact.describe(path) for path in sorted(folder.iterdir())}
             for file in files:
                 below.upload(file, folder / file)

@@ -35,10 +35,12 @@ class Counts:
     """Bytes of what is no weight, such as running statistics."""
     saved_buffers: int
     """Bytes of those buffers that checkpoints hold."""
-    block: int
-    """Bytes of the largest block that fsdp puts together at once."""
+    repeats: bool
+    """Whether it has layers that can be computed again."""
+    gathered: int
+    """Bytes of the most that fsdp puts together at once of such layers."""
     rest: int
-    """Bytes of the weights outside all blocks: between forward and backward they stay together."""
+    """Bytes of all other weights: between forward and backward they stay together."""
     input_values: int
     """Numbers of one input."""
     activations: Line

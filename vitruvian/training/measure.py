@@ -26,7 +26,7 @@ from vitruvian.models.registry import architecture, default_learning_rate
 from vitruvian.spec import Model, Spec
 from vitruvian.training.batches import augment, load
 from vitruvian.training.counts import Counts, Line, Measured, Parameter
-from vitruvian.training.parallel import blocks
+from vitruvian.training.parallel import LEAST, blocks, groups
 from vitruvian.training.precision import autocast, half
 
 # Two sizes tell what each example adds; large ones, so that the peaks are theirs and not the weights'.
@@ -49,7 +49,7 @@ def count(model: Model, classes: Sequence[str]) -> Counts:
         shape = preprocess_for(model).tensor_shape
         first, second = (inside(module, torch.zeros(size, *shape)) for size in _SIZES)
     lines = {name: _line(first[name], second[name]) for name in first}
-    parts = [_bytes(block.parameters()) for block in blocks(module)]
+    parts = [_bytes(p for block in together for p in block.parameters()) for together in groups(module, LEAST)]
     saved = {name for name in module.state_dict() if name not in dict(module.named_parameters())}
     return Counts(
         parameters=tuple(
@@ -57,7 +57,8 @@ def count(model: Model, classes: Sequence[str]) -> Counts:
         ),
         buffers=_bytes(module.buffers()),
         saved_buffers=_bytes(buffer for name, buffer in module.named_buffers() if name in saved),
-        block=max(parts, default=0),
+        repeats=bool(blocks(module)),
+        gathered=max(parts, default=0),
         rest=_bytes(module.parameters()) - sum(parts),
         input_values=math.prod(shape),
         **lines,

@@ -13,7 +13,7 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -22,6 +22,9 @@ from vitruvian.spec import Training
 from vitruvian.training.checkpoints import Checkpoints
 from vitruvian.training.features import Head
 from vitruvian.training.precision import LossScale, autocast, half
+
+LEAST = 4_000_000
+"""So many weights are put together at once, or more: with fewer, workers wait for each other more than they save."""
 
 
 class Learner:
@@ -74,10 +77,15 @@ class Learner:
 
         Return whether they are finite: in float16 a step without effect, which is followed by smaller ones, in all else
         taken for granted.
-        Squares are added up in float64: then it makes no difference to the scale how gradients are shared out.
+        Only whole rows are shared out, and what they sum up to is added up in float64: then it makes no difference to
+        the scale how.
         """
         shares = [own(value.grad) for value in self.module.parameters() if value.grad is not None]
-        squares = torch.stack([value.square().sum(dtype=torch.float64) for value in shares]).sum()
+        rows = torch.cat(
+            [torch.linalg.vector_norm(value.flatten(1), dim=1) for value in shares if value.ndim > 1]
+            + [value.flatten() for value in shares if value.ndim <= 1]
+        ).double()
+        squares = rows.dot(rows)
         if self._shell is not None:
             dist.all_reduce(squares)
         factor = self.scale.factor
@@ -110,6 +118,28 @@ def blocks(module: nn.Module) -> list[nn.Module]:
     return [block for part in module.modules() if isinstance(part, nn.ModuleList) for block in part]
 
 
+def groups(module: nn.Module, least: int) -> list[list[nn.Module]]:
+    """Return the layers that are put together at once: neighbours, of at least so many weights together.
+
+    What belongs to none of them is put together with the whole module, and stays so from forward to backward.
+    """
+    found: list[list[nn.Module]] = []
+    for part in module.modules():
+        # Of blocks within blocks the inner ones only.
+        if not isinstance(part, nn.ModuleList) or any(blocks(block) for block in part):
+            continue
+        together: list[list[nn.Module]] = [[]]
+        for block in part:
+            together[-1].append(block)
+            if sum(value.numel() for each in together[-1] for value in each.parameters()) >= least:
+                together.append([])
+        few = together.pop()
+        if together:
+            together[-1] += few
+        found += together
+    return found
+
+
 def own(value: torch.Tensor) -> torch.Tensor:
     """Return this worker's share of a value."""
     return value.to_local() if isinstance(value, DTensor) else value
@@ -126,12 +156,11 @@ def _recompute(module: nn.Module) -> None:
 
 
 def _shard(module: nn.Module, world: int, device: torch.device, half: torch.dtype | None, offload: bool) -> None:
-    """Share out weights, gradients and the optimizer's state; each block is put together only while it computes."""
+    """Share out weights, gradients and the optimizer's state; layers are put together only while they compute."""
     mesh = init_device_mesh(device.type, (world,))
     # Weights travel as they are used, gradients are added up in full.
     policy = MixedPrecisionPolicy(half, torch.float32) if half else MixedPrecisionPolicy()
     kept = CPUOffloadPolicy() if offload else OffloadPolicy()
-    for block in blocks(module):
-        if not isinstance(block, FSDPModule):
-            fully_shard(block, mesh=mesh, mp_policy=policy, offload_policy=kept)
+    for together in groups(module, LEAST):
+        fully_shard(together, mesh=mesh, mp_policy=policy, offload_policy=kept)
     fully_shard(module, mesh=mesh, mp_policy=policy, offload_policy=kept)
