@@ -104,17 +104,18 @@ def _stays(what: Callable[[], Any], seconds: float) -> Any:
 
 
 def _versions(namespace: str) -> dict[str, str]:
-    """Return the resource versions of a Classifier and what is of it; a write changes them."""
+    """Return what the operator wrote of a Classifier, and what is of it; a write that changes anything shows."""
     items = get(namespace, "classifiers,rayjobs,inferenceservices,hpa,poddisruptionbudgets,events")["items"]
     ours = [each for each in items if each["kind"] != "Event" or each["involvedObject"]["kind"] == "Classifier"]
-    # An autoscaler's and a server's status are others' to write.
-    of_spec = ("InferenceService", "HorizontalPodAutoscaler")
-    return {
-        f"{each['kind']}/{each['metadata']['name']}": str(
-            each["metadata"].get("generation") if each["kind"] in of_spec else each["metadata"]["resourceVersion"]
-        )
-        for each in ours
-    }
+    return {f"{each['kind']}/{each['metadata']['name']}": _written(each) for each in ours}
+
+
+def _written(item: dict[str, Any]) -> str:
+    if item["kind"] in ("Classifier", "Event"):
+        return str(item["metadata"]["resourceVersion"])
+    # The status of all else is others' to write.
+    metadata = {name: item["metadata"].get(name) for name in ("labels", "annotations", "ownerReferences")}
+    return json.dumps([metadata, item["spec"]], sort_keys=True)
 
 
 @pytest.mark.timeout(1200)
