@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import time
 import urllib.request
@@ -99,23 +100,42 @@ def _stays(what: Callable[[], Any], seconds: float) -> Any:
     first, deadline = what(), time.monotonic() + seconds
     while time.monotonic() < deadline:
         time.sleep(1)
-        assert what() == first
+        now = what()
+        assert now == first, _changes(first, now)
     return first
 
 
-def _versions(namespace: str) -> dict[str, str]:
+def _comes_to_rest(what: Callable[[], Any], seconds: float = 10, within: float = 120) -> None:
+    """Wait until something stays the same for so long: KServe may say that it is ready, and then take that back."""
+    deadline = time.monotonic() + within
+    last, since = what(), time.monotonic()
+    while time.monotonic() - since < seconds:
+        assert time.monotonic() < deadline, "it doesn't come to rest"
+        time.sleep(1)
+        now = what()
+        if now != last:
+            last, since = now, time.monotonic()
+
+
+def _changes(first: Any, now: Any) -> str:
+    """Return what isn't the same, line by line: whole, objects are too long to read."""
+    before, after = (json.dumps(each, indent=1, sort_keys=True).splitlines() for each in (first, now))
+    return "\n".join(difflib.unified_diff(before, after, n=3, lineterm=""))
+
+
+def _versions(namespace: str) -> dict[str, Any]:
     """Return what the operator wrote of a Classifier, and what is of it; a write that changes anything shows."""
     items = get(namespace, "classifiers,rayjobs,inferenceservices,hpa,poddisruptionbudgets,events")["items"]
     ours = [each for each in items if each["kind"] != "Event" or each["involvedObject"]["kind"] == "Classifier"]
     return {f"{each['kind']}/{each['metadata']['name']}": _written(each) for each in ours}
 
 
-def _written(item: dict[str, Any]) -> str:
+def _written(item: dict[str, Any]) -> Any:
     if item["kind"] in ("Classifier", "Event"):
-        return str(item["metadata"]["resourceVersion"])
+        return {"version": item["metadata"]["resourceVersion"], "status": item.get("status")}
     # The status of all else is others' to write.
     metadata = {name: item["metadata"].get(name) for name in ("labels", "annotations", "ownerReferences")}
-    return json.dumps([metadata, item["spec"]], sort_keys=True)
+    return {"metadata": metadata, "spec": item["spec"]}
 
 
 @pytest.mark.timeout(1200)
@@ -141,6 +161,7 @@ def test_what_is_applied_serves_and_what_is_deleted_is_gone(release: Release, pu
     reasons = [each["reason"] for each in _events(namespace)]
     assert {"RunBegun", "Trained", "GatesMet", "Published", "Deployed", "Answers"} <= set(reasons)
     assert len(reasons) == len(set(reasons)), "every decision is told once"
+    _comes_to_rest(partial(_versions, namespace))
     _stays(partial(_versions, namespace), 15)
 
     # Another way to serve needs no other bundle.
@@ -152,6 +173,8 @@ def test_what_is_applied_serves_and_what_is_deleted_is_gone(release: Release, pu
     assert {"horizontalpodautoscaler.autoscaling/operated-servers", "poddisruptionbudget.policy/operated-servers"} <= (
         _names(namespace)
     )
+    _comes_to_rest(partial(_versions, namespace))
+    assert _status(namespace)["phase"] == "Serving"
     # A look changes nothing where nothing has changed.
     kubectl("-n", namespace, "annotate", "clf", "operated", "vitruvian.dev/look=now")
     _stays(lambda: (_versions(namespace), _log(namespace).count("Deployed")), 15)
