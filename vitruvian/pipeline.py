@@ -352,7 +352,7 @@ class Pipeline:
             with self.teller.bar(f"exporting {format}", len(part)) as advance:
                 with interrupt.held():
                     path = onnx.export(module, shape, folder / format)
-                engine = ENGINES[format](path, shape, usable_cpus())
+                engine = ENGINES[format](path, shape, usable_cpus(), 1)
                 record, answers[format] = parity.measure(
                     format, path.relative_to(folder).as_posix(), engine, prepared, part, trained, advance
                 )

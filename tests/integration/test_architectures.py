@@ -250,7 +250,7 @@ def test_an_export_answers_as_the_model_does(weights: Path, tmp_path: Path, name
     kind.save(module.eval(), tmp_path)
     loaded = kind.load(tmp_path).eval()
     file = onnx.export(loaded, shape, tmp_path)
-    engine = ENGINES["onnx"](file, shape, 1)
+    engine = ENGINES["onnx"](file, shape, 1, 1)
     for count in (1, 5):
         with torch.inference_mode():
             expected = loaded(inputs[:count]).numpy()

@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 from vitruvian.bundle import ExportRecord
 from vitruvian.data.prepared import Prepared, PreparedPart
 from vitruvian.errors import ExportError
-from vitruvian.inference.engine import Engine
+from vitruvian.inference.engine import EXACT, Engine
 from vitruvian.inference.predictor import softmax
 
-EXACT = frozenset({"onnx"})
-"""Formats that compute in full precision: they may differ by rounding only."""
 TOLERANCE = 1e-3
 BATCH = 32
 

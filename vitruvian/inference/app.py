@@ -158,7 +158,7 @@ class _Handlers:
 
             def job() -> Prediction:
                 metrics = self.service.metrics
-                (answer,) = self.predictor.predict_files([find(body)], metrics.time)
+                (answer,) = self.predictor.predict_files([find(body)])
                 if isinstance(answer, DataError):
                     raise answer
                 metrics.predicted([answer])

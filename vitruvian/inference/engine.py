@@ -21,13 +21,14 @@ class Engine(Protocol):
     """A loaded model; it may be run from several threads at once."""
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the logits (n, classes) of a batch (n, ...)."""
+        """Return what the model makes of a batch (n, ...): logits (n, classes), or embeddings (n, width)."""
 
 
 class OnnxEngine:
     """ONNX Runtime on the CPU; raises `BundleError` naming a file that doesn't load or has another interface."""
 
-    def __init__(self, path: Path, shape: tuple[int, ...], threads: int) -> None:
+    def __init__(self, path: Path, shape: tuple[int, ...], threads: int, lanes: int = 1) -> None:
+        # Callers that run it at once need nothing of their own: with one thread each computes in the caller's.
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -52,8 +53,10 @@ class OnnxEngine:
         return np.asarray(logits, dtype=np.float32)
 
 
-ENGINES: dict[str, Callable[[Path, tuple[int, ...], int], Engine]] = {"onnx": OnnxEngine}
-"""What runs each exported format."""
+ENGINES: dict[str, Callable[[Path, tuple[int, ...], int, int], Engine]] = {"onnx": OnnxEngine}
+"""What runs each exported format: (path, shape of one input, threads of a caller, callers at once)."""
+EXACT = frozenset({"onnx"})
+"""Formats that compute in full precision."""
 
 
 def _first_line(error: Exception) -> str:

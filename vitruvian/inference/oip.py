@@ -77,7 +77,7 @@ def _classify_files(
 ) -> list[Prediction]:
     if tensor.shape not in ((len(items),), (len(items), 1)):
         raise _wrong_shape(tensor, "[n]")
-    answers = predictor.predict_files([(item, f"{tensor.name}[{at}]") for at, item in enumerate(items)], metrics.time)
+    answers = predictor.predict_files([(item, f"{tensor.name}[{at}]") for at, item in enumerate(items)])
     bad = [answer for answer in answers if isinstance(answer, DataError)]
     if bad:
         # The protocol has no answer for some of the items.

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vitruvian.bundle import Bundle
+from vitruvian.bundle import Bundle, ExportRecord
 from vitruvian.errors import BundleError, DataError
-from vitruvian.inference.engine import ENGINES, Engine
+from vitruvian.inference.engine import ENGINES, EXACT, Engine
 from vitruvian.machine import usable_cpus
 
 T = TypeVar("T")
@@ -21,17 +21,8 @@ T = TypeVar("T")
 CHUNK = 32
 """Inputs given to the model at once: bounds its memory whatever the number asked for."""
 
-Timer = Callable[[str], AbstractContextManager[object]]
-"""Makes a context that measures one stage, `decode` or `predict`."""
-
-
 Prepared = NDArray[np.generic] | DataError
 """One input as the preprocessing leaves it, or what is wrong with it."""
-
-
-def untimed(stage: str) -> AbstractContextManager[None]:
-    """Measure nothing."""
-    return nullcontext()
 
 
 def _as_it_is(batch: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -61,29 +52,90 @@ class Prediction:
         return sorted(pairs, key=lambda pair: -pair[1])
 
 
-class Predictor:
-    """A bundle's preprocessing, model and labels; its methods may be called from several threads at once."""
+@dataclass(frozen=True, eq=False)
+class Head:
+    """Tells labels apart by an image's embedding: the logits are its products with a row for each label.
 
-    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+    `weight` is (labels, width).
+    """
+
+    labels: tuple[str, ...]
+    weight: NDArray[np.float32]
+
+    def logits(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return logits (n, labels) of embeddings (n, width)."""
+        return np.asarray(embeddings @ self.weight.T, dtype=np.float32)
+
+
+class Predictor:
+    """A bundle's preprocessing, model and labels; its methods may be called from several threads at once.
+
+    The model's output is a row of logits for each input, or with a `head` an embedding. `exact` loads the model in full
+    precision when it is first asked for.
+    """
+
+    def __init__(
+        self, bundle: Bundle, engine: Engine, *, head: Head | None = None, exact: Callable[[], Engine] | None = None
+    ) -> None:
         self.bundle = bundle
         self.labels = bundle.info.labels
+        self.head = head
         self._engine = engine
+        self._exact = exact
+        self._exact_engine: Engine | None = None
+        self._loading = threading.Lock()
 
     @classmethod
-    def open(cls, bundle: Bundle, threads: int | None = None) -> Predictor:
-        """Return the predictor of a bundle's served export; `threads` defaults to the CPUs that may be used.
+    def open(cls, bundle: Bundle, threads: int | None = None, *, lanes: int = 1) -> Predictor:
+        """Return the predictor of a bundle's served export.
 
-        Raises `BundleError` naming a file that can't be run.
+        `lanes` callers run the model at once, each with `threads`, which default to the CPUs that may be used. Raises
+        `BundleError` naming a file that can't be run.
         """
         served = bundle.served
         if served.format not in ENGINES:
             known = ", ".join(ENGINES)
             what = f"format '{served.format}' can't be served"
             raise BundleError(what, where=bundle.folder, hint=f"export the model as one of: {known}")
-        engine = ENGINES[served.format](
-            bundle.folder / served.path, bundle.preprocess.tensor_shape, threads or usable_cpus()
-        )
-        return cls(bundle, engine)
+
+        def load(record: ExportRecord) -> Engine:
+            path, shape = bundle.folder / record.path, bundle.preprocess.tensor_shape
+            return ENGINES[record.format](path, shape, threads or usable_cpus(), lanes)
+
+        exact = next((record for record in bundle.info.exports if record.format in EXACT), None)
+        return cls(bundle, load(served), exact=None if exact is None or exact is served else lambda: load(exact))
+
+    @property
+    def has_exact(self) -> bool:
+        """Whether answers in full precision can be asked for."""
+        return self._exact is not None or self.bundle.served.format in EXACT
+
+    def outputs(self, prepared: NDArray[np.generic], *, exact: bool = False) -> NDArray[np.float32]:
+        """Return the model's outputs (n, width) for prepared inputs, (n, *preprocess.shape) of its type.
+
+        Raises `BundleError` where the model's output has another shape than it should have.
+        """
+        return self._outputs(prepared, self.bundle.preprocess.tensor, exact)
+
+    def outputs_of_tensors(self, batch: NDArray[np.float32], *, exact: bool = False) -> NDArray[np.float32]:
+        """Return the model's outputs (n, width) for a batch as the model takes it, (n, *tensor_shape) of float32."""
+        return self._outputs(batch, _as_it_is, exact)
+
+    def probabilities(self, outputs: NDArray[np.float32], head: Head | None = None) -> NDArray[np.float32]:
+        """Return probabilities (n, labels) of outputs, by another head than the bundle's where one is given."""
+        head = head or self.head
+        return softmax(outputs if head is None else head.logits(outputs))
+
+    def answers(
+        self, outputs: NDArray[np.float32], where: Sequence[object], head: Head | None = None
+    ) -> list[Prediction | DataError]:
+        """Return the answer of each output, or what is wrong with the input that it came from."""
+        labels = head.labels if head else self.labels
+        rows = self.probabilities(outputs, head)
+        return [
+            Prediction(labels, row) if np.isfinite(row).all() else _out_of_range(place)
+            for row, place in zip(rows, where, strict=True)
+        ]
 
     def predict_tensors(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return probabilities (n, classes) for a batch as the model takes it, (n, *tensor_shape) of float32.
@@ -91,14 +143,14 @@ class Predictor:
         Raises `DataError` naming the first input that the model has no finite answer to, and `BundleError` where the
         model doesn't fit the labels.
         """
-        return _checked(self._probabilities(batch))
+        return _checked(self.probabilities(self.outputs_of_tensors(batch)))
 
     def predict(self, prepared: NDArray[np.generic]) -> NDArray[np.float32]:
         """Return probabilities (n, classes) for prepared inputs, (n, *preprocess.shape) of the preprocessing's type.
 
         Raises as `predict_tensors` does.
         """
-        return _checked(self._probabilities(prepared, self.bundle.preprocess.tensor))
+        return _checked(self.probabilities(self.outputs(prepared)))
 
     def prepare(self, content: bytes, where: object) -> Prepared:
         """Return the bytes of a file as a prepared input, or what is wrong with them."""
@@ -109,12 +161,12 @@ class Predictor:
 
     def predict_prepared(self, prepared: Sequence[Prepared], where: Sequence[object]) -> list[Prediction | DataError]:
         """Return the answer for each prepared input that is one; what is wrong stays in its place."""
-        good = [array for array in prepared if not isinstance(array, DataError)]
-        rows = iter(self._probabilities(np.stack(good), self.bundle.preprocess.tensor) if good else ())
-        return [
-            made if isinstance(made, DataError) else self._prediction(next(rows), place)
-            for made, place in zip(prepared, where, strict=True)
+        good = [
+            (array, place) for array, place in zip(prepared, where, strict=True) if not isinstance(array, DataError)
         ]
+        arrays = [array for array, _ in good]
+        answers = iter(self.answers(self.outputs(np.stack(arrays)), [place for _, place in good]) if arrays else ())
+        return [made if isinstance(made, DataError) else next(answers) for made in prepared]
 
     def predict_in_chunks(
         self, items: Sequence[T], prepare: Callable[[T], Prepared], where: Callable[[T], object] = lambda item: item
@@ -129,14 +181,10 @@ class Predictor:
                 prepared = list(pool.map(prepare, chunk))
                 yield list(zip(chunk, self.predict_prepared(prepared, list(map(where, chunk))), strict=True))
 
-    def predict_files(
-        self, files: Sequence[tuple[bytes, object]], time: Timer = untimed
-    ) -> list[Prediction | DataError]:
+    def predict_files(self, files: Sequence[tuple[bytes, object]]) -> list[Prediction | DataError]:
         """Return the answer, or what is wrong, for each file given as (content, where it comes from)."""
-        with time("decode"):
-            prepared = [self.prepare(content, where) for content, where in files]
-        with time("predict"):
-            return self.predict_prepared(prepared, [where for _, where in files])
+        prepared = [self.prepare(content, where) for content, where in files]
+        return self.predict_prepared(prepared, [where for _, where in files])
 
     def warm_up(self) -> None:
         """Predict the golden example; raises `BundleError` where the answer isn't the one stored in the bundle."""
@@ -156,23 +204,34 @@ class Predictor:
             what = f"the golden example's answer differs by {difference:.3g}, more than {golden.tolerance:.3g}"
             raise BundleError(what, where=where, hint=hint)
 
-    def _prediction(self, row: NDArray[np.float32], where: object) -> Prediction | DataError:
-        return Prediction(self.labels, row) if np.isfinite(row).all() else _out_of_range(where)
-
-    def _probabilities(
-        self, inputs: NDArray[np.generic], tensor: Callable[[NDArray[np.generic]], NDArray[np.float32]] = _as_it_is
+    def _outputs(
+        self,
+        inputs: NDArray[np.generic],
+        tensor: Callable[[NDArray[np.generic]], NDArray[np.float32]],
+        exact: bool,
     ) -> NDArray[np.float32]:
+        engine = self._in_full_precision() if exact else self._engine
         starts = range(0, len(inputs), CHUNK)
-        chunks = [softmax(self._logits(tensor(inputs[start : start + CHUNK]))) for start in starts]
-        return np.concatenate(chunks) if chunks else np.zeros((0, len(self.labels)), np.float32)
+        chunks = [self._checked_outputs(engine, tensor(inputs[start : start + CHUNK])) for start in starts]
+        return np.concatenate(chunks) if chunks else np.zeros((0, self._width), np.float32)
 
-    def _logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits = self._engine.run(batch)
-        if logits.shape != (len(batch), len(self.labels)):
-            what = f"answers with shape {list(logits.shape)} instead of {[len(batch), len(self.labels)]}"
+    def _in_full_precision(self) -> Engine:
+        with self._loading:
+            if self._exact_engine is None:
+                self._exact_engine = self._exact() if self._exact else self._engine
+            return self._exact_engine
+
+    @property
+    def _width(self) -> int:
+        return len(self.labels) if self.head is None else self.head.weight.shape[1]
+
+    def _checked_outputs(self, engine: Engine, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        outputs = engine.run(batch)
+        if outputs.shape != (len(batch), self._width):
+            what = f"answers with shape {list(outputs.shape)} instead of {[len(batch), self._width]}"
             path = self.bundle.folder / self.bundle.served.path
             raise BundleError(what, where=path, hint="export the model and publish the bundle again")
-        return logits
+        return outputs
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
