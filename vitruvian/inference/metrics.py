@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
@@ -33,17 +31,20 @@ class ServingMetrics:
         self._ready = self._gauge(names.READY).labels(*self.identity)
         self._startup = self._gauge(names.STARTUP_TIME)
         self._queue = self._gauge(names.QUEUE_LENGTH).labels(*self.identity)
+        self._wait = self._gauge(names.QUEUE_WAIT).labels(*self.identity)
         self._gauge(names.BUNDLE_INFO).labels(*self.identity, bundle.digest, bundle.info.architecture).set(1)
+        self._labels = bundle.info.labels
         # A series that begins at its first event would hide that event from rate().
-        for label in bundle.info.labels:
-            self._predictions.labels(*self.identity, label)
-        for stage in names.STAGES:
-            self._stage_time.labels(*self.identity, stage)
+        self._by_class = {label: self._predictions.labels(*self.identity, label) for label in self._labels}
+        self._stages = {stage: self._stage_time.labels(*self.identity, stage) for stage in names.STAGES}
+        # Looking a series up costs more than adding to it.
+        self._request_series: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
-    def watch(self, *, ready: Callable[[], bool], waiting: Callable[[], int]) -> None:
+    def watch(self, *, ready: Callable[[], bool], waiting: Callable[[], int], wait: Callable[[], float]) -> None:
         """Ask these functions at every scrape."""
         self._ready.set_function(lambda: float(ready()))
         self._queue.set_function(lambda: float(waiting()))
+        self._wait.set_function(wait)
 
     def started(self, seconds: Mapping[str, float]) -> None:
         """Record how long each stage of the start took."""
@@ -52,28 +53,29 @@ class ServingMetrics:
 
     def answered(self, route: str, code: int, seconds: float) -> None:
         """Count one HTTP request; `route` is a template, never a path."""
-        self._requests.labels(*self.identity, route, str(code)).inc()
-        self._request_time.labels(*self.identity, route).observe(seconds)
+        known = self._request_series.get((route, code))
+        if known is None:
+            known = self._request_series[route, code] = (
+                self._requests.labels(*self.identity, route, str(code)),
+                self._request_time.labels(*self.identity, route),
+            )
+        known[0].inc()
+        known[1].observe(seconds)
 
-    def predicted(self, predictions: Sequence[Prediction]) -> None:
-        """Count the predictions of one request."""
-        self._batch_size.observe(len(predictions))
-        for prediction in predictions:
-            self._predictions.labels(*self.identity, prediction.label).inc()
-            self._confidence.observe(prediction.confidence)
+    def answers(self, answers: Sequence[object]) -> None:
+        """Count the predictions of one request, those by the bundle's own labels by class."""
+        for answer in answers:
+            if isinstance(answer, Prediction) and answer.labels == self._labels:
+                self._by_class[answer.label].inc()
+                self._confidence.observe(answer.confidence)
+
+    def ran(self, size: int) -> None:
+        """Record a run of the model on so many inputs."""
+        self._batch_size.observe(size)
 
     def observe_stage(self, stage: str, seconds: float) -> None:
         """Record the time that a stage took."""
-        self._stage_time.labels(*self.identity, stage).observe(seconds)
-
-    @contextmanager
-    def time(self, stage: str) -> Iterator[None]:
-        """Measure a stage."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.observe_stage(stage, time.perf_counter() - started)
+        self._stages[stage].observe(seconds)
 
     def expose(self, accept: str) -> tuple[bytes, str]:
         """Return all metrics and their content type, in the format that the scraper accepts."""

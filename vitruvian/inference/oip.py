@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vitruvian.bundle import Bundle
 from vitruvian.data.decode import half_heatmaps
 from vitruvian.errors import DataError
-from vitruvian.inference.metrics import ServingMetrics
-from vitruvian.inference.predictor import Prediction, Predictor
+from vitruvian.inference.lanes import USUAL, Answer, Input, Wanted
+from vitruvian.inference.predictor import Prediction, Predictor, Prepared
 from vitruvian.inference.problems import UNUSABLE, Problem
 from vitruvian.inference.protocol import InferRequest, Malformed, Tensor
 
@@ -46,12 +49,13 @@ def model_metadata(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def infer(predictor: Predictor, request: InferRequest, metrics: ServingMetrics, limit: int) -> list[Tensor]:
-    """Return the outputs `probabilities` [n, classes] and `label` [n] for a request's one input.
+def inputs(request: InferRequest, predictor: Predictor, limit: int, wanted: Wanted = USUAL) -> list[Input]:
+    """Return what a request asks to be predicted.
 
-    Raises `Malformed` for an input that the model doesn't have, a `Problem` that names the items that can't be used.
+    Raises `Malformed` for an input that the model doesn't have, a `Problem` for one that it can't use.
     """
-    kind = predictor.bundle.preprocess.kind
+    preprocess = predictor.bundle.preprocess
+    kind = preprocess.kind
     if len(request.inputs) != 1:
         raise Malformed(f"one input is expected, not {len(request.inputs)}")
     tensor = request.inputs[0]
@@ -61,43 +65,57 @@ def infer(predictor: Predictor, request: InferRequest, metrics: ServingMetrics, 
     if tensor.shape and tensor.shape[0] > limit:
         raise Problem(UNUSABLE, f"{tensor.shape[0]} inputs are more than the {limit} that one request may have")
     if isinstance(tensor.data, list) and tensor.name == FILES[kind]:
-        predictions = _classify_files(predictor, tensor, tensor.data, metrics)
-    elif not isinstance(tensor.data, list) and tensor.name == TENSORS[kind]:
-        predictions = _classify_tensors(predictor, tensor, tensor.data, metrics)
-    else:
+        if tensor.shape not in ((len(tensor.data),), (len(tensor.data), 1)):
+            raise _wrong_shape(tensor, "[n]")
+        return [file_input(predictor, item, f"{tensor.name}[{at}]", wanted) for at, item in enumerate(tensor.data)]
+    if isinstance(tensor.data, list) or tensor.name != TENSORS[kind]:
         raise Malformed(f"input '{tensor.name}' doesn't take {tensor.datatype}")
-    metrics.predicted(predictions)
+    if tensor.shape[1:] != preprocess.tensor_shape or not tensor.shape:
+        raise _wrong_shape(tensor, f"[n, {', '.join(map(str, preprocess.tensor_shape))}]")
+    places = [tensor.name if len(tensor.data) == 1 else f"{tensor.name}[{at}]" for at in range(len(tensor.data))]
+    return [
+        Input(partial(_checked, row, place, kind), place, wanted, tensor=True)
+        for row, place in zip(tensor.data, places, strict=True)
+    ]
+
+
+def outputs(answers: Sequence[Answer]) -> list[Tensor]:
+    """Return the outputs `probabilities` [n, classes] and `label` [n].
+
+    Raises a `Problem` that names the items that can't be used: the protocol has no answer for some of them.
+    """
+    predictions = all_predictions(answers)
     rows = np.stack([prediction.probabilities for prediction in predictions])
     labels = [prediction.label.encode() for prediction in predictions]
     return [Tensor("probabilities", "FP32", rows.shape, rows), Tensor("label", "BYTES", (len(labels),), labels)]
 
 
-def _classify_files(
-    predictor: Predictor, tensor: Tensor, items: list[bytes], metrics: ServingMetrics
-) -> list[Prediction]:
-    if tensor.shape not in ((len(items),), (len(items), 1)):
-        raise _wrong_shape(tensor, "[n]")
-    answers = predictor.predict_files([(item, f"{tensor.name}[{at}]") for at, item in enumerate(items)])
+def all_predictions(answers: Sequence[Answer]) -> list[Prediction]:
+    """Return answers that are all predictions; raises a `Problem` that names the others, or the server's error."""
     bad = [answer for answer in answers if isinstance(answer, DataError)]
     if bad:
-        # The protocol has no answer for some of the items.
         raise Problem(UNUSABLE, "; ".join(f"{error.where}: {error.what}" for error in bad[:5]))
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
     return [answer for answer in answers if isinstance(answer, Prediction)]
 
 
-def _classify_tensors(
-    predictor: Predictor, tensor: Tensor, data: np.ndarray[Any, np.dtype[np.float32]], metrics: ServingMetrics
-) -> list[Prediction]:
-    preprocess = predictor.bundle.preprocess
-    if tensor.shape[1:] != preprocess.tensor_shape or not tensor.shape:
-        raise _wrong_shape(tensor, f"[n, {', '.join(map(str, preprocess.tensor_shape))}]")
-    if not np.isfinite(data).all():
-        raise Problem(UNUSABLE, f"input '{tensor.name}' holds values that aren't finite numbers")
-    with metrics.time("decode"):
+def file_input(predictor: Predictor, content: bytes, where: object, wanted: Wanted = USUAL) -> Input:
+    """Return an encoded file as something to predict."""
+    return Input(partial(predictor.prepare, content, where), where, wanted)
+
+
+def _checked(row: NDArray[np.float32], where: str, kind: str) -> Prepared:
+    if not np.isfinite(row).all():
+        return DataError("holds values that aren't finite numbers", where=where)
+    if kind == "image":
+        return row
+    try:
         # Heatmaps are rounded to half precision, as they were in training.
-        batch = data if preprocess.kind == "image" else half_heatmaps(data, tensor.name).astype(np.float32)
-    with metrics.time("predict"):
-        return [Prediction(predictor.labels, row) for row in predictor.predict_tensors(batch)]
+        return half_heatmaps(row, where).astype(np.float32)
+    except DataError as e:
+        return e
 
 
 def _wrong_shape(tensor: Tensor, expected: str) -> Problem:

@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+import orjson
 from starlette.responses import Response
 
 PROBLEM_JSON = "application/problem+json"
@@ -29,6 +30,7 @@ TOO_LARGE = Kind("body-too-large", 413, "The body is too large")
 UNSUPPORTED = Kind("unsupported-content", 415, "The body's type isn't supported")
 UNUSABLE = Kind("unusable-input", 422, "The input can't be used")
 BUSY = Kind("busy", 429, "Too many predictions are waiting")
+LATE = Kind("no-time-left", 429, "There is no time left for an answer")
 INTERNAL = Kind("internal", 500, "The server failed")
 NOT_READY = Kind("not-ready", 503, "The server isn't ready")
 OUT_OF_MEMORY = Kind("out-of-memory", 503, "There isn't enough memory for this input now")
@@ -79,5 +81,9 @@ def problem_response(problem: Problem, path: str, request_id: str) -> Response:
 
 
 def json_bytes(value: Any) -> bytes:
-    """Return JSON in ASCII, so that whatever text a client sent can be echoed; never NaN."""
-    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode("ascii")
+    """Return JSON; arrays of numpy are lists, and what isn't a finite number is null."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError:
+        # Half of a surrogate pair, in a text that a client sent.
+        return json.dumps(value, allow_nan=False, separators=(",", ":")).encode("ascii")

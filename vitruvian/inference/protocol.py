@@ -8,7 +8,6 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/extens
 from __future__ import annotations
 
 import base64
-import json
 import math
 import re
 import struct
@@ -18,6 +17,7 @@ from itertools import chain
 from typing import Any, Literal, TypeGuard
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from vitruvian.inference.problems import json_bytes
@@ -67,15 +67,9 @@ def read_header_length(header: str | None) -> int | None:
 
 def read_json(content: bytes) -> dict[str, Any]:
     """Return the JSON object in a body; raises `Malformed`."""
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not JSON")
-
     try:
-        value = json.loads(content, parse_constant=refuse)
-    except RecursionError as e:
-        raise Malformed("the body is not JSON: too deeply nested") from e
-    except ValueError as e:
+        value = orjson.loads(content)
+    except orjson.JSONDecodeError as e:
         raise Malformed(f"the body is not JSON: {e}") from e
     if not isinstance(value, dict):
         raise Malformed("the body is not a JSON object")
@@ -272,10 +266,10 @@ def _short(count: int) -> str:
     return str(count) if count < 10**15 else "more than 10^15"
 
 
-def _to_json(tensor: Tensor) -> list[Any]:
+def _to_json(tensor: Tensor) -> list[str] | NDArray[np.float32]:
     if isinstance(tensor.data, list):
         return [item.decode() for item in tensor.data]
-    return tensor.data.ravel().tolist()
+    return tensor.data.ravel()
 
 
 def _to_binary(tensor: Tensor) -> bytes:

@@ -17,6 +17,7 @@ from vitruvian.inference.app import create_app
 from vitruvian.inference.predictor import Predictor
 from vitruvian.inference.service import Service, Settings, State
 from vitruvian.inference.startup import Startup
+from vitruvian.machine import usable_cpus
 
 _KEEP_ALIVE_SECONDS = 75
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
@@ -61,7 +62,8 @@ class Server:
         self._socket = listen(host, port)
         try:
             with startup.time("load"):
-                predictor = Predictor.open(bundle)
+                lanes = settings.lanes or usable_cpus()
+                predictor = Predictor.open(bundle, threads=max(1, usable_cpus() // lanes), lanes=lanes)
             app = create_app(predictor, settings, startup=startup, settled=self._settled)
         except BaseException:
             self._socket.close()

@@ -1,25 +1,29 @@
-"""A predictor behind a server: its state, its threads, and how much it takes on at once."""
+"""A predictor behind a server: its state, its lanes, and how much it takes on at once."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect
 
 from vitruvian.errors import VitruvianError
+from vitruvian.inference.admission import Bodies, Ticket, check_wait, late
+from vitruvian.inference.lanes import Answer, Input, Lanes
 from vitruvian.inference.metrics import ServingMetrics
 from vitruvian.inference.predictor import Predictor
-from vitruvian.inference.problems import BUSY, NOT_READY, retry
+from vitruvian.inference.problems import NOT_READY, retry
 from vitruvian.inference.startup import Startup
 from vitruvian.machine import usable_cpus
 
 T = TypeVar("T")
+
+_ROUNDS_TO_LEARN = 2
 
 
 @dataclass(frozen=True)
@@ -27,14 +31,18 @@ class Settings:
     """The bounds of one server."""
 
     max_body: int = 20_000_000
-    """Bytes."""
+    """Bytes of one body, also after decompression."""
+    max_bodies: int = 512_000_000
+    """Bytes of all bodies in memory at once."""
     body_seconds: float = 60.0
     """How long a body may take to arrive."""
     max_inputs: int = 64
     """Inputs in one request."""
-    max_pending: int = 64
-    """Predictions accepted and not yet answered; more are refused with 429."""
-    workers: int | None = None
+    queue_seconds: float = 10.0
+    """How long accepted work may wait; more is refused with 429."""
+    deadline_seconds: float = 30.0
+    """How long an answer may take where the client says nothing."""
+    lanes: int | None = None
     """Threads that decode and predict; the usable CPUs where None."""
     track: str = "stable"
     """`stable` or `canary`, for the metrics."""
@@ -52,7 +60,7 @@ class State(StrEnum):
 
 
 class Service:
-    """Runs predictions in threads of its own, so that the event loop only ever moves bytes."""
+    """Runs predictions in lanes of its own, so that the event loop only ever moves bytes."""
 
     def __init__(self, predictor: Predictor, settings: Settings, startup: Startup) -> None:
         self.predictor = predictor
@@ -63,16 +71,19 @@ class Service:
         self.settled = threading.Event()
         """Set once the state isn't `starting` any more."""
         self.metrics = ServingMetrics(predictor.bundle, settings.track)
-        self.metrics.watch(ready=lambda: self.state is State.READY, waiting=lambda: self._waiting)
-        self._pool = ThreadPoolExecutor(settings.workers or usable_cpus(), thread_name_prefix="predict")
-        self._pending = 0
-        self._waiting = 0
+        self.lanes = Lanes(predictor, settings.lanes or usable_cpus())
+        self.bodies = Bodies(settings.max_bodies)
+        self.metrics.watch(
+            ready=lambda: self.state is State.READY, waiting=lambda: self.lanes.waiting, wait=self.lanes.wait
+        )
 
     async def start(self) -> None:
         """Predict the golden example; ready if the answer is right, else failed with `failure` set."""
         try:
             with self.startup.time("warm_up"):
-                await asyncio.get_running_loop().run_in_executor(self._pool, self.predictor.warm_up)
+                await asyncio.to_thread(self.predictor.warm_up)
+                await self._learn()
+            self.lanes.observer = self.metrics
             self.metrics.started(self.startup.seconds)
             if self.state is State.STARTING:
                 self.state = State.READY
@@ -84,43 +95,88 @@ class Service:
         finally:
             self.settled.set()
 
+    async def _learn(self) -> None:
+        """Have all lanes predict the golden example at once: what an input costs is known before the first client."""
+        content, where = self.predictor.bundle.golden_input(), self.predictor.bundle.info.golden.input
+        inputs = [Input(lambda: self.predictor.prepare(content, where), where)] * (_ROUNDS_TO_LEARN * self.lanes.count)
+        for answer in await self._answers(inputs, Ticket(3600)):
+            if isinstance(answer, Exception):
+                raise answer
+
     def drain(self) -> None:
         """Accept no more predictions; those accepted are answered."""
         self.state = State.DRAINING
 
     def close(self) -> None:
         """Let the threads end."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self.lanes.close()
 
     def check_ready(self) -> None:
         """Raise the `Problem` that says why no predictions are accepted, if they aren't."""
         if self.state is not State.READY:
             raise retry(NOT_READY, f"the server is {self.state}", 2, ready=False)
 
-    @contextmanager
-    def accepted(self) -> Iterator[None]:
-        """Hold one of the places for a prediction; raises a `Problem` where there is none."""
+    def ticket(self, seconds: float | None = None) -> Ticket:
+        """Return the claim of a request that just arrived; `seconds` is how long its client waits.
+
+        Raises a `Problem` where an answer can't be promised, before anything of its body is read.
+        """
         self.check_ready()
-        if self._pending >= self.settings.max_pending:
-            raise retry(BUSY, f"{self._pending} predictions are waiting already", 1)
-        self._pending += 1
-        try:
-            yield
-        finally:
-            self._pending -= 1
+        ticket = Ticket(self.settings.deadline_seconds if seconds is None else seconds)
+        self.check_time(ticket, 1)
+        return ticket
 
-    async def run(self, job: Callable[[], T]) -> T:
-        """Return what a job returns, or raise what it raises; it runs in one of the threads when one is free."""
-        queued = time.perf_counter()
+    def check_time(self, ticket: Ticket, inputs: int, *, exact: bool = False) -> None:
+        """Raise a `Problem` where so many inputs can't be answered in time."""
+        check_wait(self.lanes.wait(), self.lanes.work(inputs, exact=exact), ticket.left, self.settings.queue_seconds)
 
-        def timed() -> T:
-            loop.call_soon_threadsafe(leave_queue)
-            self.metrics.observe_stage("queue", time.perf_counter() - queued)
-            return job()
+    async def predict(self, inputs: Sequence[Input], ticket: Ticket) -> list[Answer]:
+        """Return the answer to each input, in order; what is wrong with an input stays in its place.
 
-        def leave_queue() -> None:
-            self._waiting -= 1
+        Raises a `Problem` where there is no time for it, and whatever the model fails with.
+        """
+        self.check_time(ticket, len(inputs), exact=inputs[0].wanted.exact if inputs else False)
+        answers = await self._answers(inputs, ticket)
+        self.metrics.answers(answers)
+        return answers
 
+    async def run(self, job: Callable[[], T], ticket: Ticket, seconds: float) -> T:
+        """Return what a function returns, or raise what it raises; it runs in a lane and counts as so many seconds."""
+        check_wait(self.lanes.wait(), seconds, ticket.left, self.settings.queue_seconds)
+        (value,) = await self._done(lambda done: self.lanes.put_job(job, ticket, seconds, done), ticket)
+        if isinstance(value, Exception):
+            raise value
+        result: T = value
+        return result
+
+    async def _answers(self, inputs: Sequence[Input], ticket: Ticket) -> list[Answer]:
+        return await self._done(lambda done: self.lanes.put(inputs, ticket, done), ticket) if inputs else []
+
+    async def _done(self, put: Callable[[Callable[[list[Any]], None]], None], ticket: Ticket) -> list[Any]:
+        """Return what lanes make of what is put in, by the deadline at the latest."""
         loop = asyncio.get_running_loop()
-        self._waiting += 1
-        return await loop.run_in_executor(self._pool, timed)
+        future: asyncio.Future[list[Any]] = loop.create_future()
+
+        def end(error: Exception) -> None:
+            ticket.gone = True
+            if not future.done():
+                future.set_exception(error)
+
+        def settle(answers: list[Any]) -> None:
+            if not future.done():
+                future.set_result(answers)
+
+        ticket.on_leave(lambda: end(ClientDisconnect()))
+        expiry = loop.call_later(max(0.0, ticket.left), lambda: end(late()))
+
+        def done(answers: list[Any]) -> None:
+            # Nobody waits where the loop has ended.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(settle, answers)
+
+        put(done)
+        try:
+            return await future
+        finally:
+            ticket.gone = ticket.gone or future.cancelled()
+            expiry.cancel()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
+from collections.abc import Callable
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -14,13 +16,18 @@ from vitruvian.inference.service import Settings
 
 FIELDS = ("file", "image")
 """What the field of a form or of a JSON body may be called."""
+_ENCODINGS = ("identity", "gzip", "deflate")
 _RAW = ("application/octet-stream", "application/x-npy", "")
 
 
-async def read_body(request: Request, settings: Settings) -> bytes:
-    """Return a request's body; raises a `Problem` where it is larger or slower than the settings allow."""
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Problem(UNSUPPORTED, "compressed bodies aren't accepted; send it without Content-Encoding")
+async def read_body(request: Request, settings: Settings, add: Callable[[int], None] = lambda size: None) -> bytes:
+    """Return a request's body, decompressed; `add` is told of its bytes as they come, and may refuse them.
+
+    Raises a `Problem` where it is larger or slower than the settings allow.
+    """
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if encoding not in _ENCODINGS:
+        raise Problem(UNSUPPORTED, "bodies are accepted as they are, or compressed with gzip or deflate")
     too_large = Problem(TOO_LARGE, f"the body has more than {settings.max_body} bytes")
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared) > settings.max_body:
@@ -33,9 +40,37 @@ async def read_body(request: Request, settings: Settings) -> bytes:
                 size += len(chunk)
                 if size > settings.max_body:
                     raise too_large
+                add(len(chunk))
     except TimeoutError as e:
         raise Problem(TOO_SLOW, f"the body didn't arrive within {settings.body_seconds:g} s") from e
-    return b"".join(chunks)
+    body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    if encoding == "identity":
+        return body
+    plain = await asyncio.to_thread(_inflated, body, encoding, settings.max_body)
+    if plain is None:
+        raise too_large
+    add(len(plain))
+    return plain
+
+
+def _inflated(body: bytes, encoding: str, limit: int) -> bytes | None:
+    """Return a compressed body as it was, None where that is more than the limit; raises `Malformed`."""
+    window = zlib.MAX_WBITS
+    # What is called deflate is in zlib's wrapper, or by an old misunderstanding in none.
+    if encoding == "gzip":
+        window |= 16
+    elif body[:1] != b"\x78":
+        window = -window
+    inflate = zlib.decompressobj(window)
+    try:
+        plain = inflate.decompress(body, limit + 1)
+    except zlib.error as e:
+        raise Malformed(f"the body is not {encoding}") from e
+    if len(plain) > limit:
+        return None
+    if not inflate.eof:
+        raise Malformed(f"the body ends within its {encoding}")
+    return plain
 
 
 def file_in_body(content_type: str, body: bytes) -> tuple[bytes, str]:

@@ -53,6 +53,7 @@ STARTUP_TIME = Metric(
     (*IDENTITY, "stage"),
 )
 QUEUE_LENGTH = Metric("vitruvian_queue_length", "gauge", "Accepted predictions that wait for a free thread.")
+QUEUE_WAIT = Metric("vitruvian_queue_wait_seconds", "gauge", "How long a prediction that came now would wait.")
 STAGE_TIME = Metric(
     "vitruvian_stage_seconds",
     "histogram",
@@ -72,6 +73,7 @@ SERVING = (
     REQUEST_TIME,
     REQUESTS_IN_FLIGHT,
     QUEUE_LENGTH,
+    QUEUE_WAIT,
     STAGE_TIME,
     BATCH_SIZE,
     PREDICTIONS,

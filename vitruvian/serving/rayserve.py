@@ -42,8 +42,8 @@ class Arguments(BaseModel):
     """A label of the metrics."""
 
 
-# A server holds this many requests itself and refuses more with 429, as it does without Ray.
-@serve.deployment(max_ongoing_requests=Settings.max_pending + 1)
+# A server judges itself how much it takes on, and refuses more with 429, as it does without Ray.
+@serve.deployment(max_ongoing_requests=1000)
 @serve.ingress()
 class Server:
     """One replica: ready once the golden example was predicted and matched."""

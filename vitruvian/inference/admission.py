@@ -1,0 +1,128 @@
+"""What a server takes on: what an input costs, how long it would wait, and whether there is time for it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from vitruvian.inference.problems import BUSY, LATE, Problem, retry
+
+LARGEST_BATCH = 32
+_WEIGHT = 0.2
+"""How much the latest run counts in an average."""
+_GAIN = 0.97
+"""A batch must take at most this share of a smaller one's seconds for each input: it makes its first input wait."""
+_RUNS_UNTIL_TRIED_AGAIN = 256
+_MARGIN = 0.1
+"""Share of the time left that an estimate may be wrong by."""
+
+
+class Ticket:
+    """One request's claim to an answer: until when, and whether somebody still waits for it."""
+
+    __slots__ = ("_leave", "deadline", "gone")
+
+    def __init__(self, seconds: float) -> None:
+        self.deadline = time.monotonic() + seconds
+        self.gone = False
+        self._leave: Callable[[], None] | None = None
+
+    @property
+    def left(self) -> float:
+        """Seconds until the deadline; below 0 after it."""
+        return self.deadline - time.monotonic()
+
+    def on_leave(self, call: Callable[[], None]) -> None:
+        """Have something called when the client leaves."""
+        self._leave = call
+
+    def leave(self) -> None:
+        """Drop what isn't begun yet: the client has left."""
+        self.gone = True
+        if self._leave is not None:
+            self._leave()
+
+
+class Costs:
+    """What inputs cost, learned from every run: seconds of a lane for an input, and the batch size that is best.
+
+    On a CPU a larger batch often gains nothing; it is taken only where it was seen to.
+    """
+
+    def __init__(self) -> None:
+        self.each = 0.0
+        """Seconds of one lane for one input while all lanes work."""
+        self._run_seconds: dict[int, float] = {}
+        self._runs = 0
+
+    def observe(self, size: int, run_seconds: float, total_seconds: float, *, all_busy: bool) -> None:
+        """Learn from a batch: seconds that the model ran, and that the lane needed for all of it."""
+        self._run_seconds[size] = _average(self._run_seconds.get(size), run_seconds / size)
+        # A lane that works alone is faster than it will be under load.
+        if all_busy or not self.each:
+            self.each = _average(self.each or None, total_seconds / size)
+
+    def batch_size(self, waiting: int) -> int:
+        """Return how many of the waiting inputs to run at once: a power of two."""
+        self._runs += 1
+        best = size = 1
+        if best not in self._run_seconds:
+            return best
+        while (size := size * 2) <= min(waiting, LARGEST_BATCH):
+            if size not in self._run_seconds:
+                return size if size == 2 * best else best
+            if self._run_seconds[size] < _GAIN * self._run_seconds[best]:
+                best = size
+        if self._runs % _RUNS_UNTIL_TRIED_AGAIN == 0 and 2 * best <= min(waiting, LARGEST_BATCH):
+            return 2 * best
+        return best
+
+
+def _average(before: float | None, now: float) -> float:
+    return now if before is None else before + _WEIGHT * (now - before)
+
+
+def check_wait(wait: float, work: float, left: float, longest_wait: float) -> None:
+    """Raise the `Problem` that says why more isn't taken on, if it isn't.
+
+    All in seconds: `wait` is how long new work waits, `work` how long it takes then, `left` is until its deadline.
+    """
+    if wait > longest_wait:
+        # Written so that what is refused now is likely to be accepted then.
+        seconds = max(1, math.ceil(wait - longest_wait / 2))
+        raise retry(BUSY, f"{wait:.1f} s of work wait already, {longest_wait:g} s is the most", seconds)
+    if wait + work > left * (1 - _MARGIN):
+        seconds = max(1, math.ceil(wait))
+        raise retry(LATE, f"the answer would take {wait + work:.2f} s, and {max(left, 0):.2f} s are left", seconds)
+
+
+def late() -> Problem:
+    """Return the problem of a request whose deadline came before its turn."""
+    return retry(LATE, "the deadline came before the answer", 1)
+
+
+class Bodies:
+    """The bytes of all bodies in memory at once, of requests that aren't answered yet."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held = 0
+
+    @contextmanager
+    def held(self) -> Iterator[Callable[[int], None]]:
+        """Count a body's bytes as they come, until it is answered; raises a `Problem` where there is no room."""
+        mine = 0
+
+        def add(size: int) -> None:
+            nonlocal mine
+            if self._held + size > self._limit:
+                raise retry(BUSY, f"bodies of {self._held} bytes are being worked on already", 1)
+            self._held += size
+            mine += size
+
+        try:
+            yield add
+        finally:
+            self._held -= mine

@@ -1,0 +1,109 @@
+"""What is around every request: an id, a count, a duration, and a problem document for what nobody foresaw."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vitruvian.errors import DataError
+from vitruvian.inference.problems import (
+    INTERNAL,
+    MALFORMED,
+    OUT_OF_MEMORY,
+    UNUSABLE,
+    Problem,
+    kind_of,
+    problem_response,
+    retry,
+)
+from vitruvian.inference.protocol import Malformed
+from vitruvian.inference.service import Service
+
+_log = logging.getLogger(__name__)
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_CLIENT_GONE = 499
+
+
+class Envelope:
+    """The outermost part of the application; requests that no service has taken are counted for the stable one."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app = app
+        self.service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        state: dict[str, Any] = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        started = time.perf_counter()
+        code = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "http.response.start":
+                code = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        in_flight = self.service.metrics.in_flight
+        in_flight.inc()
+        try:
+            await self.app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            code = _CLIENT_GONE
+        except Exception:
+            _log.exception("request %s failed", request_id)
+            if code:
+                raise
+            problem = Problem(INTERNAL, "this is the server's fault; its log has the details")
+            await problem_response(problem, scope["path"], request_id)(scope, receive, send_with_id)
+        finally:
+            in_flight.dec()
+            route = scope.get("route")
+            template = route.path_format if isinstance(route, Route) else "other"
+            service: Service = state.get("service", self.service)
+            service.metrics.answered(template, code, time.perf_counter() - started)
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            given = value.decode("latin-1")
+            if _REQUEST_ID.fullmatch(given):
+                return str(given)
+            break
+    return uuid.uuid4().hex
+
+
+async def answer_error(request: Request, error: Exception) -> Response:
+    """Return the problem document of an error that a handler raised."""
+    return problem_response(problem_of(error), request.url.path, request.state.request_id)
+
+
+FORESEEN = (Problem, HTTPException, Malformed, DataError, MemoryError)
+"""What handlers may raise."""
+
+
+def problem_of(error: Exception) -> Problem:
+    """Return the problem that one of the foreseen errors is."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, HTTPException):
+        return Problem(kind_of(error.status_code), error.detail, error.headers)
+    if isinstance(error, Malformed):
+        return Problem(MALFORMED, str(error))
+    if isinstance(error, DataError):
+        return Problem(UNUSABLE, error.what if error.where is None else f"{error.where}: {error.what}")
+    return retry(OUT_OF_MEMORY, "send a smaller input, or try again later", 5)

@@ -1,0 +1,285 @@
+"""Threads that decode and predict what is queued, each on a core of its own.
+
+A lane takes what waits, as much at once as was seen to pay, and never waits for more. Decoding, model and answer of an
+input stay in one lane. What nobody waits for any more, or what can't be ready in time, isn't begun.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitruvian.errors import DataError
+from vitruvian.inference.admission import Costs, Ticket, late
+from vitruvian.inference.predictor import Head, Prediction, Predictor, Prepared
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Wanted:
+    """What is wanted of an input: its answer by the bundle's labels, if nothing else is said."""
+
+    head: Head | None = None
+    """Other labels to tell apart."""
+    embedding: bool = False
+    """The model's output itself instead of an answer."""
+    exact: bool = False
+    """In full precision."""
+
+
+USUAL = Wanted()
+
+
+@dataclass(eq=False, slots=True)
+class Input:
+    """Something to predict, decoded only when its turn comes."""
+
+    prepare: Callable[[], Prepared]
+    """Returns it as the preprocessing leaves it, or as the model takes it where `tensor` is set; or what is wrong."""
+    where: object
+    wanted: Wanted = USUAL
+    tensor: bool = False
+
+
+Answer = Prediction | NDArray[np.float32] | DataError | Exception
+"""A prediction or an embedding; or what is wrong with the input, or with the server."""
+
+
+class Observer(Protocol):
+    """What is told of what lanes do."""
+
+    def observe_stage(self, stage: str, seconds: float) -> None: ...
+
+    def ran(self, size: int) -> None: ...
+
+
+class _Group:
+    """What was put in together is answered together."""
+
+    __slots__ = ("answers", "done", "left", "ticket")
+
+    def __init__(self, count: int, ticket: Ticket, done: Callable[[list[Any]], None]) -> None:
+        self.answers: list[Any] = [None] * count
+        self.left = count
+        self.ticket = ticket
+        self.done = done
+
+
+@dataclass(eq=False, slots=True)
+class _Item:
+    group: _Group
+    at: int
+    queued: float
+    input: Input | None = None
+    job: Callable[[], Any] | None = None
+    seconds: float = 0.0
+    """What a job is expected to take."""
+
+    @property
+    def kind(self) -> object:
+        """What may run together."""
+        return self if self.input is None else (self.input.wanted.exact, self.input.tensor)
+
+
+class Lanes:
+    """Threads that share one queue; what is put in is answered by a call, in one of the threads."""
+
+    def __init__(self, predictor: Predictor, count: int, observer: Observer | None = None) -> None:
+        self.count = count
+        self.observer = observer
+        self._predictor = predictor
+        self._costs = {False: Costs(), True: Costs()}
+        self._waiting = {False: 0, True: 0}
+        self._job_seconds = 0.0
+        self._queue: deque[_Item] = deque()
+        self._changed = threading.Condition()
+        self._ends = dict.fromkeys(range(count), 0.0)
+        """When each lane is expected to be free; 0 for one that is."""
+        self._closing = False
+        self._threads = [
+            threading.Thread(target=self._work, args=(lane,), name=f"lane-{lane}", daemon=True) for lane in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Inputs that no lane has taken yet."""
+        return len(self._queue)
+
+    def wait(self) -> float:
+        """Return how many seconds work that is put in now would wait."""
+        with self._changed:
+            now = time.monotonic()
+            running = sum(max(0.0, end - now) for end in self._ends.values() if end)
+            waiting = sum(count * self._costs[exact].each for exact, count in self._waiting.items())
+            if not self._queue and not all(self._ends.values()):
+                return 0.0
+            return (running + waiting + self._job_seconds) / self.count
+
+    def work(self, inputs: int, *, exact: bool = False) -> float:
+        """Return how many seconds so many inputs are expected to take once they begin."""
+        costs = self._costs[exact] if self._costs[exact].each else self._costs[False]
+        return costs.each * max(1.0, inputs / self.count)
+
+    def expect(self, seconds: float) -> None:
+        """Take so many seconds for what an input costs, until runs tell better."""
+        for costs in self._costs.values():
+            costs.each = seconds
+
+    def put(self, inputs: Sequence[Input], ticket: Ticket, done: Callable[[list[Answer]], None]) -> None:
+        """Queue inputs; `done` is given their answers, in order, once all are there."""
+        now = time.monotonic()
+        group = _Group(len(inputs), ticket, done)
+        self._enqueue([_Item(group, at, now, item) for at, item in enumerate(inputs)])
+
+    def put_job(
+        self, job: Callable[[], Any], ticket: Ticket, seconds: float, done: Callable[[list[Any]], None]
+    ) -> None:
+        """Queue a function that is expected to take so many seconds; `done` is given a list of what it returned."""
+        self._enqueue([_Item(_Group(1, ticket, done), 0, time.monotonic(), None, job, seconds)])
+
+    def close(self) -> None:
+        """End once what was put in is answered."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+
+    def _enqueue(self, items: list[_Item]) -> None:
+        with self._changed:
+            for item in items:
+                self._count(item, 1)
+            self._queue.extend(items)
+            self._changed.notify(len(items))
+
+    def _count(self, item: _Item, by: int) -> None:
+        if item.input is None:
+            self._job_seconds += by * item.seconds
+        else:
+            self._waiting[item.input.wanted.exact] += by
+
+    def _work(self, lane: int) -> None:
+        while True:
+            with self._changed:
+                self._ends[lane] = 0.0
+                while not self._queue and not self._closing:
+                    self._changed.wait()
+                if not self._queue:
+                    return
+                batch, dropped = self._take()
+                now = time.monotonic()
+                self._ends[lane] = now + sum(self._expected(item) for item in batch)
+                all_busy = all(self._ends.values())
+            for item in dropped:
+                self._answer(item, late())
+            if batch:
+                self._run(batch, now, all_busy)
+
+    def _take(self) -> tuple[list[_Item], list[_Item]]:
+        """Take the next items that run together from the queue, and those before them that nobody needs any more."""
+        batch: list[_Item] = []
+        dropped: list[_Item] = []
+        size, soonest = 0, math.inf
+        now = time.monotonic()
+        while self._queue and (not batch or len(batch) < size):
+            item = self._queue[0]
+            ticket = item.group.ticket
+            ready = now + (len(batch) + 1) * self._expected(item)
+            # Nobody's answer is made late by company.
+            if batch and (item.kind != batch[0].kind or ready > min(soonest, ticket.deadline)):
+                break
+            self._queue.popleft()
+            self._count(item, -1)
+            if ticket.gone or ready > ticket.deadline:
+                dropped.append(item)
+                continue
+            batch.append(item)
+            soonest = min(soonest, ticket.deadline)
+            if not size:
+                share = 1 + len(self._queue) // self.count
+                size = 1 if item.input is None else self._costs[item.input.wanted.exact].batch_size(share)
+        return batch, dropped
+
+    def _expected(self, item: _Item) -> float:
+        return item.seconds if item.input is None else self._costs[item.input.wanted.exact].each
+
+    def _run(self, batch: list[_Item], began: float, all_busy: bool) -> None:
+        for item in batch:
+            self._observe("queue", began - item.queued)
+        if batch[0].input is None:
+            self._answer(batch[0], _outcome(batch[0].job))
+            return
+        prepared: list[NDArray[np.generic]] = []
+        good: list[_Item] = []
+        for item in batch:
+            decoding = time.monotonic()
+            made = _outcome(item.input.prepare if item.input else None)
+            self._observe("decode", time.monotonic() - decoding)
+            if isinstance(made, Exception):
+                self._answer(item, made)
+            else:
+                prepared.append(made)
+                good.append(item)
+        if not good:
+            return
+        first = good[0].input
+        assert first is not None
+        running = time.monotonic()
+        answers = _outcome(lambda: self._answers(prepared, [item.input for item in good if item.input]))
+        ended = time.monotonic()
+        if self.observer is not None:
+            self.observer.ran(len(good))
+        self._costs[first.wanted.exact].observe(len(good), ended - running, ended - began, all_busy=all_busy)
+        for at, item in enumerate(good):
+            self._observe("predict", ended - running)
+            self._answer(item, answers if isinstance(answers, Exception) else answers[at])
+
+    def _observe(self, stage: str, seconds: float) -> None:
+        if self.observer is not None:
+            self.observer.observe_stage(stage, seconds)
+
+    def _answers(self, prepared: list[NDArray[np.generic]], inputs: list[Input]) -> list[Answer]:
+        run = self._predictor.outputs_of_tensors if inputs[0].tensor else self._predictor.outputs
+        outputs = run(np.stack(prepared), exact=inputs[0].wanted.exact)
+        answers: list[Answer] = [None] * len(inputs)  # type: ignore[list-item]
+        for wanted in {item.wanted for item in inputs}:
+            places = [at for at, item in enumerate(inputs) if item.wanted is wanted]
+            chosen = outputs[places]
+            made: Sequence[Answer] = (
+                list(chosen)
+                if wanted.embedding
+                else self._predictor.answers(chosen, [inputs[at].where for at in places], wanted.head)
+            )
+            for at, answer in zip(places, made, strict=True):
+                answers[at] = answer
+        return answers
+
+    def _answer(self, item: _Item, answer: Any) -> None:
+        group = item.group
+        group.answers[item.at] = answer
+        with self._changed:
+            group.left -= 1
+            last = not group.left
+        if last:
+            group.done(group.answers)
+
+
+def _outcome(call: Callable[[], Any] | None) -> Any:
+    assert call is not None
+    try:
+        return call()
+    except (DataError, MemoryError) as e:
+        return e
+    except Exception as e:
+        _log.exception("a prediction failed")
+        return e

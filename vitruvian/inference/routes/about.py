@@ -1,0 +1,87 @@
+"""What a server says of itself: the page, its health, its metrics and its limits."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from vitruvian.bundle import Bundle
+from vitruvian.data.decode import MAX_PIXELS
+from vitruvian.inference import oip
+from vitruvian.inference.page import page
+from vitruvian.inference.routes.taking import as_json
+from vitruvian.inference.service import Settings
+from vitruvian.inference.tracks import Tracks
+
+
+class About:
+    """One method for each route."""
+
+    def __init__(self, tracks: Tracks) -> None:
+        self.service = tracks.stable
+        self._about = _about(self.service.predictor.bundle, self.service.settings)
+
+    def routes(self) -> list[Route]:
+        """Return the routes that belong here."""
+        return [
+            Route("/", self.home),
+            Route("/health", self.health),
+            Route("/metrics", self.metrics),
+            Route("/limits", self.limits),
+        ]
+
+    async def home(self, request: Request) -> Response:
+        if "text/html" in request.headers.get("accept", ""):
+            html, policy = page()
+            headers = {
+                "Content-Security-Policy": policy,
+                "X-Content-Type-Options": "nosniff",
+                "Referrer-Policy": "no-referrer",
+                "Cache-Control": "no-cache",
+                "Vary": "Accept",
+            }
+            return Response(html, headers=headers, media_type="text/html")
+        return as_json({**self._about, "state": self.service.state}, {"Vary": "Accept"})
+
+    async def health(self, request: Request) -> Response:
+        self.service.check_ready()
+        info = self.service.predictor.bundle.info
+        return as_json({"status": "ok", "classifier": info.name, "version": info.version})
+
+    async def metrics(self, request: Request) -> Response:
+        content, content_type = self.service.metrics.expose(request.headers.get("accept", ""))
+        return Response(content, headers={"Content-Type": content_type})
+
+    async def limits(self, request: Request) -> Response:
+        lanes = self.service.lanes
+        now = {
+            "waiting": lanes.waiting,
+            "wait_seconds": round(lanes.wait(), 4),
+            "seconds_per_input": round(lanes.work(1) / lanes.count, 6),
+        }
+        settings = asdict(self.service.settings) | {"lanes": lanes.count, "max_pixels": MAX_PIXELS}
+        return as_json({**settings, "now": now})
+
+
+def _about(bundle: Bundle, settings: Settings) -> dict[str, Any]:
+    """Return what `GET /` says of a bundle; numbers that aren't finite become null."""
+    info = json.loads(bundle.info.model_dump_json(exclude={"golden", "format", "spec"}))
+    preprocess = bundle.preprocess
+    return {
+        "service": "vitruvian",
+        "service_version": oip.VERSION,
+        "classifier": info.pop("name"),
+        **info,
+        "digest": bundle.digest,
+        "input": {
+            "kind": preprocess.kind,
+            "suffixes": preprocess.suffixes,
+            "shape": preprocess.tensor_shape,
+            "max_bytes": settings.max_body,
+        },
+    }

@@ -1,0 +1,78 @@
+"""The Open Inference Protocol, version 2, over REST."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from vitruvian.inference import oip
+from vitruvian.inference.problems import NOT_FOUND, Problem
+from vitruvian.inference.protocol import HEADER_LENGTH, read_header_length, read_request, write_response
+from vitruvian.inference.routes.people import PRECISION, wanted_precision
+from vitruvian.inference.routes.taking import as_json, taken
+from vitruvian.inference.service import Service
+from vitruvian.inference.tracks import Tracks
+
+
+class V2:
+    """One method for each route."""
+
+    def __init__(self, tracks: Tracks) -> None:
+        self.tracks = tracks
+
+    def routes(self) -> list[Route]:
+        """Return the routes that belong here."""
+        model = "/v2/models/{name}"
+        versioned = f"{model}/versions/{{version}}"
+        return [
+            *(Route(f"{base}/infer", self.infer, methods=["POST"]) for base in (model, versioned)),
+            Route("/v2/health/live", self.live),
+            Route("/v2/health/ready", self.ready),
+            Route("/v2", self.server),
+            *(Route(base, self.model) for base in (model, versioned)),
+            *(Route(f"{base}/ready", self.model_ready) for base in (model, versioned)),
+        ]
+
+    async def server(self, request: Request) -> Response:
+        return as_json(oip.server_metadata())
+
+    async def live(self, request: Request) -> Response:
+        return as_json({"live": True})
+
+    async def ready(self, request: Request) -> Response:
+        self.tracks.stable.check_ready()
+        return as_json({"ready": True})
+
+    async def model(self, request: Request) -> Response:
+        return as_json(oip.model_metadata(_named(request, self.tracks.stable).predictor.bundle))
+
+    async def model_ready(self, request: Request) -> Response:
+        service = _named(request, self.tracks.stable)
+        service.check_ready()
+        return as_json({"name": service.predictor.bundle.info.name, "ready": True})
+
+    async def infer(self, request: Request) -> Response:
+        _named(request, self.tracks.stable)
+        header_length = read_header_length(request.headers.get(HEADER_LENGTH))
+        async with taken(request, self.tracks) as (service, ticket, body):
+            asked = read_request(body, header_length)
+            wanted = wanted_precision(service, request.headers.get(PRECISION))
+            inputs = oip.inputs(asked, service.predictor, service.settings.max_inputs, wanted)
+            answers = oip.outputs(await service.predict(inputs, ticket))
+        info = service.predictor.bundle.info
+        content, json_length = write_response(asked, info.name, info.version, answers)
+        if json_length is None:
+            return Response(content, media_type="application/json")
+        return Response(content, headers={HEADER_LENGTH: str(json_length)}, media_type="application/octet-stream")
+
+
+def _named(request: Request, service: Service) -> Service:
+    """Return the service that a path names; raises a `Problem` where it names another."""
+    info = service.predictor.bundle.info
+    name, version = request.path_params["name"], request.path_params.get("version", info.version)
+    if name != info.name:
+        raise Problem(NOT_FOUND, f"there is no model '{name[:100]}' here, but '{info.name}'")
+    if version != info.version:
+        raise Problem(NOT_FOUND, f"there is no version '{version[:100]}' here, but '{info.version}'")
+    return service
