@@ -359,9 +359,12 @@ def test_draining_answers_what_was_accepted_and_refuses_the_rest(bundle: Bundle,
 
 def test_a_full_queue_is_refused_and_nobody_waits_for_a_prediction_to_learn_it(bundle: Bundle, held: Held) -> None:
     held.go.set()
-    with serving(Predictor(bundle, held), Settings(queue_seconds=0.5, lanes=1)) as client, ThreadPoolExecutor() as pool:
-        # As if each had taken a quarter of a second so far.
-        service(client).lanes.expect(0.25)
+    with (
+        serving(Predictor(bundle, held), Settings(queue_seconds=25, deadline_seconds=1000, lanes=1)) as client,
+        ThreadPoolExecutor() as pool,
+    ):
+        # As if each had taken ten seconds so far.
+        service(client).lanes.expect(10)
         held.go.clear()
         colours = ("red", "green", "blue")
         waiting = []

@@ -72,7 +72,9 @@ class Costs:
             return best
         while (size := size * 2) <= min(waiting, LARGEST_BATCH):
             if size not in self._run_seconds:
-                return size if size == 2 * best else best
+                if size == 2 * best:
+                    return size
+                break
             if self._run_seconds[size] < _GAIN * self._run_seconds[best]:
                 best = size
         if self._runs % _RUNS_UNTIL_TRIED_AGAIN == 0 and 2 * best <= min(waiting, LARGEST_BATCH):
