@@ -252,7 +252,7 @@ def test_the_batch_size_is_learned(seconds: Callable[[int], float], waiting: int
     costs = Costs()
     for _ in range(100):
         size = costs.batch_size(waiting)
-        costs.observe(size, seconds(size), seconds(size), all_busy=True)
+        costs.observe(size, seconds(size), seconds(size), saturated=True)
     assert costs.batch_size(waiting) == expected
 
 
@@ -260,11 +260,28 @@ def test_a_machine_that_changes_is_learned_again() -> None:
     costs = Costs()
     for _ in range(100):
         size = costs.batch_size(64)
-        costs.observe(size, 0.01 * size, 0.01 * size, all_busy=True)
+        costs.observe(size, 0.01 * size, 0.01 * size, saturated=True)
     for _ in range(3000):
         size = costs.batch_size(64)
-        costs.observe(size, 0.01, 0.01, all_busy=True)
+        costs.observe(size, 0.01, 0.01, saturated=True)
     assert costs.batch_size(64) == 32
+
+
+def test_light_work_doesnt_belittle_what_full_lanes_need() -> None:
+    costs = Costs()
+    for _ in range(10):
+        costs.observe(1, 0.04, 0.04, saturated=True)
+    for _ in range(100):
+        costs.observe(1, 0.02, 0.02, saturated=False)
+    assert costs.each == pytest.approx(0.04)
+
+
+def test_an_estimate_that_is_far_off_is_mended_by_light_work() -> None:
+    costs = Costs()
+    costs.observe(1, 3600, 3600, saturated=False)
+    for _ in range(200):
+        costs.observe(1, 0.02, 0.02, saturated=False)
+    assert costs.each < 0.05
 
 
 @pytest.mark.parametrize(
@@ -274,7 +291,8 @@ def test_a_machine_that_changes_is_learned_again() -> None:
         (9.0, 0.1, 30.0, None),
         (11.0, 0.1, 30.0, "busy"),
         (0.9, 0.1, 1.0, "no-time-left"),
-        (0.0, 2.0, 1.0, "no-time-left"),
+        (0.0, 2.0, 1.0, None),
+        (0.1, 2.0, 1.0, "no-time-left"),
         (0.0, 0.1, -1.0, "no-time-left"),
     ],
 )

@@ -10,13 +10,20 @@ from contextlib import contextmanager
 from vitruvian.inference.problems import BUSY, LATE, Problem, retry
 
 LARGEST_BATCH = 32
-_WEIGHT = 0.2
-"""How much the latest run counts in an average."""
+_WEIGHT = 0.1
+"""How much the latest run counts in an average, once there are some."""
+_FAR_OFF = 2.0
+"""An estimate this many times what is seen is wrong, not careful."""
+_LEAST_WAIT = 0.02
+"""Seconds; shorter waits tell nothing."""
+_MOST_OFF = 4.0
+_WEIGHT_OF_A_WAIT = 0.05
 _GAIN = 0.97
 """A batch must take at most this share of a smaller one's seconds for each input: it makes its first input wait."""
 _RUNS_UNTIL_TRIED_AGAIN = 256
-_MARGIN = 0.1
-"""Share of the time left that an estimate may be wrong by."""
+_MARGIN = 0.25
+"""Share of the time left that an estimate may be wrong by. Less would not answer more: a queue that is never empty
+keeps the lanes busy, however short it is."""
 
 
 class Ticket:
@@ -53,16 +60,26 @@ class Costs:
 
     def __init__(self) -> None:
         self.each = 0.0
-        """Seconds of one lane for one input while all lanes work."""
+        """Seconds of one lane for one input while all lanes work and more waits."""
+        self._seen = 0
         self._run_seconds: dict[int, float] = {}
         self._runs = 0
 
-    def observe(self, size: int, run_seconds: float, total_seconds: float, *, all_busy: bool) -> None:
+    def observe(self, size: int, run_seconds: float, total_seconds: float, *, saturated: bool) -> None:
         """Learn from a batch: seconds that the model ran, and that the lane needed for all of it."""
-        self._run_seconds[size] = _average(self._run_seconds.get(size), run_seconds / size)
+        before = self._run_seconds.get(size)
+        self._run_seconds[size] = (
+            run_seconds / size if before is None else _average(before, run_seconds / size, _WEIGHT)
+        )
+        each = total_seconds / size
         # A lane that works alone is faster than it will be under load.
-        if all_busy or not self.each:
-            self.each = _average(self.each or None, total_seconds / size)
+        if saturated or not self.each or not self.each / _FAR_OFF <= each <= self.each:
+            self._seen += 1
+            self.each = _average(self.each, each, max(_WEIGHT, 1 / self._seen))
+
+    def expect(self, seconds: float) -> None:
+        """Take so many seconds for what an input costs, until runs tell otherwise."""
+        self.each, self._seen = seconds, math.ceil(1 / _WEIGHT)
 
     def batch_size(self, waiting: int) -> int:
         """Return how many of the waiting inputs to run at once: a power of two."""
@@ -82,8 +99,26 @@ class Costs:
         return best
 
 
-def _average(before: float | None, now: float) -> float:
-    return now if before is None else before + _WEIGHT * (now - before)
+class Waits:
+    """How long work waits: what was foretold from costs, set right by how long work really waited."""
+
+    def __init__(self) -> None:
+        self._factor = 1.0
+
+    def corrected(self, foretold: float) -> float:
+        """Return the seconds that a wait of so many by the costs will really take."""
+        return foretold * self._factor
+
+    def observe(self, foretold: float, waited: float) -> None:
+        """Learn from work whose turn came."""
+        if foretold > _LEAST_WAIT:
+            # Never less than foretold: it is learned only when a wait is over, too late to follow it down and up.
+            ratio = min(max(waited / foretold, 1.0), _MOST_OFF)
+            self._factor = _average(self._factor, ratio, _WEIGHT_OF_A_WAIT)
+
+
+def _average(before: float, now: float, weight: float) -> float:
+    return before + weight * (now - before)
 
 
 def check_wait(wait: float, work: float, left: float, longest_wait: float) -> None:
@@ -95,7 +130,8 @@ def check_wait(wait: float, work: float, left: float, longest_wait: float) -> No
         # Written so that what is refused now is likely to be accepted then.
         seconds = max(1, math.ceil(wait - longest_wait / 2))
         raise retry(BUSY, f"{wait:.1f} s of work wait already, {longest_wait:g} s is the most", seconds)
-    if wait + work > left * (1 - _MARGIN):
+    # What can begin at once is tried, whatever it took before: how else would a wrong estimate be found out?
+    if left <= 0 or (wait and wait + work > left * (1 - _MARGIN)):
         seconds = max(1, math.ceil(wait))
         raise retry(LATE, f"the answer would take {wait + work:.2f} s, and {max(left, 0):.2f} s are left", seconds)
 

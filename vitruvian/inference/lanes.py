@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitruvian.errors import DataError
-from vitruvian.inference.admission import Costs, Ticket, late
+from vitruvian.inference.admission import Costs, Ticket, Waits, late
 from vitruvian.inference.predictor import Head, Prediction, Predictor, Prepared
 
 _log = logging.getLogger(__name__)
@@ -84,6 +84,8 @@ class _Item:
     job: Callable[[], Any] | None = None
     seconds: float = 0.0
     """What a job is expected to take."""
+    foretold: float = 0.0
+    """How long it would wait, by what all that is before it costs."""
 
     @property
     def kind(self) -> object:
@@ -99,6 +101,7 @@ class Lanes:
         self.observer = observer
         self._predictor = predictor
         self._costs = {False: Costs(), True: Costs()}
+        self._waits = Waits()
         self._waiting = {False: 0, True: 0}
         self._job_seconds = 0.0
         self._queue: deque[_Item] = deque()
@@ -120,12 +123,16 @@ class Lanes:
     def wait(self) -> float:
         """Return how many seconds work that is put in now would wait."""
         with self._changed:
-            now = time.monotonic()
-            running = sum(max(0.0, end - now) for end in self._ends.values() if end)
-            waiting = sum(count * self._costs[exact].each for exact, count in self._waiting.items())
-            if not self._queue and not all(self._ends.values()):
-                return 0.0
-            return (running + waiting + self._job_seconds) / self.count
+            return self._waits.corrected(self._ahead())
+
+    def _ahead(self) -> float:
+        """Return how many seconds the lanes need, by its costs, for all that is there."""
+        if not self._queue and not all(self._ends.values()):
+            return 0.0
+        now = time.monotonic()
+        running = sum(max(0.0, end - now) for end in self._ends.values() if end)
+        waiting = sum(count * self._costs[exact].each for exact, count in self._waiting.items())
+        return (running + waiting + self._job_seconds) / self.count
 
     def work(self, inputs: int, *, exact: bool = False) -> float:
         """Return how many seconds so many inputs are expected to take once they begin."""
@@ -135,7 +142,7 @@ class Lanes:
     def expect(self, seconds: float) -> None:
         """Take so many seconds for what an input costs, until runs tell better."""
         for costs in self._costs.values():
-            costs.each = seconds
+            costs.expect(seconds)
 
     def put(self, inputs: Sequence[Input], ticket: Ticket, done: Callable[[list[Answer]], None]) -> None:
         """Queue inputs; `done` is given their answers, in order, once all are there."""
@@ -158,8 +165,9 @@ class Lanes:
     def _enqueue(self, items: list[_Item]) -> None:
         with self._changed:
             for item in items:
+                item.foretold = self._ahead()
                 self._count(item, 1)
-            self._queue.extend(items)
+                self._queue.append(item)
             self._changed.notify(len(items))
 
     def _count(self, item: _Item, by: int) -> None:
@@ -179,11 +187,11 @@ class Lanes:
                 batch, dropped = self._take()
                 now = time.monotonic()
                 self._ends[lane] = now + sum(self._expected(item) for item in batch)
-                all_busy = all(self._ends.values())
+                saturated = bool(self._queue) and all(self._ends.values())
             for item in dropped:
                 self._answer(item, late())
             if batch:
-                self._run(batch, now, all_busy)
+                self._run(batch, now, saturated)
 
     def _take(self) -> tuple[list[_Item], list[_Item]]:
         """Take the next items that run together from the queue, and those before them that nobody needs any more."""
@@ -200,6 +208,7 @@ class Lanes:
                 break
             self._queue.popleft()
             self._count(item, -1)
+            self._waits.observe(item.foretold, now - item.queued)
             if ticket.gone or ready > ticket.deadline:
                 dropped.append(item)
                 continue
@@ -213,7 +222,7 @@ class Lanes:
     def _expected(self, item: _Item) -> float:
         return item.seconds if item.input is None else self._costs[item.input.wanted.exact].each
 
-    def _run(self, batch: list[_Item], began: float, all_busy: bool) -> None:
+    def _run(self, batch: list[_Item], began: float, saturated: bool) -> None:
         for item in batch:
             self._observe("queue", began - item.queued)
         if batch[0].input is None:
@@ -239,7 +248,7 @@ class Lanes:
         ended = time.monotonic()
         if self.observer is not None:
             self.observer.ran(len(good))
-        self._costs[first.wanted.exact].observe(len(good), ended - running, ended - began, all_busy=all_busy)
+        self._costs[first.wanted.exact].observe(len(good), ended - running, ended - began, saturated=saturated)
         for at, item in enumerate(good):
             self._observe("predict", ended - running)
             self._answer(item, answers if isinstance(answers, Exception) else answers[at])

@@ -23,7 +23,7 @@ from vitruvian.machine import usable_cpus
 
 T = TypeVar("T")
 
-_ROUNDS_TO_LEARN = 2
+_ROUNDS_TO_LEARN = 3
 
 
 @dataclass(frozen=True)
