@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from vitruvian.inference.problems import BUSY, LATE, Problem, retry
 
@@ -145,22 +144,32 @@ class Bodies:
     """The bytes of all bodies in memory at once, of requests that aren't answered yet."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._held = 0
+        self.limit = limit
+        self.held = 0
 
-    @contextmanager
-    def held(self) -> Iterator[Callable[[int], None]]:
-        """Count a body's bytes as they come, until it is answered; raises a `Problem` where there is no room."""
-        mine = 0
+    def share(self) -> Share:
+        """Return one request's share of them, empty yet."""
+        return Share(self)
 
-        def add(size: int) -> None:
-            nonlocal mine
-            if self._held + size > self._limit:
-                raise retry(BUSY, f"bodies of {self._held} bytes are being worked on already", 1)
-            self._held += size
-            mine += size
 
-        try:
-            yield add
-        finally:
-            self._held -= mine
+class Share:
+    """The bytes of one request's body, until it is answered."""
+
+    __slots__ = ("_bodies", "_size")
+
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies = bodies
+        self._size = 0
+
+    def add(self, size: int) -> None:
+        """Count bytes that came; raises a `Problem` where there is no room for them."""
+        bodies = self._bodies
+        if bodies.held + size > bodies.limit:
+            raise retry(BUSY, f"bodies of {bodies.held} bytes are being worked on already", 1)
+        bodies.held += size
+        self._size += size
+
+    def end(self) -> None:
+        """Give the room back."""
+        self._bodies.held -= self._size
+        self._size = 0

@@ -105,8 +105,10 @@ class Lanes:
         self._waiting = {False: 0, True: 0}
         self._job_seconds = 0.0
         self._queue: deque[_Item] = deque()
-        self._changed = threading.Condition()
-        self._ends = dict.fromkeys(range(count), 0.0)
+        self._lock = threading.Lock()
+        self._idle: list[threading.Lock] = []
+        """What each idle lane waits for; a condition variable would make a new one each time."""
+        self._ends = [0.0] * count
         """When each lane is expected to be free; 0 for one that is."""
         self._closing = False
         self._threads = [
@@ -122,17 +124,20 @@ class Lanes:
 
     def wait(self) -> float:
         """Return how many seconds work that is put in now would wait."""
-        with self._changed:
-            return self._waits.corrected(self._ahead())
+        return self._waits.corrected(self._ahead())
 
     def _ahead(self) -> float:
         """Return how many seconds the lanes need, by its costs, for all that is there."""
-        if not self._queue and not all(self._ends.values()):
+        if not self._queue and self._idle:
             return 0.0
         now = time.monotonic()
-        running = sum(max(0.0, end - now) for end in self._ends.values() if end)
-        waiting = sum(count * self._costs[exact].each for exact, count in self._waiting.items())
-        return (running + waiting + self._job_seconds) / self.count
+        ahead = self._job_seconds
+        for end in self._ends:
+            if end > now:
+                ahead += end - now
+        for exact, count in self._waiting.items():
+            ahead += count * self._costs[exact].each
+        return ahead / self.count
 
     def work(self, inputs: int, *, exact: bool = False) -> float:
         """Return how many seconds so many inputs are expected to take once they begin."""
@@ -158,17 +163,21 @@ class Lanes:
 
     def close(self) -> None:
         """End once what was put in is answered."""
-        with self._changed:
+        with self._lock:
             self._closing = True
-            self._changed.notify_all()
+            self._wake(self.count)
+
+    def _wake(self, lanes: int) -> None:
+        for _ in range(min(lanes, len(self._idle))):
+            self._idle.pop().release()
 
     def _enqueue(self, items: list[_Item]) -> None:
-        with self._changed:
+        with self._lock:
             for item in items:
                 item.foretold = self._ahead()
                 self._count(item, 1)
                 self._queue.append(item)
-            self._changed.notify(len(items))
+            self._wake(len(items))
 
     def _count(self, item: _Item, by: int) -> None:
         if item.input is None:
@@ -177,17 +186,24 @@ class Lanes:
             self._waiting[item.input.wanted.exact] += by
 
     def _work(self, lane: int) -> None:
+        woken = threading.Lock()
+        woken.acquire()
         while True:
-            with self._changed:
+            with self._lock:
                 self._ends[lane] = 0.0
-                while not self._queue and not self._closing:
-                    self._changed.wait()
                 if not self._queue:
-                    return
-                batch, dropped = self._take()
-                now = time.monotonic()
-                self._ends[lane] = now + sum(self._expected(item) for item in batch)
-                saturated = bool(self._queue) and all(self._ends.values())
+                    if self._closing:
+                        return
+                    self._idle.append(woken)
+                    batch = None
+                else:
+                    batch, dropped = self._take()
+                    now = time.monotonic()
+                    self._ends[lane] = now + sum(self._expected(item) for item in batch)
+                    saturated = bool(self._queue) and not self._idle
+            if batch is None:
+                woken.acquire()
+                continue
             for item in dropped:
                 self._answer(item, late())
             if batch:
@@ -276,7 +292,7 @@ class Lanes:
     def _answer(self, item: _Item, answer: Any) -> None:
         group = item.group
         group.answers[item.at] = answer
-        with self._changed:
+        with self._lock:
             group.left -= 1
             last = not group.left
         if last:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -36,15 +37,19 @@ class Prediction:
     labels: tuple[str, ...]
     probabilities: NDArray[np.float32]
 
+    @cached_property
+    def _best(self) -> int:
+        return int(self.probabilities.argmax())
+
     @property
     def label(self) -> str:
         """The most probable label; of equals the first."""
-        return self.labels[int(self.probabilities.argmax())]
+        return self.labels[self._best]
 
     @property
     def confidence(self) -> float:
         """The probability of `label`."""
-        return float(self.probabilities.max())
+        return float(self.probabilities[self._best])
 
     def ranked(self) -> list[tuple[str, float]]:
         """Return every label with its probability, best first."""

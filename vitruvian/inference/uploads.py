@@ -10,7 +10,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
-from vitruvian.inference.problems import TOO_LARGE, TOO_SLOW, UNSUPPORTED, Problem
+from vitruvian.inference.problems import TOO_LARGE, UNSUPPORTED, Problem
 from vitruvian.inference.protocol import Malformed, read_base64, read_json
 from vitruvian.inference.service import Settings
 
@@ -23,7 +23,7 @@ _RAW = ("application/octet-stream", "application/x-npy", "")
 async def read_body(request: Request, settings: Settings, add: Callable[[int], None] = lambda size: None) -> bytes:
     """Return a request's body, decompressed; `add` is told of its bytes as they come, and may refuse them.
 
-    Raises a `Problem` where it is larger or slower than the settings allow.
+    Raises a `Problem` where it is larger than the settings allow.
     """
     encoding = request.headers.get("content-encoding", "identity").lower()
     if encoding not in _ENCODINGS:
@@ -33,16 +33,12 @@ async def read_body(request: Request, settings: Settings, add: Callable[[int], N
     if declared.isascii() and declared.isdigit() and int(declared) > settings.max_body:
         raise too_large
     chunks, size = [], 0
-    try:
-        async with asyncio.timeout(settings.body_seconds):
-            async for chunk in request.stream():
-                chunks.append(chunk)
-                size += len(chunk)
-                if size > settings.max_body:
-                    raise too_large
-                add(len(chunk))
-    except TimeoutError as e:
-        raise Problem(TOO_SLOW, f"the body didn't arrive within {settings.body_seconds:g} s") from e
+    async for chunk in request.stream():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > settings.max_body:
+            raise too_large
+        add(len(chunk))
     body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
     if encoding == "identity":
         return body

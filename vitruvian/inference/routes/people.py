@@ -14,12 +14,12 @@ from vitruvian.inference.oip import all_predictions, file_input
 from vitruvian.inference.predictor import Prediction
 from vitruvian.inference.problems import UNUSABLE, Problem
 from vitruvian.inference.protocol import Malformed
-from vitruvian.inference.routes.taking import as_json, taken
+from vitruvian.inference.routes.taking import as_json, header, taken
 from vitruvian.inference.service import Service
 from vitruvian.inference.tracks import Tracks
 from vitruvian.inference.uploads import file_in_body, file_in_json
 
-PRECISION = "X-Precision"
+PRECISION = "x-precision"
 """fp32 for an answer in full precision."""
 
 
@@ -37,7 +37,7 @@ class People:
         ]
 
     async def predict_image(self, request: Request) -> Response:
-        content_type = request.headers.get("content-type", "")
+        content_type = header(request, "content-type") or ""
         return await self._classify(request, lambda body: file_in_body(content_type, body))
 
     async def predict(self, request: Request) -> Response:
@@ -46,7 +46,7 @@ class People:
     async def _classify(self, request: Request, find: Callable[[bytes], tuple[bytes, str]]) -> Response:
         async with taken(request, self.tracks) as (service, ticket, body):
             content, where = find(body)
-            wanted = wanted_precision(service, request.headers.get(PRECISION))
+            wanted = wanted_precision(service, header(request, PRECISION))
             inputs = [file_input(service.predictor, content, where, wanted)]
             (prediction,) = all_predictions(await service.predict(inputs, ticket))
         return as_json({**said_by(service), **told(prediction), "request_id": request.state.request_id})

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from vitruvian.inference.admission import Ticket
-from vitruvian.inference.problems import json_bytes
+from vitruvian.inference.problems import TOO_SLOW, Problem, json_bytes
 from vitruvian.inference.protocol import Malformed
 from vitruvian.inference.service import Service
 from vitruvian.inference.tracks import Tracks
 from vitruvian.inference.uploads import read_body
 
-TIMEOUT = "X-Request-Timeout"
+TIMEOUT = "x-request-timeout"
 """Seconds that the client waits."""
-_ENVOY = "X-Envoy-Expected-Rq-Timeout-Ms"
+_ENVOY = "x-envoy-expected-rq-timeout-ms"
 _SECONDS_UNTIL_WATCHED = 0.05
+"""Most requests are answered before: what only slow ones need isn't begun for them."""
 
 
 class Taken(NamedTuple):
@@ -32,27 +31,45 @@ class Taken(NamedTuple):
     body: bytes
 
 
-@asynccontextmanager
-async def taken(request: Request, tracks: Tracks) -> AsyncIterator[Taken]:
-    """Read a request's body and hold its place until it is answered.
+class taken:
+    """Reads a request's body and holds its place until it is answered.
 
     Work for a client that leaves meanwhile isn't begun. Raises a `Problem` where it isn't taken on.
     """
-    service = tracks.pick(request)
-    ticket = service.ticket(_timeout(request.headers))
-    with service.bodies.held() as add:
-        body = await read_body(request, service.settings, add)
-        watch = _Watch(request, ticket)
+
+    def __init__(self, request: Request, tracks: Tracks) -> None:
+        self._request = request
+        self._tracks = tracks
+
+    async def __aenter__(self) -> Taken:
+        service = self._tracks.pick(self._request)
+        ticket = service.ticket(_timeout(self._request))
+        self._share = service.bodies.share()
+        self._watch = _Watch(self._request, ticket, service.settings.body_seconds)
         try:
-            yield Taken(service, ticket, body)
-        finally:
-            watch.end()
+            body = await read_body(self._request, service.settings, self._share.add)
+        except BaseException as e:
+            self._share.end()
+            self._watch.end(e)
+            raise
+        self._watch.body_is_there()
+        return Taken(service, ticket, body)
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._share.end()
+        self._watch.end(error)
 
 
-def _timeout(headers: Mapping[str, str]) -> float | None:
+def header(request: Request, name: str) -> str | None:
+    """Return a header of a request, without looking through all of them."""
+    value: bytes | None = request.scope["state"]["headers"].get(name.lower().encode())
+    return None if value is None else value.decode("latin-1")
+
+
+def _timeout(request: Request) -> float | None:
     """Return how many seconds a client waits, where it says so; raises `Malformed`."""
     for name, unit in ((TIMEOUT, 1.0), (_ENVOY, 0.001)):
-        given = headers.get(name)
+        given = header(request, name)
         if given is not None:
             try:
                 seconds = float(given) * unit
@@ -66,26 +83,51 @@ def _timeout(headers: Mapping[str, str]) -> float | None:
 
 
 class _Watch:
-    """Looks for a client that leaves; most are answered before it begins to."""
+    """Looks after one slow request: its body may take so many seconds, and its client may leave."""
 
-    def __init__(self, request: Request, ticket: Ticket) -> None:
+    def __init__(self, request: Request, ticket: Ticket, body_seconds: float) -> None:
         self._request = request
         self._ticket = ticket
-        self._task: asyncio.Task[None] | None = None
-        self._later = asyncio.get_running_loop().call_later(_SECONDS_UNTIL_WATCHED, self._begin)
+        self._body_seconds = body_seconds
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._looking: asyncio.Task[None] | None = None
+        self._begun = self._body_there = self._too_slow = False
+        self._later = self._loop.call_later(min(_SECONDS_UNTIL_WATCHED, body_seconds), self._begin)
+
+    def body_is_there(self) -> None:
+        """Let the client leave from now on."""
+        self._body_there = True
+        if self._begun:
+            self._later.cancel()
+            self._begin()
 
     def _begin(self) -> None:
-        self._task = asyncio.create_task(self._look())
+        self._begun = True
+        if self._body_there:
+            self._looking = self._loop.create_task(self._look())
+        else:
+            left = max(0.0, self._body_seconds - _SECONDS_UNTIL_WATCHED)
+            self._later = self._loop.call_later(left, self._end_body)
+
+    def _end_body(self) -> None:
+        self._too_slow = True
+        if self._task is not None:
+            self._task.cancel()
 
     async def _look(self) -> None:
         while (await self._request.receive())["type"] != "http.disconnect":
             pass
         self._ticket.leave()
 
-    def end(self) -> None:
+    def end(self, error: BaseException | None) -> None:
+        """Stop looking; raises a `Problem` where the body was too slow."""
         self._later.cancel()
-        if self._task is not None:
-            self._task.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
+        ended = self._too_slow and isinstance(error, asyncio.CancelledError)
+        if ended and self._task is not None and not self._task.uncancel():
+            raise Problem(TOO_SLOW, f"the body didn't arrive within {self._body_seconds:g} s") from error
 
 
 def as_json(value: Any, headers: dict[str, str] | None = None) -> Response:

@@ -10,7 +10,7 @@ from vitruvian.inference import oip
 from vitruvian.inference.problems import NOT_FOUND, Problem
 from vitruvian.inference.protocol import HEADER_LENGTH, read_header_length, read_request, write_response
 from vitruvian.inference.routes.people import PRECISION, wanted_precision
-from vitruvian.inference.routes.taking import as_json, taken
+from vitruvian.inference.routes.taking import as_json, header, taken
 from vitruvian.inference.service import Service
 from vitruvian.inference.tracks import Tracks
 
@@ -54,10 +54,10 @@ class V2:
 
     async def infer(self, request: Request) -> Response:
         _named(request, self.tracks.stable)
-        header_length = read_header_length(request.headers.get(HEADER_LENGTH))
+        header_length = read_header_length(header(request, HEADER_LENGTH))
         async with taken(request, self.tracks) as (service, ticket, body):
             asked = read_request(body, header_length)
-            wanted = wanted_precision(service, request.headers.get(PRECISION))
+            wanted = wanted_precision(service, header(request, PRECISION))
             inputs = oip.inputs(asked, service.predictor, service.settings.max_inputs, wanted)
             answers = oip.outputs(await service.predict(inputs, ticket))
         info = service.predictor.bundle.info
