@@ -7,7 +7,6 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/extens
 
 from __future__ import annotations
 
-import base64
 import math
 import re
 import struct
@@ -18,6 +17,7 @@ from typing import Any, Literal, TypeGuard
 
 import numpy as np
 import orjson
+import pybase64
 from numpy.typing import NDArray
 
 from vitruvian.inference.problems import json_bytes
@@ -81,9 +81,12 @@ def read_base64(text: object, what: str) -> bytes:
     if not isinstance(text, str):
         raise Malformed(f"{what} is not a string of base64")
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except ValueError as e:
-        raise Malformed(f"{what} is not base64") from e
+        return pybase64.b64decode(text, validate=True)
+    except ValueError:
+        try:
+            return pybase64.b64decode("".join(text.split()), validate=True)
+        except ValueError as e:
+            raise Malformed(f"{what} is not base64") from e
 
 
 def read_request(body: bytes, header_length: int | None) -> InferRequest:
