@@ -22,7 +22,7 @@ Answer = bytes | Callable[[asyncio.StreamWriter], Awaitable[None]]
 PICTURE = b"\x89PNG\r\n\x1a\n and so on"
 
 
-def reply(body: bytes = PICTURE, status: str = "200 OK", **headers: str | None) -> bytes:
+def reply(body: bytes = PICTURE, status: str = "200 OK", /, **headers: str | None) -> bytes:
     """Return an answer with a length and a picture's type; headers are named with _ for -, None leaves one out."""
     named: dict[str, str | None] = {"content_type": "image/png", "content_length": str(len(body)), **headers}
     lines = [f"{name.replace('_', '-')}: {value}" for name, value in named.items() if value is not None]
@@ -50,9 +50,13 @@ async def serving(
     """Serve an answer for each target at an address of this machine; what isn't listed is 404."""
     site = Site()
 
+    running: set[asyncio.Task[None]] = set()
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         site.connections += 1
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        if task := asyncio.current_task():
+            running.add(task)
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             head = await reader.readuntil(b"\r\n\r\n")
             site.heads.append(head)
             told = answers.get(head.split(b" ")[1].decode(), reply(b"", "404 Not Found"))
@@ -61,7 +65,6 @@ async def serving(
                 await writer.drain()
             else:
                 await told(writer)
-        writer.close()
 
     if tls is not None:
         tls.sni_callback = lambda _, name, __: site.names.append(name)
@@ -71,6 +74,9 @@ async def serving(
         yield site
     finally:
         server.close()
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 class Traps:

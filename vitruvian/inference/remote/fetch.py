@@ -263,12 +263,12 @@ def _location(url: Url, answer: httpcore.Response) -> Url:
     if len(locations) != 1:
         raise NotFetched(f"answered with status {answer.status} and no one place to go", where=url.origin)
     try:
-        return read_url(_resolve(url, locations[0]))
+        return read_url(_join(url, locations[0]))
     except (NotAllowedUrl, ValueError) as e:
         raise _astray(url, str(e)) from e
 
 
-def _resolve(url: Url, reference: str) -> str:
+def _join(url: Url, reference: str) -> str:
     # `urljoin` is for paths only: it drops characters that it doesn't like, and takes http:x for a path.
     check_characters(reference)
     if reference.startswith("//"):
