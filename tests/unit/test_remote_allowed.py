@@ -146,8 +146,20 @@ def test_a_url_is_read_as_what_is_asked_for_and_told_without_its_secrets() -> No
     assert str(read_url("http://a.example:80/b%20c?d=%2F")) == "http://a.example/b%20c?d=%2F"
 
 
-@pytest.mark.parametrize("where", ["https://user:secret@images.example.com/", "https://a\n.example/secret"])
-def test_a_refusal_is_one_line_and_repeats_no_secret(where: str) -> None:
+@pytest.mark.parametrize(
+    ("url", "line"),
+    [
+        ("https://user:secret@images.example.com/", "the URL has a user name in it"),
+        ("https://a\n.example/secret", r"the URL has '\n', which no URL has as it is; percent-encode it in the path"),
+        ("ftp://images.example.com/secret", "the URL doesn't begin with https:// or http://"),
+        ("https://images.example.com:0/secret", "the URL's host isn't followed by a port from 1 to 65535"),
+        ("https://127.1/secret", "the URL's host isn't an IPv4 address written as four decimal numbers"),
+        ("https://[::1%251]/secret", "the URL's host isn't an IPv6 address without a zone"),
+        ("https://a..b/secret", "the URL's host isn't a name that DNS knows"),
+        (f"https://images.example.com/{'secret' * 2000}", "the URL has more than 8192 characters"),
+    ],
+)
+def test_a_refusal_is_one_line_and_repeats_no_secret(url: str, line: str) -> None:
     with pytest.raises(NotAllowedUrl) as caught:
-        read_url(where)
-    assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
+        read_url(url)
+    assert str(caught.value).startswith(line) and "secret" not in str(caught.value) and str(caught.value).isprintable()
