@@ -1,0 +1,1 @@
+"""Serving, side by side with other servers in one run."""

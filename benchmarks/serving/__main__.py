@@ -1,0 +1,29 @@
+"""Measure serving beside its peers: `make bench-serving`, or with ARGS="--what overload --peers kserve,ray" a part of it."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+
+from benchmarks.serving import overload
+from benchmarks.serving.peers import PEERS
+
+PARTS = {"overload": overload.run}
+
+
+def main() -> None:
+    """Print a table for each part."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--what", default=",".join(PARTS), help="parts, with commas between them")
+    parser.add_argument("--peers", default="", help="beginnings of peers' names; none: all")
+    parser.add_argument("--seconds", type=float, default=20.0, help="seconds of each load")
+    asked = parser.parse_args()
+    chosen = [peer for peer in PEERS if peer.name.lower().startswith(tuple(asked.peers.lower().split(",")))]
+    console = Console(width=140)
+    for part in asked.what.split(","):
+        PARTS[part](console, asked.seconds, chosen)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Our server with the same work as the peers': access control, limits, metrics and request ids are on as always."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[3]))
+
+import work  # noqa: E402
+
+from tests.bundles import make_bundle  # noqa: E402
+from vitruvian.inference import server  # noqa: E402
+from vitruvian.inference.predictor import Predictor  # noqa: E402
+from vitruvian.inference.service import Settings  # noqa: E402
+
+
+class Working(Predictor):
+    """Does `work` instead of decoding and a model of its own."""
+
+    picture = np.zeros((32, 32, 3), np.uint8)
+    answer = np.array([[1, 0, 0]], np.float32)
+
+    def warm_up(self):
+        pass
+
+    def prepare(self, content, where):
+        return self.picture
+
+    def outputs(self, prepared, *, exact=False):
+        for _ in prepared:
+            work.classify(b"")
+        return np.repeat(self.answer, len(prepared), axis=0)
+
+    outputs_of_tensors = outputs
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = make_bundle(Path(folder), name="m")
+        # One at a time is what that model can do, and a second is what its clients wait.
+        settings = Settings(deadline_seconds=1.0, lanes=1) if work.MODEL == "sleep" else Settings()
+        server.Predictor = Working
+        server.serve(bundle, port=int(sys.argv[1]), settings=settings)
