@@ -36,7 +36,16 @@ def run(console: Console, seconds: float, peers: Sequence[Peer] = PEERS) -> None
     """Print the table."""
     jpeg = noisy(55_000)
     table = Table(title=f"overload: {CAPACITY}/s offered more for {seconds:g} s, {DEADLINE:g} s deadline")
-    for name in ("server", "offered/s", "good/s", "of capacity", "late 200", "refused", "failed", "refused within, p99"):
+    for name in (
+        "server",
+        "offered/s",
+        "good/s",
+        "of capacity",
+        "late 200",
+        "refused",
+        "failed",
+        "refused within, p99",
+    ):
         table.add_column(name, justify="left" if name == "server" else "right")
     for peer in (OURS, *peers):
         try:

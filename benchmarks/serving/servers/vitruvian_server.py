@@ -1,6 +1,5 @@
 """Our server with the same work as the peers': access control, limits, metrics and request ids are on as always."""
 
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -9,12 +8,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
-import work  # noqa: E402
+import work
 
-from tests.bundles import make_bundle  # noqa: E402
-from vitruvian.inference import server  # noqa: E402
-from vitruvian.inference.predictor import Predictor  # noqa: E402
-from vitruvian.inference.service import Settings  # noqa: E402
+from tests.bundles import make_bundle
+from vitruvian.inference import server
+from vitruvian.inference.predictor import Predictor
+from vitruvian.inference.service import Settings
 
 
 class Working(Predictor):

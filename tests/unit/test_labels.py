@@ -1,0 +1,204 @@
+"""Labels of requests: each set is encoded once, whoever asks, and found again after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from vitruvian.inference.admission import Ticket
+from vitruvian.inference.labels import MOST_LABELS, Labels, LabelSets, read_labels
+from vitruvian.inference.problems import Problem
+from vitruvian.inference.protocol import Malformed
+
+T = TypeVar("T")
+USUAL = ("a photo of {}.",)
+
+
+class Tower:
+    """Embeds a text by its letters, and notes what it was given."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.texts: list[str] = []
+        self.seconds = seconds
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        time.sleep(self.seconds * len(texts))
+        self.texts += texts
+        rows = np.zeros((len(texts), 128), np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            for letter in text:
+                row[ord(letter) % 128] += 1
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        return rows
+
+
+async def in_thread(job: Callable[[], Any], ticket: Ticket, seconds: float) -> Any:
+    return await asyncio.to_thread(job)
+
+
+def sets(tower: Tower, folder: Path | None = None, **more: Any) -> LabelSets:
+    return LabelSets(lambda: tower, in_thread, scale=10.0, identity="tower", templates=USUAL, folder=folder, **more)
+
+
+def run(make: Callable[[], Awaitable[T]]) -> T:
+    async def main() -> T:
+        return await make()
+
+    return asyncio.run(main())
+
+
+def asked(*labels: str, templates: tuple[str, ...] = USUAL) -> Labels:
+    return Labels(labels, templates)
+
+
+def test_a_label_is_the_mean_of_its_sentences() -> None:
+    tower = Tower()
+    wanted = asked("run", "sit", templates=("{}", "a {} person"))
+    head = run(lambda: sets(tower).head(wanted, Ticket(60)))
+    mean = tower.encode(["run", "a run person"]).mean(0)
+    assert head.labels == ("run", "sit")
+    assert head.weight[0] == pytest.approx(10 * mean / np.linalg.norm(mean), abs=1e-6)
+
+
+def test_many_who_ask_first_have_a_set_encoded_once() -> None:
+    tower = Tower(0.002)
+    known = sets(tower)
+
+    async def main() -> list[Any]:
+        return await asyncio.gather(*(known.head(asked("run", "sit", "lie"), Ticket(60)) for _ in range(20)))
+
+    heads = run(main)
+    assert sorted(tower.texts) == ["a photo of lie.", "a photo of run.", "a photo of sit."]
+    assert all(head is heads[0] for head in heads)
+
+
+def test_a_set_takes_what_another_set_has() -> None:
+    tower = Tower()
+    known = sets(tower)
+
+    async def main() -> None:
+        first = await known.head(asked("run", "sit"), Ticket(60))
+        second = await known.head(asked("lie", "run"), Ticket(60))
+        assert second.weight[1] == pytest.approx(first.weight[0], abs=1e-6)
+
+    run(main)
+    assert tower.texts == ["a photo of run.", "a photo of sit.", "a photo of lie."]
+
+
+def test_a_set_that_takes_too_long_goes_on_and_is_there_later() -> None:
+    tower = Tower(0.02)
+    known = sets(tower)
+    wanted = asked(*(f"label {number}" for number in range(10)))
+
+    async def main() -> None:
+        with pytest.raises(Problem) as raised:
+            await known.head(wanted, Ticket(0.05))
+        assert raised.value.kind.status == 429
+        assert int(raised.value.headers["Retry-After"]) >= 1
+        assert len((await known.head(wanted, Ticket(60))).labels) == 10
+
+    run(main)
+    assert len(tower.texts) == 10
+
+
+def test_a_tower_that_fails_fails_who_waits_and_is_tried_again() -> None:
+    class Flaky(Tower):
+        def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+            if not self.texts:
+                self.texts.append("failed")
+                raise RuntimeError("once")
+            return super().encode(texts)
+
+    known = sets(Flaky())
+
+    async def main() -> None:
+        with pytest.raises(RuntimeError):
+            await known.head(asked("run"), Ticket(60))
+        assert (await known.head(asked("run"), Ticket(60))).labels == ("run",)
+
+    run(main)
+
+
+def test_memory_is_bounded_by_bytes() -> None:
+    known = sets(Tower(), most_bytes=3 * 128 * 4)
+
+    async def main() -> None:
+        for number in range(20):
+            await known.head(asked(f"label {number}"), Ticket(60))
+        await known.head(asked("label 19"), Ticket(60))
+
+    run(main)
+    assert len(known._known) == 3
+
+
+def test_too_many_new_sets_at_once_are_refused() -> None:
+    known = sets(Tower(0.02))
+
+    async def main() -> list[Any]:
+        calls = (known.head(asked(f"label {number}"), Ticket(60)) for number in range(12))
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    outcomes = run(main)
+    assert [isinstance(outcome, Problem) for outcome in outcomes] == [False] * 8 + [True] * 4
+
+
+def test_sets_are_found_again_after_a_restart(tmp_path: Path) -> None:
+    first = run(lambda: sets(Tower(), tmp_path).head(asked("run", "sit"), Ticket(60)))
+    tower = Tower()
+    again = sets(tower, tmp_path)
+
+    async def main() -> Any:
+        await again.warm()
+        return await again.head(asked("run", "sit"), Ticket(60))
+
+    assert (run(main).weight == first.weight).all()
+    assert tower.texts == []
+
+
+def test_sets_of_another_tower_and_damaged_files_are_left_out(tmp_path: Path) -> None:
+    run(lambda: sets(Tower(), tmp_path).head(asked("run", "sit"), Ticket(60)))
+    (kept,) = tmp_path.glob("*.safetensors")
+    (tmp_path / "damaged.safetensors").write_bytes(kept.read_bytes()[:-7])
+    (tmp_path / "junk.safetensors").write_bytes(b"junk")
+    other = LabelSets(Tower, in_thread, scale=10.0, identity="another", templates=USUAL, folder=tmp_path)
+    run(other.warm)
+    assert not other._known
+    assert list(tmp_path.glob("*.safetensors")) == [kept]
+
+
+def test_a_folder_that_cant_be_written_only_costs_the_memory_of_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    head = run(lambda: sets(Tower(), tmp_path / "file" / "labels").head(asked("run"), Ticket(60)))
+    assert head.labels == ("run",)
+
+
+@pytest.mark.parametrize(
+    ("labels", "templates", "words"),
+    [
+        ("run", None, "not a list"),
+        ([], None, "0 texts"),
+        ([1], None, "not a list"),
+        (["run", " run "], None, "twice"),
+        (["  "], None, "0 characters"),
+        (["x" * 201], None, "201 characters"),
+        ([f"{number}" for number in range(MOST_LABELS + 1)], None, "1001 texts"),
+        (["run"], [], "0 texts"),
+        (["run"], ["no place"], "needs {} once"),
+        (["run"], ["{} {}"], "needs {} once"),
+        ([f"{number}" for number in range(1000)], ["{}" + "." * at for at in range(9)], "more than 8192"),
+    ],
+)
+def test_labels_that_cant_be_are_refused(labels: object, templates: object, words: str) -> None:
+    with pytest.raises(Malformed, match=words):
+        read_labels(labels, templates, USUAL)
+
+
+def test_labels_are_read_with_single_spaces_and_the_usual_templates() -> None:
+    assert read_labels([" arms  raised ", "sitting"], None, USUAL) == asked("arms raised", "sitting")

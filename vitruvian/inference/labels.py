@@ -1,0 +1,285 @@
+"""Labels that a request brings along: each set of them is encoded once, kept in memory by bytes, and on disk.
+
+A text costs a CLIP as much as a picture does, and a set has many; once encoded, telling its labels apart costs a
+product of matrices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitruvian.artifact import digest_of
+from vitruvian.errors import StoreError
+from vitruvian.inference.admission import Ticket
+from vitruvian.inference.predictor import Head
+from vitruvian.inference.problems import BUSY, LATE, retry
+from vitruvian.inference.protocol import Malformed
+from vitruvian.store import open_store
+
+_log = logging.getLogger(__name__)
+
+MOST_LABELS = 1000
+MOST_TEMPLATES = 100
+MOST_PROMPTS = 8192
+"""Labels times templates of one request: what it can cost is bounded."""
+_LONGEST_LABEL = 200
+_LONGEST_TEMPLATE = 300
+_MOST_BUILDS = 8
+"""Sets that are being encoded, or wait for it, at once."""
+_AT_ONCE = 8
+"""Texts that are encoded before predictions get their turn."""
+_FIRST_GUESS = 0.05
+"""Seconds of a text, until one was encoded."""
+_BUILD_SECONDS = 3600.0
+
+Run = Callable[[Callable[[], Any], Ticket, float], Awaitable[Any]]
+"""Runs a function in a lane; see `Service.run`."""
+
+
+class Encoder(Protocol):
+    """A text tower."""
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return embeddings (n, width) of length 1."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A set of labels in the order in which they are answered, and the sentences that each stands in."""
+
+    labels: tuple[str, ...]
+    templates: tuple[str, ...]
+
+    def prompts(self, label: str) -> list[str]:
+        """Return the sentences of a label."""
+        return [template.replace("{}", label) for template in self.templates]
+
+
+def read_labels(labels: object, templates: object, usual: Sequence[str]) -> Labels:
+    """Return the labels of a request, in its templates or in the usual ones; raises `Malformed`."""
+    texts = _texts(labels, "labels", MOST_LABELS, _LONGEST_LABEL)
+    if len(set(texts)) != len(texts):
+        raise Malformed("'labels' names one label twice")
+    chosen = tuple(usual) if templates is None else _texts(templates, "templates", MOST_TEMPLATES, _LONGEST_TEMPLATE)
+    for template in chosen:
+        if template.count("{}") != 1:
+            raise Malformed(f"the template '{template[:100]}' needs {{}} once, where the label stands")
+    if len(texts) * len(chosen) > MOST_PROMPTS:
+        raise Malformed(f"{len(texts)} labels in {len(chosen)} templates are more than {MOST_PROMPTS} texts")
+    return Labels(texts, chosen)
+
+
+def _texts(value: object, name: str, most: int, longest: int) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise Malformed(f"'{name}' is not a list of texts")
+    texts = tuple(" ".join(text.split()) for text in value)
+    if not 1 <= len(texts) <= most:
+        raise Malformed(f"'{name}' holds {len(texts)} texts, and may hold 1 to {most}")
+    for text in texts:
+        if not 1 <= len(text) <= longest:
+            raise Malformed(f"a text of '{name}' has {len(text)} characters, and may have 1 to {longest}")
+    return texts
+
+
+class LabelSets:
+    """The sets of labels that one bundle's server knows; to be used from one event loop.
+
+    `load` returns the text tower when it is first needed: sets that lie on disk, in `folder`, need none. `scale` is
+    what a cosine counts in a logit, `identity` tells the tower apart from others.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Encoder],
+        run: Run,
+        *,
+        scale: float,
+        identity: str,
+        templates: Sequence[str],
+        most_bytes: int = 64_000_000,
+        folder: Path | None = None,
+    ) -> None:
+        self.templates = tuple(templates)
+        self._load = load
+        self._run = run
+        self._scale = scale
+        self._identity = identity
+        self._most_bytes = most_bytes
+        self._folder = folder
+        self._encoder: Encoder | None = None
+        self._seconds = _FIRST_GUESS
+        self._known: OrderedDict[Labels, Head] = OrderedDict()
+        self._bytes = 0
+        self._building: dict[Labels, asyncio.Task[Head]] = {}
+        self._turn = asyncio.Semaphore(1)
+
+    async def head(self, asked: Labels, ticket: Ticket) -> Head:
+        """Return what tells these labels apart; whoever asks for a new set first has it encoded for all.
+
+        Raises a `Problem` where that takes longer than there is time; it goes on, and the next request finds it done.
+        """
+        head = self._known.get(asked)
+        if head is not None:
+            self._known.move_to_end(asked)
+            return head
+        building = self._building.get(asked)
+        if building is None:
+            if len(self._building) >= _MOST_BUILDS:
+                raise retry(BUSY, f"{len(self._building)} sets of labels are being encoded already", 5)
+            building = self._building[asked] = asyncio.create_task(self._build(asked))
+            building.add_done_callback(lambda task: self._built(asked, task))
+        await asyncio.wait({building}, timeout=max(0.0, ticket.left))
+        if not building.done():
+            seconds = max(1, math.ceil(len(asked.labels) * len(asked.templates) * self._seconds))
+            raise retry(LATE, f"these labels are being encoded, which takes about {seconds} s", seconds)
+        return building.result()
+
+    async def embed(self, texts: Sequence[str], ticket: Ticket) -> NDArray[np.float32]:
+        """Return the embeddings (n, width) of texts; raises a `Problem` where there is no time for it."""
+        embeddings: NDArray[np.float32] = await self._run(
+            lambda: self._encode(texts), ticket, len(texts) * self._seconds
+        )
+        return embeddings
+
+    async def warm(self) -> None:
+        """Read what lies on disk, the latest first, as far as there is room."""
+        for asked, head in await asyncio.to_thread(self._read_all):
+            if asked not in self._known:
+                self._keep(asked, head)
+
+    def _built(self, asked: Labels, task: asyncio.Task[Head]) -> None:
+        del self._building[asked]
+        if not task.cancelled() and task.exception() is None:
+            self._keep(asked, task.result())
+
+    async def _build(self, asked: Labels) -> Head:
+        async with self._turn:
+            rows = self._rows(asked.templates)
+            missing = [label for label in asked.labels if label not in rows]
+            each = max(1, _AT_ONCE // len(asked.templates))
+            for start in range(0, len(missing), each):
+                chunk = missing[start : start + each]
+                rows |= await self._vectors(chunk, asked)
+            weight = np.stack([rows[label] for label in asked.labels]) * np.float32(self._scale)
+        head = Head(asked.labels, np.ascontiguousarray(weight, np.float32))
+        if self._folder is not None:
+            await asyncio.to_thread(self._write, asked, head)
+        return head
+
+    def _rows(self, templates: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
+        """Return the vectors of labels that other sets have in the same templates."""
+        return {
+            label: row / np.float32(self._scale)
+            for known, head in self._known.items()
+            if known.templates == templates
+            for label, row in zip(head.labels, head.weight, strict=True)
+        }
+
+    async def _vectors(self, labels: Sequence[str], asked: Labels) -> dict[str, NDArray[np.float32]]:
+        """Return each label's vector, of length 1: the mean over its sentences, each of length 1."""
+        texts = [text for label in labels for text in asked.prompts(label)]
+        found: list[NDArray[np.float32]] = []
+        for start in range(0, len(texts), _AT_ONCE):
+            part = texts[start : start + _AT_ONCE]
+            # Whoever asked may leave: others may wait for the same.
+            found.append(await self.embed(part, Ticket(_BUILD_SECONDS)))
+        means = np.concatenate(found).reshape(len(labels), len(asked.templates), -1).mean(1)
+        means /= np.linalg.norm(means, axis=1, keepdims=True)
+        return dict(zip(labels, means, strict=True))
+
+    def _encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        if self._encoder is None:
+            self._encoder = self._load()
+        began = time.monotonic()
+        embeddings = self._encoder.encode(texts)
+        self._seconds += 0.2 * ((time.monotonic() - began) / len(texts) - self._seconds)
+        return embeddings
+
+    # What is kept.
+
+    def _keep(self, asked: Labels, head: Head) -> None:
+        self._known[asked] = head
+        self._bytes += head.weight.nbytes
+        while self._bytes > self._most_bytes and len(self._known) > 1:
+            _, dropped = self._known.popitem(last=False)
+            self._bytes -= dropped.weight.nbytes
+
+    def _name(self, asked: Labels) -> str:
+        key = digest_of([self._identity, self._scale, asked.labels, asked.templates])
+        return f"{key.removeprefix('sha256:')[:32]}.safetensors"
+
+    def _write(self, asked: Labels, head: Head) -> None:
+        from safetensors.numpy import save
+
+        about = {
+            "identity": self._identity,
+            "labels": json.dumps(asked.labels),
+            "templates": json.dumps(asked.templates),
+        }
+        assert self._folder is not None
+        try:
+            open_store(self._folder).put(self._name(asked), save({"weight": head.weight}, about))
+            self._tidy()
+        except (StoreError, OSError) as e:
+            # They are encoded again after the next start: nobody needs to be told but who reads the log.
+            _log.warning("labels can't be kept in %s (%s)", self._folder, e)
+
+    def _files(self) -> list[Path]:
+        """Return what lies on disk, the latest first."""
+        assert self._folder is not None
+        found = [(path.stat().st_mtime_ns, path) for path in self._folder.glob("*.safetensors")]
+        return [path for _, path in sorted(found, reverse=True)]
+
+    def _tidy(self) -> None:
+        total = 0
+        for path in self._files():
+            total += path.stat().st_size
+            if total > self._most_bytes:
+                path.unlink(missing_ok=True)
+
+    def _read_all(self) -> list[tuple[Labels, Head]]:
+        found: list[tuple[Labels, Head]] = []
+        if self._folder is None:
+            return found
+        size = 0
+        with suppress(OSError):
+            for path in self._files():
+                read = _read(path, self._identity)
+                if read is not None and (size := size + read[1].weight.nbytes) <= self._most_bytes:
+                    found.append(read)
+        # The latest last, as they are kept.
+        return found[::-1]
+
+
+def _read(path: Path, identity: str) -> tuple[Labels, Head] | None:
+    """Return a set of this tower's; None for another's. What is damaged is removed."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(os.fspath(path), framework="numpy") as file:
+            about: Mapping[str, str] = file.metadata() or {}
+            if about.get("identity") != identity:
+                return None
+            labels, templates = tuple(json.loads(about["labels"])), tuple(json.loads(about["templates"]))
+            weight = file.get_tensor("weight")
+        if weight.ndim != 2 or len(weight) != len(labels) or not np.isfinite(weight).all():
+            raise ValueError
+        return Labels(labels, templates), Head(labels, np.asarray(weight, np.float32))
+    except (SafetensorError, ValueError, KeyError, TypeError, OSError):
+        with suppress(OSError):
+            path.unlink()
+        return None
