@@ -1,4 +1,4 @@
-"""Measure serving beside its peers: `make bench-serving`, or with ARGS="--what overload --peers kserve,ray" a part of it."""
+"""Measure serving beside its peers: make bench-serving, or a part of it with ARGS="--what overload --peers kserve,ray"."""
 
 from __future__ import annotations
 

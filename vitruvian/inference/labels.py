@@ -220,7 +220,7 @@ class LabelSets:
 
     def _name(self, asked: Labels) -> str:
         key = digest_of([self._identity, self._scale, asked.labels, asked.templates])
-        return f"{key.removeprefix('sha256:')[:32]}.safetensors"
+        return f"{key[:32]}.safetensors"
 
     def _write(self, asked: Labels, head: Head) -> None:
         from safetensors.numpy import save
