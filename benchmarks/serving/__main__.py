@@ -1,4 +1,4 @@
-"""Measure serving beside its peers: make bench-serving, or a part of it with ARGS="--what overload --peers kserve,ray"."""
+"""Measure serving beside its peers: make bench-serving, a part of it with ARGS="--what overload --peers kserve"."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def run(console: Console, seconds: float, peers: Sequence[Peer] = PEERS) -> None
         "late 200",
         "refused",
         "failed",
-        "refused within, p99",
+        "refused, p99",
     ):
         table.add_column(name, justify="left" if name == "server" else "right")
     for peer in (OURS, *peers):

@@ -14,8 +14,8 @@ def photograph(width: int, height: int, *, seed: int = 0, quality: int = 85) -> 
     image = Image.new("RGB", (width, height), tuple(rng.integers(60, 200, 3).tolist()))
     draw = ImageDraw.Draw(image)
     for _ in range(60):
-        x, y = rng.integers(0, width), rng.integers(0, height)
-        size = rng.integers(width // 40, width // 4)
+        x, y = int(rng.integers(0, width)), int(rng.integers(0, height))
+        size = int(rng.integers(width // 40, width // 4))
         draw.ellipse((x - size, y - size, x + size, y + size), fill=tuple(rng.integers(0, 255, 3).tolist()))
     image = image.filter(ImageFilter.GaussianBlur(max(1, width // 800)))
     grain = rng.normal(0, 4, (height, width, 1)).astype(np.float32)

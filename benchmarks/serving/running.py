@@ -9,12 +9,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
 from benchmarks.serving.load import HOST
+
+_GONE = (ProcessLookupError, psutil.NoSuchProcess)
 
 
 class Failed(Exception):
@@ -87,14 +89,12 @@ def running(
             yield server
         finally:
             tree = server._tree()
-            with _gone():
+            with suppress(*_GONE):
                 os.killpg(process.pid, signal.SIGTERM)
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(15)
-            except subprocess.TimeoutExpired:
-                pass
             for left in tree:
-                with _gone():
+                with suppress(*_GONE):
                     left.kill()
 
 
@@ -109,11 +109,3 @@ def _wait(server: Running, seconds: float) -> None:
                 return
         time.sleep(0.02)
     raise Failed(f"didn't listen within {seconds:g} s: {server.log.read_text()[-2000:]}")
-
-
-@contextmanager
-def _gone() -> Iterator[None]:
-    try:
-        yield
-    except (ProcessLookupError, psutil.NoSuchProcess):
-        pass
