@@ -1,8 +1,10 @@
-"""The serving metrics of one server, on a registry of its own."""
+"""The serving metrics of one server, on a registry of its own; those of a challenger are on its champion's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
@@ -12,15 +14,22 @@ from vitruvian.inference.predictor import Prediction
 from vitruvian.observability import metrics as names
 from vitruvian.observability.metrics import Metric
 
+F = TypeVar("F")
+
 
 class ServingMetrics:
-    """What `/metrics` shows for one bundle on one track (`stable` or `canary`)."""
+    """What `/metrics` shows for one bundle on one track (`stable` or `canary`).
 
-    def __init__(self, bundle: Bundle, track: str) -> None:
+    `beside` has the metrics of the champion, where the bundle is its challenger.
+    """
+
+    def __init__(self, bundle: Bundle, track: str, beside: ServingMetrics | None = None) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = CollectorRegistry()
+        self.registry: CollectorRegistry = CollectorRegistry() if beside is None else beside.registry
         self.identity = (bundle.info.name, bundle.info.version, track)
-        ProcessCollector(registry=self.registry)
+        self._families: dict[str, Any] = {} if beside is None else beside._families
+        if beside is None:
+            ProcessCollector(registry=self.registry)
         self._requests = self._counter(names.REQUESTS)
         self._request_time = self._histogram(names.REQUEST_TIME)
         self._stage_time = self._histogram(names.STAGE_TIME)
@@ -28,7 +37,7 @@ class ServingMetrics:
         self._confidence = self._histogram(names.CONFIDENCE).labels(*self.identity)
         self._batch_size = self._histogram(names.BATCH_SIZE).labels(*self.identity)
         self.in_flight = self._gauge(names.REQUESTS_IN_FLIGHT).labels(*self.identity)
-        self._ready = self._gauge(names.READY).labels(*self.identity)
+        self._ready = self._gauge(names.READY)
         self._startup = self._gauge(names.STARTUP_TIME)
         self._queue = self._gauge(names.QUEUE_LENGTH).labels(*self.identity)
         self._wait = self._gauge(names.QUEUE_WAIT).labels(*self.identity)
@@ -40,9 +49,10 @@ class ServingMetrics:
         # Looking a series up costs more than adding to it.
         self._request_series: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
-    def watch(self, *, ready: Callable[[], bool], waiting: Callable[[], int], wait: Callable[[], float]) -> None:
-        """Ask these functions at every scrape."""
-        self._ready.set_function(lambda: float(ready()))
+    def watch(self, *, ready: Callable[[], bool] | None, waiting: Callable[[], int], wait: Callable[[], float]) -> None:
+        """Ask these functions at every scrape; `ready` is None for a challenger: it is no server of its own."""
+        if ready is not None:
+            self._ready.labels(*self.identity).set_function(lambda: float(ready()))
         self._queue.set_function(lambda: float(waiting()))
         self._wait.set_function(wait)
 
@@ -83,10 +93,16 @@ class ServingMetrics:
         return encode(self.registry), content_type
 
     def _counter(self, metric: Metric) -> Counter:
-        return Counter(metric.name, metric.help, metric.labels, registry=self.registry)
+        return self._family(metric, Counter)
 
     def _gauge(self, metric: Metric) -> Gauge:
-        return Gauge(metric.name, metric.help, metric.labels, registry=self.registry)
+        return self._family(metric, Gauge)
 
     def _histogram(self, metric: Metric) -> Histogram:
-        return Histogram(metric.name, metric.help, metric.labels, registry=self.registry, buckets=metric.buckets)
+        return self._family(metric, partial(Histogram, buckets=metric.buckets))
+
+    def _family(self, metric: Metric, make: Callable[..., F]) -> F:
+        known: F | None = self._families.get(metric.name)
+        if known is None:
+            known = self._families[metric.name] = make(metric.name, metric.help, metric.labels, registry=self.registry)
+        return known
