@@ -55,11 +55,11 @@ class Envelope:
             nonlocal code
             if message["type"] == "http.response.start":
                 code = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                said = state.get("said", ())
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), *said]
             await send(message)
 
-        in_flight = self.service.metrics.in_flight
-        in_flight.inc()
+        self.service.metrics.in_flight.inc()
         try:
             await self.app(scope, receive, send_with_id)
         except ClientDisconnect:
@@ -71,10 +71,10 @@ class Envelope:
             problem = Problem(INTERNAL, "this is the server's fault; its log has the details")
             await problem_response(problem, scope["path"], request_id)(scope, receive, send_with_id)
         finally:
-            in_flight.dec()
             route = scope.get("route")
             template = route.path_format if isinstance(route, Route) else "other"
             service: Service = state.get("service", self.service)
+            service.metrics.in_flight.dec()
             service.metrics.answered(template, code, time.perf_counter() - started)
 
 

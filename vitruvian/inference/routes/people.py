@@ -55,7 +55,7 @@ class People:
 def said_by(service: Service) -> dict[str, Any]:
     """Return who answers."""
     info = service.predictor.bundle.info
-    return {"classifier": info.name, "version": info.version}
+    return {"classifier": info.name, "version": info.version, "track": service.settings.track}
 
 
 def told(prediction: Prediction) -> dict[str, Any]:

@@ -32,18 +32,19 @@ class Taken(NamedTuple):
 
 
 class taken:
-    """Reads a request's body and holds its place until it is answered.
+    """Reads a request's body and holds its place until it is answered, by `wanted` where a service is.
 
     Work for a client that leaves meanwhile isn't begun. Raises a `Problem` where it isn't taken on.
     """
 
-    def __init__(self, request: Request, tracks: Tracks) -> None:
+    def __init__(self, request: Request, tracks: Tracks, wanted: Service | None = None) -> None:
         self._request = request
         self._tracks = tracks
+        self._wanted = wanted
 
     async def __aenter__(self) -> Taken:
-        service = self._tracks.pick(self._request)
-        ticket = service.ticket(_timeout(self._request))
+        state = self._request.scope["state"]
+        service, ticket = self._tracks.take(state, _timeout(self._request), self._wanted)
         self._share = service.bodies.share()
         self._watch = _Watch(self._request, ticket, service.settings.body_seconds)
         try:

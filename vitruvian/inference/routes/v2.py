@@ -7,7 +7,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from vitruvian.inference import oip
-from vitruvian.inference.problems import NOT_FOUND, Problem
 from vitruvian.inference.protocol import HEADER_LENGTH, read_header_length, read_request, write_response
 from vitruvian.inference.routes.people import PRECISION, wanted_precision
 from vitruvian.inference.routes.taking import as_json, header, taken
@@ -45,17 +44,18 @@ class V2:
         return as_json({"ready": True})
 
     async def model(self, request: Request) -> Response:
-        return as_json(oip.model_metadata(_named(request, self.tracks.stable).predictor.bundle))
+        bundle = self._named(request).predictor.bundle
+        return as_json({**oip.model_metadata(bundle), "versions": self.tracks.versions})
 
     async def model_ready(self, request: Request) -> Response:
-        service = _named(request, self.tracks.stable)
+        service = self._named(request)
         service.check_ready()
         return as_json({"name": service.predictor.bundle.info.name, "ready": True})
 
     async def infer(self, request: Request) -> Response:
-        _named(request, self.tracks.stable)
+        named = self.tracks.named(request.path_params["name"], request.path_params.get("version"))
         header_length = read_header_length(header(request, HEADER_LENGTH))
-        async with taken(request, self.tracks) as (service, ticket, body):
+        async with taken(request, self.tracks, named) as (service, ticket, body):
             asked = read_request(body, header_length)
             wanted = wanted_precision(service, header(request, PRECISION))
             inputs = oip.inputs(asked, service.predictor, service.settings.max_inputs, wanted)
@@ -66,13 +66,6 @@ class V2:
             return Response(content, media_type="application/json")
         return Response(content, headers={HEADER_LENGTH: str(json_length)}, media_type="application/octet-stream")
 
-
-def _named(request: Request, service: Service) -> Service:
-    """Return the service that a path names; raises a `Problem` where it names another."""
-    info = service.predictor.bundle.info
-    name, version = request.path_params["name"], request.path_params.get("version", info.version)
-    if name != info.name:
-        raise Problem(NOT_FOUND, f"there is no model '{name[:100]}' here, but '{info.name}'")
-    if version != info.version:
-        raise Problem(NOT_FOUND, f"there is no version '{version[:100]}' here, but '{info.version}'")
-    return service
+    def _named(self, request: Request) -> Service:
+        named = self.tracks.named(request.path_params["name"], request.path_params.get("version"))
+        return named or self.tracks.stable
