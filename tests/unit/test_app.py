@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 from tests.bundles import LABELS, heatmaps, make_bundle, npy, picture
 from vitruvian.bundle import Bundle
 from vitruvian.inference.app import create_app
-from vitruvian.inference.engine import OnnxEngine
+from vitruvian.inference.engines.onnx import OnnxEngine
 from vitruvian.inference.predictor import Predictor
 from vitruvian.inference.service import Service, Settings, State
 from vitruvian.observability.metrics import IDENTITY, SERVING
