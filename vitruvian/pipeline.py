@@ -342,7 +342,8 @@ class Pipeline:
 
     def _export(self, folder: Path) -> None:
         from vitruvian.evaluation.predict import load_model
-        from vitruvian.export.make import export_all
+        from vitruvian.export.make import examples_of, export_all
+        from vitruvian.export.source import calibration
         from vitruvian.export.table import exports_table
 
         prepared = self._data
@@ -350,13 +351,17 @@ class Pipeline:
         made = export_all(
             model.architecture,
             load_model(model.architecture, self._folder(self.trained) / "model"),
-            prepared,
+            prepared.classes,
+            calibration(prepared),
+            examples_of(prepared, "validation"),
+            examples_of(prepared, "test"),
             self.spec.export.formats,
             (model.clip or Clip()).templates,
             self.spec.export.accuracy_drop,
             folder,
             self.teller.bar,
         )
+        assert made.serve is not None
         self.teller.console.print(exports_table(made.records, made.serve.format))
         golden = _write_golden(folder, prepared, made.serve.golden)
         exports = Exported(

@@ -23,7 +23,7 @@ from tests.projects import CLASSES, declare, vitruvian, write_data
 from tests.stores import BUCKET, moto
 from tests.training_runs import TINY_VIT, Killed, chosen_weights, equal, last_checkpoint, make_job, run_ranks
 from vitruvian.artifact import fetch
-from vitruvian.bundle import Bundle, open_bundle
+from vitruvian.bundle import Bundle, Exported, open_bundle
 from vitruvian.data.prepare import prepare
 from vitruvian.data.prepared import Prepared
 from vitruvian.data.sources import open_source
@@ -327,14 +327,30 @@ def test_a_folder_for_each_class_becomes_a_bundle_that_answers(
         declared = {**declared, "pretrained": str(weights / name)}
     strategy = {"strategy": "ddp", "workers": workers} if workers > 1 else {}
     training = {"epochs": 2, "learningRate": 1e-3, **strategy}
-    done = vitruvian("run", "-f", declare(tmp_path, pictures, model=declared, training=training))
+    formats = ["onnx", "openvino-int8", "torchscript"] if name == "clip" else ["onnx"]
+    export = {"formats": formats, "accuracyDrop": 0.2}
+    done = vitruvian("run", "-f", declare(tmp_path, pictures, model=declared, training=training, export=export))
     assert done.returncode == 0, done.stderr
+    assert all(format in done.stdout for format in formats)
     bundle = open_bundle(tmp_path / "artifacts")
     assert bundle.info.architecture == WHOLE[name]["architecture"]
-    assert bundle.served.max_difference < 1e-3
-    assert bundle.served.top1_agreement == 1
-    assert not [path for path in bundle.folder.rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".pth")]
+    exact = next(record for record in bundle.info.exports if record.format == "onnx")
+    assert exact.max_difference < 1e-3
+    assert exact.top1_agreement == 1
+    assert [record.format for record in bundle.info.exports] == formats
+    # OpenVINO's weights are plain numbers in a .bin.
+    pickled = (".pt", ".pkl", ".pth") if name == "clip" else (".bin", ".pt", ".pkl", ".pth")
+    assert not [path for path in bundle.folder.rglob("*") if path.suffix in pickled]
     Predictor.open(bundle).warm_up()
+    if name == "clip":
+        more = ("--format", "onnx-int8", "--format", "openvino", "--accuracy-drop", "0.5")
+        done = vitruvian("export", bundle.folder, *more, "--out", tmp_path / "more", "--images", pictures)
+        assert done.returncode == 0, done.stderr
+        made = Exported.model_validate_json((tmp_path / "more" / "exports.json").read_bytes())
+        assert [record.format for record in made.exports] == ["onnx-int8", "openvino"]
+        assert made.exports[1].top1_agreement == 1
+        assert all((tmp_path / "more" / record.path).is_file() for record in made.exports)
+        assert made.text is not None and (tmp_path / "more" / made.text.tokenizer).is_file()
     if workers == 1:
         # The bundle's own folder, or what its classifier made, is where another one can begin.
         address = str(bundle.folder) if name == "resnet50" else f"file://{tmp_path}/artifacts"

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from tests.bundles import LABELS, make_bundle, picture
 from vitruvian.bundle import Bundle, ExportRecord, Machine
-from vitruvian.data.prepared import PreparedPart
+from vitruvian.cli import ExportFormat
 from vitruvian.errors import BundleError, ExportError
-from vitruvian.export.parity import Trained, choose, judged, least_cosine
+from vitruvian.export.formats import SERVABLE
+from vitruvian.export.parity import Examples, Trained, choose, judged, least_cosine
 from vitruvian.inference.choice import fastest, least
 from vitruvian.inference.predictor import Prediction, Predictor
 from vitruvian.inference.texts import Texts
 from vitruvian.machine import cpu_features, cpu_model, usable_cpus
+from vitruvian.spec import Format
 
 
 def trained(right: float) -> Trained:
@@ -24,7 +27,7 @@ def trained(right: float) -> Trained:
     labels = np.zeros(100, np.int64)
     logits = np.zeros((100, 2), np.float32)
     logits[np.arange(100), (np.arange(100) >= 100 * right).astype(int)] = 1
-    return Trained(PreparedPart((), labels, ()), logits)
+    return Trained(Examples(lambda indices: logits[indices], labels), logits)
 
 
 def record(format: str, seconds: float, validation: float = 0.9, difference: float = 1e-6) -> ExportRecord:
@@ -157,3 +160,8 @@ def test_an_export_that_doesnt_run_here_is_not_served(tmp_path: Path, monkeypatc
 
 def test_the_least_seconds_win() -> None:
     assert least({"openvino-bf16": 0.3, "openvino-int8": 0.1, "onnx": 0.2}) == "openvino-int8"
+
+
+def test_the_command_line_knows_the_declarations_formats() -> None:
+    assert {format.value for format in ExportFormat} == set(get_args(Format))
+    assert set(get_args(Format)) >= SERVABLE

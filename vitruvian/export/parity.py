@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitruvian.bundle import ExportRecord
-from vitruvian.data.prepared import Prepared, PreparedPart
 from vitruvian.errors import ExportError
 from vitruvian.export.formats import SERVABLE
 from vitruvian.inference.choice import seconds_per_image
@@ -24,28 +23,42 @@ Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What the trained model says of a part: logits (n, classes)."""
+class Examples:
+    """Some inputs, read as they are needed, and what they show."""
 
-    part: PreparedPart
+    tensors: Callable[[NDArray[np.int64]], NDArray[np.float32]]
+    """From indices to inputs (n, *shape) as the model takes them."""
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self) -> Iterator[NDArray[np.float32]]:
+        """Yield all inputs in order, some at a time."""
+        for start in range(0, len(self), BATCH):
+            yield self.tensors(np.arange(start, min(start + BATCH, len(self))))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the trained model says of examples: logits (n, classes)."""
+
+    examples: Examples
     logits: NDArray[np.float32]
 
     @property
     def accuracy(self) -> float:
-        """The share that it says right; not a number of an empty part."""
-        return _share(self.logits.argmax(1) == self.part.labels)
+        """The share that it says right; not a number without examples."""
+        return _share(self.logits.argmax(1) == self.examples.labels)
 
 
-def logits_of(
-    engine: Engine, head: Head | None, prepared: Prepared, part: PreparedPart, advance: Advance
-) -> NDArray[np.float32]:
-    """Return what an export says of a part: logits (n, classes)."""
-    rows = [np.zeros((0, len(prepared.classes)), np.float32)]
-    for start in range(0, len(part), BATCH):
-        indices = np.arange(start, min(start + BATCH, len(part)))
-        outputs = engine.run(prepared.preprocess.tensor(part.gather(indices)))
+def logits_of(engine: Engine, head: Head | None, trained: Trained, advance: Advance) -> NDArray[np.float32]:
+    """Return what an export says of examples: logits (n, classes)."""
+    rows = [trained.logits[:0]]
+    for batch in trained.examples.batches():
+        outputs = engine.run(batch)
         rows.append(outputs if head is None else head.logits(outputs))
-        advance(len(indices))
+        advance(len(batch))
     return np.concatenate(rows)
 
 
@@ -55,27 +68,24 @@ def measure(
     folder: Path,
     engine: Engine,
     head: Head | None,
-    prepared: Prepared,
     validation: Trained,
     test: Trained,
     lanes: int,
     advance: Advance = lambda count: None,
 ) -> ExportRecord:
     """Return how an export compares with the trained model on the validation and test parts, and what it costs."""
-    chosen = logits_of(engine, head, prepared, validation.part, advance)
-    tested = logits_of(engine, head, prepared, test.part, advance)
+    chosen = logits_of(engine, head, validation, advance)
+    tested = logits_of(engine, head, test, advance)
     difference = np.abs(softmax(tested) - softmax(test.logits)).max()
     return ExportRecord(
         format=format,
         path=path.relative_to(folder).as_posix(),
         max_difference=float(difference),
         top1_agreement=_share(tested.argmax(1) == test.logits.argmax(1)),
-        accuracy=_share(tested.argmax(1) == test.part.labels),
-        seconds_per_image=seconds_per_image(
-            engine, prepared.preprocess.tensor(test.part.gather(range(min(8, len(test.part))))), lanes
-        ),
+        accuracy=_share(tested.argmax(1) == test.examples.labels),
+        seconds_per_image=seconds_per_image(engine, test.examples.tensors(np.arange(min(8, len(tested)))), lanes),
         cosine=least_cosine(tested, test.logits),
-        validation_accuracy=_share(chosen.argmax(1) == validation.part.labels) if len(chosen) else None,
+        validation_accuracy=_share(chosen.argmax(1) == validation.examples.labels) if len(chosen) else None,
         size=sum(file.stat().st_size for file in path.parent.iterdir()),
         golden=tuple(float(share) for share in softmax(tested[:1])[0]),
     )

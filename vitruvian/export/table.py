@@ -12,9 +12,9 @@ from vitruvian.bundle import ExportRecord
 def exports_table(records: Sequence[ExportRecord], served: str | None) -> Table:
     """Return a row for each export."""
     table = Table(box=None, padding=(0, 2), header_style="dim")
-    table.add_column("format")
-    for name in ("ms an image", "MB", "same answer", "cosine", "validation", "test"):
-        table.add_column(name, justify="right")
+    table.add_column("format", no_wrap=True)
+    for name in ("ms", "MB", "agrees", "cosine", "validation", "test"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")
     for record in records:
         what = "[green]served[/]" if record.format == served else "" if record.kept else "[red]loses too much[/]"
