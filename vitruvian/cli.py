@@ -304,7 +304,7 @@ def export(
         from vitruvian.export.table import exports_table
     formats = dict.fromkeys(one.value for one in format or [ExportFormat.onnx])
     made = export_bundle(open_bundle(bundle), list(formats), out, images, accuracy_drop, Teller(console))
-    console.print(exports_table(made.records, made.serve and made.serve.format))
+    console.print(exports_table(made.records, made.serve.format if made.serve else None))
     console.print(f"{len(made.records)} formats are in {_plain(str(out))}", highlight=False, soft_wrap=True)
 
 

@@ -346,11 +346,11 @@ def test_a_folder_for_each_class_becomes_a_bundle_that_answers(
         more = ("--format", "onnx-int8", "--format", "openvino", "--accuracy-drop", "0.5")
         done = vitruvian("export", bundle.folder, *more, "--out", tmp_path / "more", "--images", pictures)
         assert done.returncode == 0, done.stderr
-        made = Exported.model_validate_json((tmp_path / "more" / "exports.json").read_bytes())
-        assert [record.format for record in made.exports] == ["onnx-int8", "openvino"]
-        assert made.exports[1].top1_agreement == 1
-        assert all((tmp_path / "more" / record.path).is_file() for record in made.exports)
-        assert made.text is not None and (tmp_path / "more" / made.text.tokenizer).is_file()
+        found = Exported.model_validate_json((tmp_path / "more" / "exports.json").read_bytes())
+        assert [record.format for record in found.exports] == ["onnx-int8", "openvino"]
+        assert found.exports[1].top1_agreement == 1
+        assert all((tmp_path / "more" / record.path).is_file() for record in found.exports)
+        assert found.text is not None and (tmp_path / "more" / found.text.tokenizer).is_file()
     if workers == 1:
         # The bundle's own folder, or what its classifier made, is where another one can begin.
         address = str(bundle.folder) if name == "resnet50" else f"file://{tmp_path}/artifacts"
