@@ -7,11 +7,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from vitruvian.inference import oip
-from vitruvian.inference.problems import NOT_FOUND, Problem
 from vitruvian.inference.protocol import HEADER_LENGTH, read_header_length, read_request, write_response
-from vitruvian.inference.routes.people import PRECISION, wanted_precision
-from vitruvian.inference.routes.taking import as_json, header, taken
-from vitruvian.inference.service import Service
+from vitruvian.inference.routes.people import PRECISION
+from vitruvian.inference.routes.taking import as_json, header, named, taken
+from vitruvian.inference.service import State
 from vitruvian.inference.tracks import Tracks
 
 
@@ -30,12 +29,23 @@ class V2:
             Route("/v2/health/live", self.live),
             Route("/v2/health/ready", self.ready),
             Route("/v2", self.server),
+            Route("/v2/models", self.models),
+            Route("/v2/repository/index", self.index, methods=["POST"]),
             *(Route(base, self.model) for base in (model, versioned)),
             *(Route(f"{base}/ready", self.model_ready) for base in (model, versioned)),
         ]
 
     async def server(self, request: Request) -> Response:
         return as_json(oip.server_metadata())
+
+    async def models(self, request: Request) -> Response:
+        return as_json({"models": [self.tracks.stable.predictor.bundle.info.name]})
+
+    async def index(self, request: Request) -> Response:
+        service = self.tracks.stable
+        info = service.predictor.bundle.info
+        state = "READY" if service.state is State.READY else "UNAVAILABLE"
+        return as_json([{"name": info.name, "version": info.version, "state": state, "reason": ""}])
 
     async def live(self, request: Request) -> Response:
         return as_json({"live": True})
@@ -45,19 +55,21 @@ class V2:
         return as_json({"ready": True})
 
     async def model(self, request: Request) -> Response:
-        return as_json(oip.model_metadata(_named(request, self.tracks.stable).predictor.bundle))
+        return as_json(oip.model_metadata(named(request, self.tracks.stable).predictor.bundle))
 
     async def model_ready(self, request: Request) -> Response:
-        service = _named(request, self.tracks.stable)
+        service = named(request, self.tracks.stable)
         service.check_ready()
         return as_json({"name": service.predictor.bundle.info.name, "ready": True})
 
     async def infer(self, request: Request) -> Response:
-        _named(request, self.tracks.stable)
+        named(request, self.tracks.stable)
         header_length = read_header_length(header(request, HEADER_LENGTH))
         async with taken(request, self.tracks) as (service, ticket, body):
-            asked = read_request(body, header_length)
-            wanted = wanted_precision(service, header(request, PRECISION))
+            asked, labels, templates = oip.take_texts(read_request(body, header_length))
+            ticket.limit(oip.timeout(asked))
+            precision = header(request, PRECISION) or asked.parameters.get("precision")
+            wanted = await service.wanted(labels, templates, precision, ticket)
             inputs = oip.inputs(asked, service.predictor, service.settings.max_inputs, wanted)
             answers = oip.outputs(await service.predict(inputs, ticket))
         info = service.predictor.bundle.info
@@ -65,14 +77,3 @@ class V2:
         if json_length is None:
             return Response(content, media_type="application/json")
         return Response(content, headers={HEADER_LENGTH: str(json_length)}, media_type="application/octet-stream")
-
-
-def _named(request: Request, service: Service) -> Service:
-    """Return the service that a path names; raises a `Problem` where it names another."""
-    info = service.predictor.bundle.info
-    name, version = request.path_params["name"], request.path_params.get("version", info.version)
-    if name != info.name:
-        raise Problem(NOT_FOUND, f"there is no model '{name[:100]}' here, but '{info.name}'")
-    if version != info.version:
-        raise Problem(NOT_FOUND, f"there is no version '{version[:100]}' here, but '{info.version}'")
-    return service
