@@ -11,15 +11,33 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageDraw
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
-from vitruvian.bundle import Bundle, BundleInfo, ExportRecord, GateDecision, Golden, open_bundle, promote, publish
+from vitruvian.bundle import (
+    Bundle,
+    BundleInfo,
+    ExportRecord,
+    GateDecision,
+    Golden,
+    TextTower,
+    open_bundle,
+    promote,
+    publish,
+)
 from vitruvian.data.preprocess import HeatmapPreprocess, ImagePreprocess
-from vitruvian.inference.engine import INPUT, OUTPUT
+from vitruvian.inference.engine import EMBEDDING, INPUT, OUTPUT
 from vitruvian.inference.predictor import softmax
+from vitruvian.inference.texts import TOKENS
 from vitruvian.store import open_store
 
 LABELS = ("red", "green", "blue")
 SIZE = 32
+SCALE = 10.0
+COLOURS = {"red": (1, -1, -1), "green": (-1, 1, -1), "blue": (-1, -1, 1), "yellow": (1, 1, -1), "white": (1, 1, 1)}
+WORDS = ("?", "a", "photo", "of", ".", *COLOURS)
 FIGURE = (
     *((8, 24), (7, 25), (7, 23), (8, 27), (8, 21)),
     *((16, 30), (16, 18), (18, 38), (18, 10), (15, 45), (15, 3)),
@@ -28,19 +46,48 @@ FIGURE = (
 """Row and column of each COCO keypoint of a figure with spread arms and legs."""
 
 
-def linear_model(channels: int, spatial: tuple[int, int], weights: NDArray[np.float32]) -> onnx.ModelProto:
-    """Return a model whose logits are weights (channels, classes) times the mean of each channel."""
+def linear_model(
+    channels: int, spatial: tuple[int, int], weights: NDArray[np.float32], *, unit: bool = False
+) -> onnx.ModelProto:
+    """Return a model whose output is weights (channels, classes) times the mean of each channel.
+
+    Its output is logits, or an embedding of length 1 where `unit` is set.
+    """
     classes = weights.shape[1]
+    output = EMBEDDING if unit else OUTPUT
+    nodes = [
+        helper.make_node("ReduceMean", [INPUT], ["means"], axes=[2, 3], keepdims=0),
+        helper.make_node("MatMul", ["means", "weights"], ["products" if unit else output]),
+    ]
+    if unit:
+        nodes.append(helper.make_node("LpNormalization", ["products"], [output], axis=1, p=2))
     graph = helper.make_graph(
-        [
-            helper.make_node("ReduceMean", [INPUT], ["means"], axes=[2, 3], keepdims=0),
-            helper.make_node("MatMul", ["means", "weights"], [OUTPUT]),
-        ],
+        nodes,
         "linear",
         [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", channels, *spatial])],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", classes])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", classes])],
         [numpy_helper.from_array(weights, "weights")],
     )
+    return _model(graph)
+
+
+def text_model(vectors: NDArray[np.float32]) -> onnx.ModelProto:
+    """Return a text tower: the sum of each token's vector (tokens, width), made unit length."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["vectors", TOKENS], ["found"], axis=0),
+            helper.make_node("ReduceSum", ["found", "places"], ["sums"], keepdims=0),
+            helper.make_node("LpNormalization", ["sums"], [EMBEDDING], axis=1, p=2),
+        ],
+        "text",
+        [helper.make_tensor_value_info(TOKENS, TensorProto.INT64, ["batch", "length"])],
+        [helper.make_tensor_value_info(EMBEDDING, TensorProto.FLOAT, ["batch", vectors.shape[1]])],
+        [numpy_helper.from_array(vectors, "vectors"), numpy_helper.from_array(np.array([1], np.int64), "places")],
+    )
+    return _model(graph)
+
+
+def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
     model.ir_version = 8
     onnx.checker.check_model(model)
@@ -81,11 +128,13 @@ def make_bundle(
     version: str = "v1",
     labels: Sequence[str] = LABELS,
     golden_shift: float = 0.0,
+    clip: bool = False,
 ) -> Bundle:
     """Publish a small bundle in a folder store and return it opened.
 
     An image bundle of three labels answers with the strongest of red, green and blue; a heatmap bundle with the
-    strongest third of the joints. `golden_shift` makes the stored golden answer wrong by that much.
+    strongest third of the joints. `golden_shift` makes the stored golden answer wrong by that much. With `clip` an
+    image bundle has a text tower that knows the words of `WORDS` and embeds them as a picture of that colour.
     """
     folder = root / "making"
     (folder / "exports").mkdir(parents=True)
@@ -96,9 +145,20 @@ def make_bundle(
         weights[channel, channel % len(labels)] = 4 if kind == "image" else 40
     content = picture("red") if kind == "image" else npy(heatmaps(0))
     tensor = preprocess.tensor(preprocess.prepare(content, "golden")[None])
-    golden = softmax(tensor.mean(axis=(2, 3)) @ weights)[0] + np.float32(golden_shift)
+    logits = tensor.mean(axis=(2, 3)) @ weights
+    if clip:
+        logits = SCALE * (logits / np.linalg.norm(logits, axis=1, keepdims=True)) @ _texts(labels).T
+    golden = softmax(logits)[0] + np.float32(golden_shift)
     golden_path = "golden.png" if kind == "image" else "golden.npy"
-    onnx.save(linear_model(channels, preprocess.tensor_shape[1:], weights), folder / "exports/model.onnx")  # type: ignore[arg-type]
+    spatial = preprocess.tensor_shape[1], preprocess.tensor_shape[2]
+    onnx.save(linear_model(channels, spatial, weights, unit=clip), folder / "exports/model.onnx")
+    if clip:
+        save_file({"weight": (SCALE * _texts(labels)).astype(np.float32)}, folder / "exports/head.safetensors")
+        (folder / "exports/text").mkdir()
+        onnx.save(text_model(_vectors()), folder / "exports/text/model.onnx")
+        words = Tokenizer(WordLevel({word: at for at, word in enumerate(WORDS)}, unk_token=WORDS[0]))
+        words.pre_tokenizer = Whitespace()
+        words.save(str(folder / "exports/text/tokenizer.json"))
     (folder / "preprocess.json").write_text(preprocess.model_dump_json())
     (folder / golden_path).write_bytes(content)
     info = BundleInfo(
@@ -124,6 +184,17 @@ def make_bundle(
         ),
         serve="onnx",
         golden=Golden(input=golden_path, probabilities=tuple(golden.tolist()), tolerance=1e-4),
+        head="exports/head.safetensors" if clip else None,
+        text=TextTower(
+            model="exports/text/model.onnx",
+            tokenizer="exports/text/tokenizer.json",
+            templates=("a photo of {}.",),
+            context=16,
+            pad=0,
+            scale=SCALE,
+        )
+        if clip
+        else None,
         lineage={"data": "sha256:5b1f0c9a", "code": "0.1.0", "stages": {"prepare": "9c1d", "train": "77ab"}},
         spec={},
     )
@@ -131,3 +202,17 @@ def make_bundle(
     digest = publish(store, folder, info)
     promote(store, version, digest)
     return open_bundle(root / "store")
+
+
+def _vectors() -> NDArray[np.float32]:
+    """Return each word's vector: what a picture of that colour becomes; of words that aren't colours almost nothing."""
+    vectors = np.full((len(WORDS), 3), 1e-3, np.float32)
+    for at, colour in COLOURS.items():
+        vectors[WORDS.index(at)] = colour
+    return vectors
+
+
+def _texts(labels: Sequence[str]) -> NDArray[np.float32]:
+    """Return the labels' embeddings, of length 1."""
+    found = np.stack([_vectors()[WORDS.index(label)] for label in labels])
+    return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), np.float32)

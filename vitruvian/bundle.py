@@ -48,8 +48,47 @@ class ExportRecord(_Record):
     max_difference: float
     """Largest absolute difference of a probability to the trained model's."""
     top1_agreement: float
+    """Share of the test part on which it says what the trained model says."""
     accuracy: float
+    """On the test part."""
     seconds_per_image: float
+    """Where it was exported, one image at a time in each lane."""
+    cosine: float | None = None
+    """The least cosine between its logits and the trained model's."""
+    validation_accuracy: float | None = None
+    size: int | None = None
+    """Bytes of its files."""
+    kept: bool = True
+    """Whether it keeps the accuracy, and so may be served."""
+    golden: tuple[float, ...] | None = None
+    """Its own answer to the golden example."""
+
+
+class Machine(_Record):
+    """What exports were timed on."""
+
+    cpu: str
+    """The model's name."""
+    features: tuple[str, ...]
+    """Those of its instructions that matter here."""
+    cpus: int
+
+
+class TextTower(_Record):
+    """What turns texts into embeddings that images' can be held against."""
+
+    model: str
+    """Where its ONNX file lies in the bundle: `tokens` (n, length) of int64 to `unit_embedding` (n, width)."""
+    tokenizer: str
+    """Where its tokenizer.json lies."""
+    templates: tuple[str, ...]
+    """The sentences that a label stands in, at {}, unless a request says others."""
+    context: int
+    """The most tokens of a text."""
+    pad: int
+    """The token that fills up shorter texts."""
+    scale: float
+    """What a cosine counts in a logit."""
 
 
 class Golden(_Record):
@@ -60,7 +99,32 @@ class Golden(_Record):
     tolerance: float
 
 
-class BundleInfo(_Record):
+class Exported(_Record):
+    """What a model was exported as; paths are those in a folder."""
+
+    exports: tuple[ExportRecord, ...]
+    serve: str
+    """The format of `exports` that is served."""
+    golden: Golden
+    machine: Machine | None = None
+    head: str | None = None
+    """Where the rows lie that tell labels apart by embeddings; none: the exports give logits."""
+    text: TextTower | None = None
+
+    def below(self, folder: str) -> Exported:
+        """Return this for a copy of the folder's files in another; the golden example lies beside it."""
+
+        def moved(path: str) -> str:
+            return f"{folder}/{path}"
+
+        text = self.text and self.text.model_copy(
+            update={"model": moved(self.text.model), "tokenizer": moved(self.text.tokenizer)}
+        )
+        exports = tuple(record.model_copy(update={"path": moved(record.path)}) for record in self.exports)
+        return self.model_copy(update={"exports": exports, "head": self.head and moved(self.head), "text": text})
+
+
+class BundleInfo(Exported):
     """The content of `bundle.json`."""
 
     format: int = 1
@@ -73,10 +137,6 @@ class BundleInfo(_Record):
     architecture: str
     metrics: dict[str, float]
     gates: tuple[GateDecision, ...]
-    exports: tuple[ExportRecord, ...]
-    serve: str
-    """The format of `exports` that is served."""
-    golden: Golden
     lineage: dict[str, Any]
     """Digests of data, code and image, and the keys of the stages that made this bundle."""
     spec: dict[str, Any]
@@ -95,6 +155,13 @@ class Bundle:
     def served(self) -> ExportRecord:
         """The export that a predictor loads."""
         return next(export for export in self.info.exports if export.format == self.info.serve)
+
+    def serving(self, format: str) -> Bundle:
+        """Return this bundle with another of its exports served; raises `BundleError` where there is none."""
+        if format not in [export.format for export in self.info.exports]:
+            known = ", ".join(export.format for export in self.info.exports)
+            raise BundleError(f"has no export '{format}'", where=self.folder, hint=f"choose one of: {known}")
+        return replace(self, info=self.info.model_copy(update={"serve": format}))
 
     def named(self, name: str) -> Bundle:
         """Return this bundle under another name."""
@@ -174,7 +241,9 @@ def _read(folder: Path, listed: artifact.Manifest) -> Bundle:
         field = ".".join(str(part) for part in first["loc"])
         hint = "it was made by another version of vitruvian; make it again"
         raise BundleError(f"{field}: {first['msg']}", where=folder / name, hint=hint) from e
-    for needed in (info.golden.input, *(export.path for export in info.exports)):
+    text = [] if info.text is None else [info.text.model, info.text.tokenizer]
+    head = [] if info.head is None else [info.head]
+    for needed in (info.golden.input, *head, *text, *(export.path for export in info.exports)):
         if needed not in listed.files:
             raise BundleError("is missing from the bundle", where=folder / needed, hint="make or fetch it again")
     if info.serve not in [export.format for export in info.exports]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import yaml
 
-from vitruvian.bundle import BundleInfo
+from vitruvian.bundle import BundleInfo, ExportRecord
 
 
 def card(info: BundleInfo, statistics: Mapping[str, Mapping[str, int]]) -> str:
@@ -47,6 +47,9 @@ def card(info: BundleInfo, statistics: Mapping[str, Mapping[str, int]]) -> str:
         "## Gates",
         *([f"- {'✓' if gate.passed else '✗'} {gate.text}" for gate in info.gates] or ["None were set."]),
         "",
+        "## Exports",
+        *_exports(info),
+        "",
         "## Use",
         "```sh",
         "vitruvian serve .",
@@ -59,6 +62,27 @@ def card(info: BundleInfo, statistics: Mapping[str, Mapping[str, int]]) -> str:
         "```",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _exports(info: BundleInfo) -> list[str]:
+    """Return what each export costs and how it compares with the trained model."""
+    where = "" if info.machine is None else f" on {info.machine.cpus} CPUs ({info.machine.cpu})"
+    rows = [
+        f"| {record.format} | {1000 * record.seconds_per_image:.2f} | {(record.size or 0) / 1e6:.1f} "
+        f"| {record.top1_agreement:.1%} | {record.accuracy:.3f} | {_verdict(record, info.serve)} |"
+        for record in info.exports
+    ]
+    return [
+        f"Timed{where}, one picture at a time on each; agreement with the trained model and accuracy on the test part.",
+        "",
+        "| format | ms a picture | MB | same answer | accuracy | |",
+        "|---|---|---|---|---|---|",
+        *rows,
+    ]
+
+
+def _verdict(record: ExportRecord, served: str) -> str:
+    return "served" if record.format == served else "" if record.kept else "loses too much"
 
 
 def _measured_on(info: BundleInfo, sizes: Mapping[str, int]) -> str:

@@ -92,6 +92,18 @@ class Frame(StrEnum):
     every = "all"
 
 
+class ExportFormat(StrEnum):
+    onnx = "onnx"
+    onnx_int8 = "onnx-int8"
+    openvino = "openvino"
+    openvino_bf16 = "openvino-bf16"
+    openvino_int8 = "openvino-int8"
+    torchscript = "torchscript"
+    tensorrt = "tensorrt"
+    tensorrt_fp16 = "tensorrt-fp16"
+    tensorrt_int8 = "tensorrt-int8"
+
+
 class Track(StrEnum):
     """What a server is to its classifier."""
 
@@ -265,9 +277,35 @@ def gate(file: File) -> None:
 
 
 @app.command()
-def export(file: File) -> None:
-    """Run the stages up to the export."""
-    _until("export", file)
+def export(
+    bundle: Annotated[
+        str | None, typer.Argument(metavar="[BUNDLE]", help="A bundle to export again, instead of a declaration.")
+    ] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="The file that declares the classifier.")] = None,
+    format: Annotated[list[ExportFormat] | None, typer.Option(help="What to make; may be repeated.")] = None,
+    out: Annotated[Path, typer.Option(help="A new folder for what is made of a bundle.")] = Path("exports"),
+    images: Annotated[
+        Path | None, typer.Option(help="Files to calibrate and to compare with; folders named like classes: accuracy.")
+    ] = None,
+    accuracy_drop: Annotated[float, typer.Option(min=0, max=1, help="The most accuracy to lose.")] = 0.01,
+) -> None:
+    """Run the stages up to the export, or export a published BUNDLE in other formats."""
+    if (bundle is None) == (file is None):
+        raise typer.BadParameter("give a declaration with -f FILE, or a BUNDLE")
+    if bundle is None:
+        assert file is not None
+        _until("export", file)
+        return
+    from vitruvian.bundle import open_bundle
+    from vitruvian.console import Teller
+
+    with _needs("train"):
+        from vitruvian.export.again import export_bundle
+        from vitruvian.export.table import exports_table
+    formats = dict.fromkeys(one.value for one in format or [ExportFormat.onnx])
+    made = export_bundle(open_bundle(bundle), list(formats), out, images, accuracy_drop, Teller(console))
+    console.print(exports_table(made.records, made.serve.format if made.serve else None))
+    console.print(f"{len(made.records)} formats are in {_plain(str(out))}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -33,6 +34,26 @@ def _quota_v1(folder: Path) -> float | None:
         return None if quota <= 0 else quota / int((folder / "cpu.cfs_period_us").read_text())
     except (OSError, ValueError, ZeroDivisionError):
         return None
+
+
+def cpu_model() -> str:
+    """Return what the CPU calls itself; empty where the system doesn't tell."""
+    return _cpu_info().get("model name", "")
+
+
+def cpu_features() -> tuple[str, ...]:
+    """Return which of the instructions that speed up models the CPU has."""
+    has = set(_cpu_info().get("flags", "").split())
+    return tuple(name for name in _FEATURES if name in has)
+
+
+def _cpu_info() -> dict[str, str]:
+    try:
+        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def usable_memory(cgroups: Path = _CGROUPS) -> int:

@@ -23,7 +23,17 @@ import yaml
 from rich.markup import escape
 
 from vitruvian import artifact, interrupt
-from vitruvian.bundle import BUNDLES, CHECKSUMS, BundleInfo, ExportRecord, Golden, open_bundle, promote, publish
+from vitruvian.bundle import (
+    BUNDLES,
+    CHECKSUMS,
+    BundleInfo,
+    Exported,
+    Golden,
+    Machine,
+    open_bundle,
+    promote,
+    publish,
+)
 from vitruvian.bundle import read_champion as champion_of
 from vitruvian.console import Teller
 from vitruvian.data.prepare import prepare
@@ -31,15 +41,12 @@ from vitruvian.data.prepared import Prepared
 from vitruvian.data.preprocess import HeatmapPreprocess
 from vitruvian.data.sources import open_source
 from vitruvian.errors import ArtifactError, BundleError, GateFailed, TrainingError
-from vitruvian.machine import usable_cpus
+from vitruvian.machine import cpu_features, cpu_model, usable_cpus
 from vitruvian.models.inputs import pinned, preprocess_for, weights_version
 from vitruvian.spec import Classifier, Clip, Model, Training
 from vitruvian.store import explained, open_store
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from vitruvian.evaluation.gates import Decision
     from vitruvian.evaluation.metrics import Metrics
     from vitruvian.training.job import Job
@@ -49,11 +56,11 @@ if TYPE_CHECKING:
 Stage = Literal["prepare", "train", "evaluate", "gate", "export", "publish"]
 STAGES: tuple[Stage, ...] = ("prepare", "train", "evaluate", "gate", "export", "publish")
 # Raised when a stage makes something else of the same inputs.
-_REVISIONS: dict[Stage, int] = {"prepare": 1, "train": 2, "evaluate": 1, "gate": 2, "export": 1, "publish": 1}
+_REVISIONS: dict[Stage, int] = {"prepare": 1, "train": 2, "evaluate": 1, "gate": 2, "export": 2, "publish": 2}
 _INTERPOLATION = "interpolation.json"
 GOLDEN_TOLERANCE = 1e-3
 _FEW_TESTED = 30
-_LIBRARIES = ("vitruvian", "torch", "ray", "transformers", "peft", "numpy", "onnx", "onnxruntime")
+_LIBRARIES = ("vitruvian", "torch", "ray", "transformers", "peft", "numpy", "onnx", "onnxruntime", "openvino", "nncf")
 
 
 @dataclass(frozen=True)
@@ -334,45 +341,38 @@ class Pipeline:
         return self._made("export", ", ".join(wanted.formats), decides, self._export)
 
     def _export(self, folder: Path) -> None:
-        import numpy as np
-
         from vitruvian.evaluation.predict import load_model
-        from vitruvian.export import onnx, parity
-        from vitruvian.inference.engine import ENGINES
+        from vitruvian.export.make import examples_of, export_all
+        from vitruvian.export.source import calibration
+        from vitruvian.export.table import exports_table
 
         prepared = self._data
-        part = prepared.part("test")
-        module = load_model(self.spec.model.architecture, self._folder(self.trained) / "model")
-        trained = np.load(self._folder(self.evaluated) / "probabilities.npy")
-        shape = prepared.preprocess.tensor_shape
-        records: list[ExportRecord] = []
-        answers: dict[str, NDArray[np.float32]] = {}
-        for format in self.spec.export.formats:
-            (folder / format).mkdir()
-            with self.teller.bar(f"exporting {format}", len(part)) as advance:
-                with interrupt.held():
-                    path = onnx.export(module, shape, folder / format)
-                engine = ENGINES[format](path, shape, usable_cpus(), 1)
-                record, answers[format] = parity.measure(
-                    format, path.relative_to(folder).as_posix(), engine, prepared, part, trained, advance
-                )
-            records.append(record)
-            self.teller.note(
-                f"{format}: same answer on {record.top1_agreement:.1%}, largest difference of a probability "
-                f"{record.max_difference:.1g}, {1000 * record.seconds_per_image:.2f} ms an image"
-            )
-        accuracy = float((trained.argmax(1) == part.labels).mean())
-        chosen = parity.choose(records, accuracy, self.spec.export.accuracy_drop)
-        golden = _write_golden(folder, prepared, answers[chosen.format][0])
-        (folder / "exports.json").write_text(
-            json.dumps(
-                {
-                    "exports": [record.model_dump(by_alias=True) for record in records],
-                    "serve": chosen.format,
-                    "golden": golden.model_dump(by_alias=True),
-                }
-            )
+        model = self.spec.model
+        made = export_all(
+            model.architecture,
+            load_model(model.architecture, self._folder(self.trained) / "model"),
+            prepared.classes,
+            calibration(prepared),
+            examples_of(prepared, "validation"),
+            examples_of(prepared, "test"),
+            self.spec.export.formats,
+            (model.clip or Clip()).templates,
+            self.spec.export.accuracy_drop,
+            folder,
+            self.teller.bar,
         )
+        assert made.serve is not None
+        self.teller.console.print(exports_table(made.records, made.serve.format))
+        golden = _write_golden(folder, prepared, made.serve.golden)
+        exports = Exported(
+            exports=made.records,
+            serve=made.serve.format,
+            golden=golden,
+            machine=Machine(cpu=cpu_model(), features=cpu_features(), cpus=usable_cpus()),
+            head=made.head,
+            text=made.text,
+        )
+        (folder / "exports.json").write_text(exports.model_dump_json(by_alias=True))
 
     @cached_property
     def published(self) -> Made:
@@ -410,7 +410,7 @@ class Pipeline:
         from vitruvian.card import card
 
         made = self._folder(exported)
-        records = json.loads((made / "exports.json").read_text())
+        exported_as = Exported.model_validate_json((made / "exports.json").read_bytes()).below("exports")
         info = BundleInfo(
             name=self.classifier.name,
             version=self.version,
@@ -419,19 +419,13 @@ class Pipeline:
             architecture=self.spec.model.architecture,
             metrics=self._metrics.headline(),
             gates=self._decision(self.gated).gates,
-            exports=tuple(
-                ExportRecord.model_validate({**record, "path": f"exports/{record['path']}"})
-                for record in records["exports"]
-            ),
-            serve=records["serve"],
-            golden=Golden.model_validate(records["golden"]),
+            **dict(exported_as),
             lineage=self._lineage(),
             spec=self._declaration(),
         )
         _copy(self._folder(self.trained) / "model", folder)
         _copy(made / "golden", folder / "golden")
-        for format in {record.format for record in info.exports}:
-            _copy(made / format, folder / "exports" / format)
+        _copy(made, folder / "exports", "golden", "exports.json")
         _copy(self._folder(self.gated) / "report", folder / "report")
         (folder / "preprocess.json").write_text(self._data.preprocess.model_dump_json(indent=1))
         (folder / "README.md").write_text(card(info, self._data.statistics()))
@@ -585,9 +579,10 @@ def without_interpolation(model: Model) -> Model:
     return model.model_copy(update={"clip": None if clip == Clip() else clip})
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path, *without: str) -> None:
     """Copy an artifact's files, without what the store keeps beside them."""
-    shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".incomplete", artifact.MANIFEST))
+    left_out = shutil.ignore_patterns(".incomplete", artifact.MANIFEST, *without)
+    shutil.copytree(source, target, dirs_exist_ok=True, ignore=left_out)
 
 
 def _write_golden(folder: Path, prepared: Prepared, answer: Any) -> Golden:

@@ -23,18 +23,21 @@ from tests.projects import CLASSES, declare, vitruvian, write_data
 from tests.stores import BUCKET, moto
 from tests.training_runs import TINY_VIT, Killed, chosen_weights, equal, last_checkpoint, make_job, run_ranks
 from vitruvian.artifact import fetch
-from vitruvian.bundle import Bundle, open_bundle
+from vitruvian.bundle import Bundle, Exported, open_bundle
 from vitruvian.data.prepare import prepare
 from vitruvian.data.prepared import Prepared
 from vitruvian.data.sources import open_source
 from vitruvian.errors import SpecError
 from vitruvian.evaluation.predict import load_model
-from vitruvian.export import onnx
-from vitruvian.inference.engine import ENGINES
-from vitruvian.inference.predictor import Predictor
+from vitruvian.export.formats import exporter, opener
+from vitruvian.export.parity import least_cosine
+from vitruvian.export.source import Source
+from vitruvian.export.towers import export_text
+from vitruvian.inference.predictor import Head, Predictor
+from vitruvian.inference.texts import Texts
 from vitruvian.models.batchnorm import SharedBatchNorm
 from vitruvian.models.inputs import preprocess_for, weights_version
-from vitruvian.models.registry import architecture
+from vitruvian.models.registry import architecture, towers
 from vitruvian.models.resnet50 import Resnet
 from vitruvian.spec import Data, Model, Training
 from vitruvian.store import Store, open_store
@@ -236,6 +239,17 @@ def test_workers_normalise_as_one_would_with_all_their_examples(tmp_path: Path) 
         close(made[0]["state"][name], value)
 
 
+# The least cosine of logits that each format may have on models of a few thousand random weights.
+FORMATS = {
+    "onnx": 0.99999,
+    "openvino": 0.99999,
+    "torchscript": 0.99999,
+    "openvino-bf16": 0.995,
+    "onnx-int8": 0.98,
+    "openvino-int8": 0.98,
+}
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_an_export_answers_as_the_model_does(weights: Path, tmp_path: Path, name: str) -> None:
     model = _model(name, weights)
@@ -249,16 +263,47 @@ def test_an_export_answers_as_the_model_does(weights: Path, tmp_path: Path, name
         optimizer.step()
     kind.save(module.eval(), tmp_path)
     loaded = kind.load(tmp_path).eval()
-    file = onnx.export(loaded, shape, tmp_path)
-    engine = ENGINES["onnx"](file, shape, 1, 1)
-    for count in (1, 5):
-        with torch.inference_mode():
-            expected = loaded(inputs[:count]).numpy()
-        np.testing.assert_allclose(engine.run(inputs[:count].numpy()), expected, atol=1e-4)
+    with torch.inference_mode():
+        expected = loaded(inputs).numpy()
+    apart = towers(model.architecture, loaded)
+    head = None if apart is None else Head(CLASSES, apart.weight.numpy())
+    part = loaded if apart is None else apart.image
+    transformer = model.architecture in ("vit", "clip")
+    source = Source(part, shape, inputs.numpy(), tmp_path, embeds=apart is not None, transformer=transformer)
+    for format, least in FORMATS.items():
+        (tmp_path / format).mkdir()
+        engine = opener(format)(exporter(format)(source, tmp_path / format), shape, 1, 2)
+        for count in (1, 5):
+            outputs = engine.run(inputs[:count].numpy())
+            logits = outputs if head is None else head.logits(outputs)
+            assert least_cosine(logits, expected[:count]) > least, format
+            if least > 0.999:
+                np.testing.assert_allclose(logits, expected[:count], atol=2e-4)
     # What only the text needs isn't carried along.
-    kept = {tensor.name for tensor in load_onnx(file).graph.initializer}
+    kept = {tensor.name for tensor in load_onnx(source.onnx).graph.initializer}
     assert kept
     assert not [tensor for tensor in kept if "text_model" in tensor]
+
+
+def test_a_text_tower_embeds_as_the_model_does(weights: Path, tmp_path: Path) -> None:
+    model = _model("clip, prompts", weights)
+    module = architecture("clip").build(model, CLASSES).eval()
+    apart = towers("clip", module)
+    assert apart is not None
+    texts = Texts(tmp_path, export_text(apart, ["{}"], tmp_path))
+    said = ["a", "sitting at a table", "Ünïcode 🏃 läuft", "", "word " * 200]
+    together = texts.encode(said)
+    assert np.linalg.norm(together, axis=1) == pytest.approx(1, abs=1e-5)
+    tokenizer: Any = module.tokenizer
+    for text, row in zip(said, together, strict=True):
+        tokens: torch.Tensor = tokenizer(text, truncation=True, max_length=apart.context, return_tensors="pt")[
+            "input_ids"
+        ]
+        with torch.inference_mode():
+            expected = apart.text(tokens)[0].numpy()
+        # Neither the length of its neighbours nor what fills it up matters.
+        np.testing.assert_allclose(row, expected, atol=1e-5)
+        np.testing.assert_allclose(texts.encode([text])[0], row, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -282,14 +327,30 @@ def test_a_folder_for_each_class_becomes_a_bundle_that_answers(
         declared = {**declared, "pretrained": str(weights / name)}
     strategy = {"strategy": "ddp", "workers": workers} if workers > 1 else {}
     training = {"epochs": 2, "learningRate": 1e-3, **strategy}
-    done = vitruvian("run", "-f", declare(tmp_path, pictures, model=declared, training=training))
+    formats = ["onnx", "openvino-int8", "torchscript"] if name == "clip" else ["onnx"]
+    export = {"formats": formats, "accuracyDrop": 0.2}
+    done = vitruvian("run", "-f", declare(tmp_path, pictures, model=declared, training=training, export=export))
     assert done.returncode == 0, done.stderr
+    assert all(format in done.stdout for format in formats)
     bundle = open_bundle(tmp_path / "artifacts")
     assert bundle.info.architecture == WHOLE[name]["architecture"]
-    assert bundle.served.max_difference < 1e-3
-    assert bundle.served.top1_agreement == 1
-    assert not [path for path in bundle.folder.rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".pth")]
+    exact = next(record for record in bundle.info.exports if record.format == "onnx")
+    assert exact.max_difference < 1e-3
+    assert exact.top1_agreement == 1
+    assert [record.format for record in bundle.info.exports] == formats
+    # OpenVINO's weights are plain numbers in a .bin.
+    pickled = (".pt", ".pkl", ".pth") if name == "clip" else (".bin", ".pt", ".pkl", ".pth")
+    assert not [path for path in bundle.folder.rglob("*") if path.suffix in pickled]
     Predictor.open(bundle).warm_up()
+    if name == "clip":
+        more = ("--format", "onnx-int8", "--format", "openvino", "--accuracy-drop", "0.5")
+        done = vitruvian("export", bundle.folder, *more, "--out", tmp_path / "more", "--images", pictures)
+        assert done.returncode == 0, done.stderr
+        found = Exported.model_validate_json((tmp_path / "more" / "exports.json").read_bytes())
+        assert [record.format for record in found.exports] == ["onnx-int8", "openvino"]
+        assert found.exports[1].top1_agreement == 1
+        assert all((tmp_path / "more" / record.path).is_file() for record in found.exports)
+        assert found.text is not None and (tmp_path / "more" / found.text.tokenizer).is_file()
     if workers == 1:
         # The bundle's own folder, or what its classifier made, is where another one can begin.
         address = str(bundle.folder) if name == "resnet50" else f"file://{tmp_path}/artifacts"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import gzip
 import json
 import struct
@@ -10,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,45 +18,14 @@ from numpy.typing import NDArray
 from starlette.testclient import TestClient
 
 from tests.bundles import LABELS, heatmaps, make_bundle, npy, picture
+from tests.serving import HEADER, Held, b64, infer_binary, items, problem, sample, service, serving
 from vitruvian.bundle import Bundle
-from vitruvian.inference.app import create_app
-from vitruvian.inference.engine import OnnxEngine
+from vitruvian.inference.engines.onnx import OnnxEngine
 from vitruvian.inference.predictor import Predictor
-from vitruvian.inference.service import Service, Settings, State
+from vitruvian.inference.service import Settings, State
 from vitruvian.observability.metrics import IDENTITY, SERVING
 
-HEADER = "Inference-Header-Content-Length"
-PROBLEM = "application/problem+json"
 PHOTOS = Path(__file__).parents[3] / "shared/data/odd-photos"
-
-
-class Held(OnnxEngine):
-    """A model that answers only while it is let."""
-
-    def __init__(self, bundle: Bundle) -> None:
-        super().__init__(bundle.folder / bundle.served.path, bundle.preprocess.tensor_shape, 1)
-        self.go = threading.Event()
-        self.running = threading.Semaphore(0)
-
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        self.running.release()
-        assert self.go.wait(30)
-        return super().run(batch)
-
-
-@contextmanager
-def serving(predictor: Predictor, settings: Settings | None = None, *, settle: bool = True) -> Iterator[TestClient]:
-    app = create_app(predictor, settings)
-    with TestClient(app, raise_server_exceptions=False) as client:
-        if settle:
-            assert service(client).settled.wait(30)
-        yield client
-
-
-def service(client: TestClient) -> Service:
-    found = client.app.state.service  # type: ignore[attr-defined]
-    assert isinstance(found, Service)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -83,23 +50,6 @@ def held(bundle: Bundle) -> Iterator[Held]:
     engine = Held(bundle)
     yield engine
     engine.go.set()
-
-
-def problem(response: Any, status: int) -> dict[str, Any]:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == PROBLEM
-    document: dict[str, Any] = response.json()
-    assert document["status"] == status
-    assert document["type"].startswith("urn:vitruvian:problem:")
-    assert document["title"]
-    assert document["detail"] == document["error"]
-    assert document["instance"].startswith("/")
-    assert document["request_id"] == response.headers["x-request-id"]
-    return document
-
-
-def b64(content: bytes) -> str:
-    return base64.b64encode(content).decode()
 
 
 # People
@@ -407,16 +357,6 @@ def test_a_fault_of_the_server_is_a_problem_document_without_its_text(bundle: Bu
 # The Open Inference Protocol
 
 
-def infer_binary(client: TestClient, name: str, datatype: str, shape: list[int], blob: bytes, **more: Any) -> Any:
-    tensor = {"name": name, "shape": shape, "datatype": datatype, "parameters": {"binary_data_size": len(blob)}}
-    header = json.dumps({"inputs": [tensor], **more}).encode()
-    return client.post("/v2/models/yoga/infer", content=header + blob, headers={HEADER: str(len(header))})
-
-
-def items(*contents: bytes) -> bytes:
-    return b"".join(struct.pack("<I", len(content)) + content for content in contents)
-
-
 def test_metadata_follows_the_protocol(client: TestClient) -> None:
     assert client.get("/v2").json()["extensions"] == ["binary_tensor_data"]
     model = client.get("/v2/models/yoga").json()
@@ -598,13 +538,6 @@ def test_bytes_that_no_input_claims_are_refused(client: TestClient) -> None:
 
 
 # Metrics
-
-
-def sample(text: str, name: str, **labels: str) -> float:
-    for line in text.splitlines():
-        if line.startswith(f"{name}{{") and all(f'{key}="{value}"' in line for key, value in labels.items()):
-            return float(line.rpartition(" ")[2])
-    raise AssertionError(f"no {name} with {labels}")
 
 
 def test_metrics_count_what_happened(bundle: Bundle) -> None:

@@ -79,7 +79,7 @@ REFUSED = [
     ("formats as text", "[onnx]", "onnx", "spec.export.formats: input should be a valid tuple, not 'onnx'"),
     ("images for heatmaps", "format: images", "format: heatmaps", "model.architecture vit needs data.format images"),
     ("layers of a clip", "architecture: vit", "architecture: clip", "spec.model: freezeLayers is not for a clip; set"),
-    ("a future format", "[onnx]", "[onnx, openvino-int8]", "spec.export.formats: 'openvino-int8' is not implemented"),
+    ("a format twice", "[onnx]", "[onnx, onnx]", "spec.export: formats names one format twice"),
     ("GPUs", "epochs: 15", "epochs: 15\n    gpusPerWorker: 2", "spec.training.gpusPerWorker: input should be"),
     ("a percentage", "atLeast: 0.79", "atLeast: 79", "spec.gates[0].atLeast: input should be less than or equal to 1"),
     ("no number", "atLeast: 0.79", "atLeast: .nan", "spec.gates[0].atLeast"),

@@ -5,23 +5,32 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from vitruvian.errors import ExportError
-from vitruvian.inference.engine import INPUT, OUTPUT
+
+if TYPE_CHECKING:
+    from vitruvian.export.source import Source
 
 FILE = "model.onnx"
 
 
-def export(module: nn.Module, shape: tuple[int, ...], folder: Path) -> Path:
-    """Write a model that takes (batch, *shape) and return its file; raises `ExportError`."""
-    path = folder / FILE
-    example = torch.zeros(2, *shape)
+def export(source: Source, folder: Path) -> Path:
+    """Write a model and return its file; raises `ExportError`."""
+    return Path(shutil.copy(source.onnx, folder / FILE))
+
+
+def to_onnx(
+    module: nn.Module, example: torch.Tensor, input: str, output: str, dynamic: dict[int, Any], path: Path
+) -> Path:
+    """Write a module of one input and one output, some sizes of the input open; raises `ExportError`."""
     # The exporter tells its progress and torchvision's absence; neither is for the user.
     with warnings.catch_warnings(), _hushed("torch.onnx"), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -30,9 +39,9 @@ def export(module: nn.Module, shape: tuple[int, ...], folder: Path) -> Path:
                 module,
                 (example,),
                 path,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                input_names=[input],
+                output_names=[output],
+                dynamic_shapes=(dynamic,),
                 external_data=False,
                 verbose=False,
             )

@@ -40,6 +40,11 @@ class Ticket:
         """Seconds until the deadline; below 0 after it."""
         return self.deadline - time.monotonic()
 
+    def limit(self, seconds: float | None) -> None:
+        """Bring the deadline forward: the answer is of use for so many seconds from now at most."""
+        if seconds is not None:
+            self.deadline = min(self.deadline, time.monotonic() + seconds)
+
     def on_leave(self, call: Callable[[], None]) -> None:
         """Have something called when the client leaves."""
         self._leave = call

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -13,12 +14,18 @@ from vitruvian.inference.envelope import FORESEEN, Envelope, answer_error
 from vitruvian.inference.predictor import Predictor
 from vitruvian.inference.routes.about import About
 from vitruvian.inference.routes.compare import Compare
+from vitruvian.inference.routes.openai import OpenAi
 from vitruvian.inference.routes.people import People
+from vitruvian.inference.routes.taking import Files
+from vitruvian.inference.routes.v1 import V1
 from vitruvian.inference.routes.v2 import V2
 from vitruvian.inference.rules import Rules
 from vitruvian.inference.service import Service, Settings, State
 from vitruvian.inference.startup import Startup
 from vitruvian.inference.tracks import Tracks
+
+if TYPE_CHECKING:
+    from vitruvian.inference.remote.fetch import Fetcher
 
 
 def create_app(
@@ -30,17 +37,19 @@ def create_app(
     ready_first: bool = False,
     challenger: Callable[[], Predictor] | None = None,
     rules: Rules | None = None,
+    fetcher: Fetcher | None = None,
 ) -> Starlette:
     """Return the application that answers for one predictor.
 
     The golden example is predicted when the application starts; `settled` is called afterwards in a thread of its own,
     whatever came of it. With `ready_first` the application's start ends only then, and fails with the `BundleError` of
-    a wrong answer: for those who hold an application that has started for ready. `challenger` returns what is tried
-    beside it by the rules; it is called once the predictor is ready. The `Service` behind the application is its
-    `state.service`, the `Tracks` its `state.tracks`.
+    a wrong answer: for those who hold an application that has started for ready. `fetcher` gets the pictures whose URLs
+    clients send. `challenger` returns what is tried beside it by the rules; it is called once the predictor is ready.
+    The `Service` behind the application is its `state.service`, the `Tracks` its `state.tracks`.
     """
     service = Service(predictor, settings or Settings(), startup or Startup())
     tracks = Tracks(service, rules, challenger)
+    files = Files(fetcher)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -65,14 +74,22 @@ def create_app(
         service.close()
         tracks.close()
         trying.cancel()
+        if fetcher is not None:
+            fetcher.close()
         with suppress(asyncio.CancelledError):
             await starting
 
+    parts = (
+        People(tracks, files),
+        V2(tracks),
+        V1(tracks, files),
+        OpenAi(tracks, files),
+        Compare(tracks, files),
+        About(tracks),
+    )
     app = Starlette(
         # The busiest first: they are looked through in this order.
-        routes=[
-            route for part in (People(tracks), V2(tracks), Compare(tracks), About(tracks)) for route in part.routes()
-        ],
+        routes=[route for part in parts for route in part.routes()],
         lifespan=lifespan,
         middleware=[Middleware(Envelope, service=service)],
         exception_handlers=dict.fromkeys(FORESEEN, answer_error),

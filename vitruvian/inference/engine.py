@@ -1,20 +1,20 @@
-"""Running an exported model on the CPU."""
+"""Running an exported model: what an engine is, and which one runs which format."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
-from vitruvian.errors import BundleError
-
-INPUT = "input"
-OUTPUT = "logits"
-_REMAKE = "export the model and publish the bundle again"
+INPUT: Final = "input"
+OUTPUT: Final = "logits"
+EMBEDDING: Final = "unit_embedding"
+"""The output of a tower, of length 1. Not just embedding: torch names inner values so."""
+OUTPUTS: Final = (OUTPUT, EMBEDDING)
+REMAKE: Final = "export the model and publish the bundle again"
 
 
 class Engine(Protocol):
@@ -24,48 +24,39 @@ class Engine(Protocol):
         """Return what the model makes of a batch (n, ...): logits (n, classes), or embeddings (n, width)."""
 
 
-class OnnxEngine:
-    """ONNX Runtime on the CPU; raises `BundleError` naming a file that doesn't load or has another interface."""
-
-    def __init__(self, path: Path, shape: tuple[int, ...], threads: int, lanes: int = 1) -> None:
-        # Callers that run it at once need nothing of their own: with one thread each computes in the caller's.
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # Idle threads that spin take the CPU time that decoding needs.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 4
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as e:  # The runtime's errors have no common class of their own.
-            raise BundleError(f"can't be loaded ({_first_line(e)})", where=path, hint=_REMAKE) from e
-        inputs = {node.name: node.shape for node in self._session.get_inputs()}
-        outputs = [node.name for node in self._session.get_outputs()]
-        if list(inputs) != [INPUT] or OUTPUT not in outputs:
-            found = f"has inputs {list(inputs)} and outputs {outputs} instead of '{INPUT}' and '{OUTPUT}'"
-            raise BundleError(found, where=path, hint=_REMAKE)
-        if not _takes(inputs[INPUT], shape):
-            expected = ["batch", *shape]
-            raise BundleError(f"takes {inputs[INPUT]} instead of {expected}", where=path, hint=_REMAKE)
-
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        (logits,) = self._session.run([OUTPUT], {INPUT: batch})
-        return np.asarray(logits, dtype=np.float32)
+Open = Callable[[Path, tuple[int, ...], int, int], Engine]
+"""From a file, the shape of one input, the threads of a caller and the callers at once."""
 
 
-ENGINES: dict[str, Callable[[Path, tuple[int, ...], int, int], Engine]] = {"onnx": OnnxEngine}
-"""What runs each exported format: (path, shape of one input, threads of a caller, callers at once)."""
-EXACT = frozenset({"onnx"})
+def _onnx(path: Path, shape: tuple[int, ...], threads: int, lanes: int) -> Engine:
+    from vitruvian.inference.engines.onnx import OnnxEngine
+
+    return OnnxEngine(path, shape, threads, lanes)
+
+
+def _openvino(precision: str) -> Open:
+    def opened(path: Path, shape: tuple[int, ...], threads: int, lanes: int) -> Engine:
+        from vitruvian.inference.engines.openvino import OpenvinoEngine
+
+        return OpenvinoEngine(path, shape, threads, lanes, precision)
+
+    return opened
+
+
+ENGINES: Final[dict[str, Open]] = {
+    "onnx": _onnx,
+    "onnx-int8": _onnx,
+    "openvino": _openvino("f32"),
+    "openvino-bf16": _openvino("bf16"),
+    # What isn't quantised stays in full precision.
+    "openvino-int8": _openvino("f32"),
+}
+"""What runs each format that a server can run; its library is loaded then."""
+EXACT: Final = frozenset({"onnx", "openvino"})
 """Formats that compute in full precision."""
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the beginning of what an error says: runtimes go on for pages."""
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
-
-
-def _takes(declared: list[object], shape: tuple[int, ...]) -> bool:
-    """Decide whether a model with this declared input accepts batches of any size of this shape."""
-    if len(declared) != len(shape) + 1 or isinstance(declared[0], int):
-        return False
-    return all(not isinstance(size, int) or size == wanted for size, wanted in zip(declared[1:], shape, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -22,6 +23,8 @@ VERSION = version("vitruvian")
 EXTENSIONS = ["binary_tensor_data"]
 FILES = {"image": "image", "heatmap": "heatmap"}
 """The input that takes encoded files as BYTES, for each kind of preprocessing."""
+TEXTS = ("labels", "templates")
+"""The inputs that take texts as BYTES, of a model with a text tower: other labels, and the sentences they stand in."""
 TENSORS = {"image": "pixels", "heatmap": "heatmap"}
 """The input that takes FP32 as the model does, for each kind of preprocessing."""
 
@@ -36,17 +39,50 @@ def model_metadata(bundle: Bundle) -> dict[str, Any]:
     kind = bundle.preprocess.kind
     files = {"name": FILES[kind], "datatype": "BYTES", "shape": [-1]}
     tensors = {"name": TENSORS[kind], "datatype": "FP32", "shape": [-1, *bundle.preprocess.tensor_shape]}
+    texts = [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in TEXTS if bundle.info.text is not None]
     return {
         "name": bundle.info.name,
         "versions": [bundle.info.version],
         "platform": f"{bundle.info.serve}_{bundle.info.architecture}",
         # One name can't be listed with two datatypes; heatmaps are taken as BYTES of .npy files too.
-        "inputs": [tensors] if files["name"] == tensors["name"] else [files, tensors],
+        "inputs": [*([] if files["name"] == tensors["name"] else [files]), tensors, *texts],
         "outputs": [
             {"name": "probabilities", "datatype": "FP32", "shape": [-1, len(bundle.info.labels)]},
             {"name": "label", "datatype": "BYTES", "shape": [-1]},
         ],
     }
+
+
+def take_texts(request: InferRequest) -> tuple[InferRequest, object, object]:
+    """Return a request without its inputs `labels` and `templates`, and their texts; None for one that isn't there."""
+    texts: dict[str, list[str] | None] = dict.fromkeys(TEXTS)
+    for tensor in request.inputs:
+        if tensor.name in texts:
+            if not isinstance(tensor.data, list):
+                raise Malformed(f"input '{tensor.name}' doesn't take {tensor.datatype}")
+            texts[tensor.name] = [_text(item, tensor.name) for item in tensor.data]
+    if not any(texts.values()):
+        return request, None, None
+    left = tuple(tensor for tensor in request.inputs if tensor.name not in texts)
+    labels, templates = (texts[name] for name in TEXTS)
+    return replace(request, inputs=left), labels, templates
+
+
+def _text(item: bytes, name: str) -> str:
+    try:
+        return item.decode()
+    except UnicodeDecodeError as e:
+        raise Malformed(f"an item of input '{name}' is no text in UTF-8") from e
+
+
+def timeout(request: InferRequest) -> float | None:
+    """Return the seconds that a request's parameter `timeout`, in microseconds, gives; raises `Malformed`."""
+    given = request.parameters.get("timeout")
+    if given is None:
+        return None
+    if not isinstance(given, int) or isinstance(given, bool) or given <= 0:
+        raise Malformed("parameter 'timeout' is not a number of microseconds above 0")
+    return given / 1e6
 
 
 def inputs(request: InferRequest, predictor: Predictor, limit: int, wanted: Wanted = USUAL) -> list[Input]:
@@ -73,9 +109,20 @@ def inputs(request: InferRequest, predictor: Predictor, limit: int, wanted: Want
     if tensor.shape[1:] != preprocess.tensor_shape or not tensor.shape:
         raise _wrong_shape(tensor, f"[n, {', '.join(map(str, preprocess.tensor_shape))}]")
     places = [tensor.name if len(tensor.data) == 1 else f"{tensor.name}[{at}]" for at in range(len(tensor.data))]
+    return tensor_inputs(predictor, tensor.data, places, wanted)
+
+
+def tensor_inputs(
+    predictor: Predictor, batch: NDArray[np.float32], places: Sequence[str], wanted: Wanted = USUAL
+) -> list[Input]:
+    """Return inputs (n, *tensor_shape) as the model takes them as something to predict; raises a `Problem`."""
+    preprocess = predictor.bundle.preprocess
+    if batch.shape[1:] != preprocess.tensor_shape:
+        expected = f"[n, {', '.join(map(str, preprocess.tensor_shape))}]"
+        raise Problem(UNUSABLE, f"{places[0]} has shape {list(batch.shape)} instead of {expected}")
     return [
-        Input(partial(_checked, row, place, kind), place, wanted, tensor=True)
-        for row, place in zip(tensor.data, places, strict=True)
+        Input(partial(_checked, row, place, preprocess.kind), place, wanted, tensor=True)
+        for row, place in zip(batch, places, strict=True)
     ]
 
 

@@ -54,6 +54,7 @@ class InferRequest:
     outputs: Mapping[str, bool] = field(default_factory=dict)
     binary: bool = False
     """Whether outputs that aren't asked for by name are wanted as binary."""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_header_length(header: str | None) -> int | None:
@@ -104,13 +105,14 @@ def read_request(body: bytes, header_length: int | None) -> InferRequest:
         raise Malformed("'inputs' is missing or empty")
     blob.finish()
     _refuse_twice("inputs", [tensor.name for tensor in inputs])
-    binary = _flag(_parameters(document), "binary_data_output", False)
+    parameters = _parameters(document)
+    binary = _flag(parameters, "binary_data_output", False)
     outputs = [
         (_text(entry, "name"), _flag(_parameters(entry), "binary_data", binary))
         for entry in _entries(document, "outputs")
     ]
     _refuse_twice("outputs", [name for name, _ in outputs])
-    return InferRequest(inputs, identity, dict(outputs), binary)
+    return InferRequest(inputs, identity, dict(outputs), binary, parameters)
 
 
 def write_response(

@@ -12,19 +12,23 @@ from typing import Any, Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect
 
+from vitruvian.artifact import cache_folder
 from vitruvian.errors import VitruvianError
 from vitruvian.inference.admission import Bodies, Ticket, check_wait, late
 from vitruvian.inference.aside import aside
-from vitruvian.inference.lanes import Answer, Input, Lanes
+from vitruvian.inference.labels import Encoder, LabelSets, read_labels
+from vitruvian.inference.lanes import USUAL, Answer, Input, Lanes, Wanted
 from vitruvian.inference.metrics import ServingMetrics
 from vitruvian.inference.predictor import Predictor
-from vitruvian.inference.problems import NOT_READY, retry
+from vitruvian.inference.problems import NOT_READY, UNUSABLE, Problem, retry
+from vitruvian.inference.protocol import Malformed
 from vitruvian.inference.startup import Startup
 from vitruvian.machine import usable_cpus
 
 T = TypeVar("T")
 
 _ROUNDS_TO_LEARN = 3
+_EXACT = Wanted(exact=True)
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ class Service:
         self.lanes = Lanes(predictor, settings.lanes or usable_cpus())
         self.bodies = Bodies(settings.max_bodies)
         self.watcher: Watcher | None = None
+        self.labels = self._labels()
         self.metrics.watch(
             ready=None if beside else lambda: self.state is State.READY,
             waiting=lambda: self.lanes.waiting,
@@ -103,6 +108,8 @@ class Service:
                 await self._learn()
             self.lanes.observer = self.metrics
             self.metrics.started(self.startup.seconds)
+            if self.labels is not None:
+                self._warming = asyncio.create_task(self.labels.warm())
             if self.state is State.STARTING:
                 self.state = State.READY
         except VitruvianError as e:
@@ -120,6 +127,27 @@ class Service:
         for answer in await self._answers(inputs, Ticket(3600)):
             if isinstance(answer, Exception):
                 raise answer
+
+    def _labels(self) -> LabelSets | None:
+        """Return the sets of labels that requests may bring along; None without a text tower."""
+        bundle = self.predictor.bundle
+        tower = bundle.info.text
+        if tower is None:
+            return None
+
+        def load() -> Encoder:
+            from vitruvian.inference.texts import Texts
+
+            return Texts(bundle.folder, tower)
+
+        return LabelSets(
+            load,
+            self.run,
+            scale=tower.scale,
+            identity=bundle.digest,
+            templates=tower.templates,
+            folder=cache_folder() / "labels",
+        )
 
     def drain(self) -> None:
         """Accept no more predictions; those accepted are answered."""
@@ -161,6 +189,21 @@ class Service:
             told(answers)
         return answers
 
+    async def wanted(self, labels: object, templates: object, precision: object, ticket: Ticket) -> Wanted:
+        """Return what a request wants that brings along labels or a precision, or neither.
+
+        Raises `Malformed`, and a `Problem` where this bundle can't, or where there is no time to encode the labels.
+        """
+        exact = _is_exact(precision, self.predictor)
+        if labels is None:
+            if templates is not None:
+                raise Malformed("'templates' are for 'labels'; send both")
+            return _EXACT if exact else USUAL
+        if self.labels is None:
+            raise Problem(UNUSABLE, "this model knows its own labels only: it has no text tower")
+        asked = read_labels(labels, templates, self.labels.templates)
+        return Wanted(head=await self.labels.head(asked, ticket), exact=exact)
+
     async def run(self, job: Callable[[], T], ticket: Ticket, seconds: float) -> T:
         """Return what a function returns, or raise what it raises; it runs in a lane and counts as so many seconds."""
         check_wait(self.lanes.wait(), seconds, ticket.left, self.settings.queue_seconds)
@@ -201,3 +244,13 @@ class Service:
         finally:
             ticket.gone = ticket.gone or future.cancelled()
             expiry.cancel()
+
+
+def _is_exact(precision: object, predictor: Predictor) -> bool:
+    if precision is None:
+        return False
+    if precision != "fp32":
+        raise Malformed("the precision that can be asked for is fp32; without it, it is the one that is served")
+    if not predictor.has_exact:
+        raise Problem(UNUSABLE, "this bundle has no export in full precision")
+    return True

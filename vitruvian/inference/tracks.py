@@ -42,7 +42,7 @@ IDENTITY = "identity"
 _STALLED_SECONDS = 2.0
 """A challenger that is later than this is taken for one that hangs."""
 
-Header = tuple[bytes, bytes]
+Headers = tuple[tuple[bytes, bytes], ...]
 
 
 class Tracks:
@@ -66,7 +66,7 @@ class Tracks:
         self._shares = load is not None and self.rules.share > 0
         self._salt = b""
         self._said_by_stable = _said_by(stable)
-        self._said_by_canary: tuple[Header, ...] = ()
+        self._said_by_canary: Headers = ()
         if load is not None:
             if stable.settings.track != STABLE:
                 raise VitruvianError(f"a server of track {stable.settings.track} has no challenger beside it")
@@ -88,7 +88,7 @@ class Tracks:
         where the request isn't taken on.
         """
         headers: Mapping[bytes, bytes] = state["headers"]
-        service = wanted or self._asked(headers)
+        service = wanted or self.asked(headers)
         if service is None and self._shares:
             return self._share(state, headers, seconds)
         service = service or self.stable
@@ -115,17 +115,21 @@ class Tracks:
             raise Problem(NOT_FOUND, f"there is no model '{name[:100]}' here, but '{known}'")
         if not version:
             return None
-        for service in (self.stable, self.canary):
-            if service is not None and service.predictor.bundle.info.version == version:
+        for service in self.services:
+            if service.predictor.bundle.info.version == version:
                 return service
         there = " and ".join(f"'{each}'" for each in self.versions)
         raise Problem(NOT_FOUND, f"there is no version '{version[:100]}' here, but {there}")
 
     @property
+    def services(self) -> list[Service]:
+        """The champion's, and the challenger's where there is one."""
+        return [each for each in (self.stable, self.canary) if each is not None]
+
+    @property
     def versions(self) -> list[str]:
         """The versions that are here, the champion's first."""
-        found = [each.predictor.bundle.info.version for each in (self.stable, self.canary) if each is not None]
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(each.predictor.bundle.info.version for each in self.services))
 
     @property
     def challenger(self) -> Service:
@@ -135,7 +139,7 @@ class Tracks:
             raise Problem(NOT_FOUND, f"only the track {self.stable.settings.track} answers here{why}")
         return self.canary
 
-    def _asked(self, headers: Mapping[bytes, bytes]) -> Service | None:
+    def asked(self, headers: Mapping[bytes, bytes]) -> Service | None:
         """Return the service that a client asks for by its track's name."""
         track = headers.get(TRACK)
         # Browsers keep a cookie for longer than there is something to try.
@@ -150,7 +154,7 @@ class Tracks:
     def _share(
         self, state: dict[str, Any], headers: Mapping[bytes, bytes], seconds: float | None
     ) -> tuple[Service, Ticket]:
-        extra: tuple[Header, ...] = ()
+        extra: Headers = ()
         key = headers.get(KEY) or cookie(headers)
         if key is None and (identity := state.get(IDENTITY)) is not None:
             key = str(identity).encode()
@@ -162,20 +166,43 @@ class Tracks:
                 canary = self.challenger
                 ticket = self.claim(canary, headers, seconds)
             except Problem as e:
-                extra = (*extra, (FALLBACK, self._fall_back(e).encode()))
+                extra = self._fall_back(NOT_READY.slug if e.kind is NOT_FOUND else e.kind.slug, extra)
             else:
+                state["drawn"] = extra
                 self._note(state, canary, extra)
                 return canary, ticket
         self._note(state, self.stable, extra)
         return self.stable, self.stable.ticket(seconds)
 
-    def _fall_back(self, problem: Problem) -> str:
-        reason = NOT_READY.slug if problem.kind is NOT_FOUND else problem.kind.slug
+    def suited(
+        self, state: dict[str, Any], service: Service, *, tensors: bool, labels: object, precision: object
+    ) -> Service:
+        """Return who answers what a body asks: the champion where the challenger was drawn and can't.
+
+        Tensors are what the champion's preprocessing made, where a client named no version; labels need a text tower,
+        precision an export.
+        """
+        extra: Headers | None = state.get("drawn")
+        if extra is None:
+            return service
+        champion, challenger = self.stable.predictor, service.predictor
+        if (
+            (tensors and champion.bundle.preprocess != challenger.bundle.preprocess)
+            or (labels is not None and self.stable.labels is not None and service.labels is None)
+            or (precision is not None and champion.has_exact and not challenger.has_exact)
+        ):
+            service.metrics.in_flight.dec()
+            self.stable.metrics.in_flight.inc()
+            self._note(state, self.stable, self._fall_back("unsuited", extra))
+            return self.stable
+        return service
+
+    def _fall_back(self, reason: str, extra: Headers) -> Headers:
         self.fallbacks[reason] += 1
         self._fallbacks.labels(*self.stable.metrics.identity, reason).inc()
-        return reason
+        return (*extra, (FALLBACK, reason.encode()))
 
-    def _note(self, state: dict[str, Any], service: Service, extra: tuple[Header, ...] = ()) -> None:
+    def _note(self, state: dict[str, Any], service: Service, extra: Headers = ()) -> None:
         state["service"] = service
         if service is self.stable:
             state["said"] = self._said_by_stable + extra
@@ -280,6 +307,6 @@ def _about(service: Service) -> dict[str, Any]:
     return {"version": bundle.info.version, "digest": bundle.digest, "waiting": service.lanes.waiting}
 
 
-def _said_by(service: Service) -> tuple[Header, ...]:
+def _said_by(service: Service) -> Headers:
     version = quote(service.predictor.bundle.info.version)
     return ((VERSION, version.encode()), (TRACK, service.settings.track.encode()))

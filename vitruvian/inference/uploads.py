@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
+import orjson
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
@@ -16,6 +18,8 @@ from vitruvian.inference.service import Settings
 
 FIELDS = ("file", "image")
 """What the field of a form or of a JSON body may be called."""
+_URLS = ("url", "image_url")
+_IN_JSON = ("image", "heatmap", *_URLS)
 _ENCODINGS = ("identity", "gzip", "deflate")
 _RAW = ("application/octet-stream", "application/x-npy", "")
 
@@ -69,16 +73,36 @@ def _inflated(body: bytes, encoding: str, limit: int) -> bytes | None:
     return plain
 
 
-def file_in_body(content_type: str, body: bytes) -> tuple[bytes, str]:
-    """Return the file in a body and its name: a form's field, or the body itself.
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A file that a request carries, or the URL where it lies."""
+
+    where: str
+    content: bytes = b""
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request of people's routes asks."""
+
+    files: tuple[Sent, ...]
+    labels: object = None
+    templates: object = None
+    precision: object = None
+    top_k: object = None
+
+
+def asked_in_body(content_type: str, body: bytes) -> Asked:
+    """Return what a body asks: a form, or a file itself.
 
     Raises `Malformed`, or a `Problem` for a content type that carries no file.
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        return _file_in_form(content_type, body)
+        return _asked_in_form(content_type, body)
     if kind in _RAW or kind.startswith("image/"):
-        return body, "the body"
+        return Asked((Sent("the body", body),))
     fields = " or ".join(f"'{field}'" for field in FIELDS)
     raise Problem(
         UNSUPPORTED,
@@ -87,20 +111,64 @@ def file_in_body(content_type: str, body: bytes) -> tuple[bytes, str]:
     )
 
 
-def file_in_json(body: bytes) -> tuple[bytes, str]:
-    """Return the file that a JSON body carries as base64 or a data: URL, and the field's name; raises `Malformed`."""
+def asked_in_json(body: bytes) -> Asked:
+    """Return what a JSON body asks of one file; raises `Malformed`."""
     document = read_json(body)
-    if "url" in document or "image_url" in document:
-        raise Malformed("fetching from addresses is switched off; send the picture itself as base64 in 'image'")
-    names = [name for name in ("image", "heatmap") if name in document]
+    names = [name for name in _IN_JSON if name in document]
     if len(names) != 1:
-        raise Malformed("the body needs the file as base64 in 'image'")
-    text = document[names[0]]
-    if isinstance(text, str) and text.startswith("data:"):
-        head, comma, text = text.partition(",")
+        raise Malformed(
+            f"the body needs the file as base64 in 'image', or its address in 'url', not {len(names)} of them"
+        )
+    name = names[0]
+    value = {name: document[name]} if name in _URLS else document[name]
+    return _asked((sent_in_json(value, name),), document)
+
+
+def asked_in_batch(content_type: str, body: bytes, most: int) -> Asked:
+    """Return what a form or a JSON body asks of several files; raises `Malformed`."""
+    if content_type.partition(";")[0].strip().lower() == "multipart/form-data":
+        asked = _asked_in_form(content_type, body, several=True)
+    else:
+        document = read_json(body)
+        images = document.get("images")
+        if not isinstance(images, list):
+            raise Malformed("the body needs a list of files as base64 in 'images'")
+        asked = _asked(tuple(sent_in_json(image, f"images[{at}]") for at, image in enumerate(images)), document)
+    if not 1 <= len(asked.files) <= most:
+        raise Malformed(f"{len(asked.files)} files were sent, and 1 to {most} may be")
+    return asked
+
+
+def _asked(files: tuple[Sent, ...], document: Mapping[str, object]) -> Asked:
+    return Asked(files, *(document.get(name) for name in ("labels", "templates", "precision", "top_k")))
+
+
+def sent_in_json(value: object, where: str) -> Sent:
+    """Return a file as JSON carries it: base64, a data: URL, {"b64": …}, {"url": …}; raises `Malformed`."""
+    if isinstance(value, dict):
+        if len(value) != 1:
+            raise Malformed(f"'{where}' needs one of 'b64' and 'url'")
+        ((kind, inner),) = value.items()
+        if kind in _URLS:
+            address = _url(inner)
+            return sent_in_json(address, where) if address.startswith("data:") else Sent(where, url=address)
+        if kind != "b64":
+            raise Malformed(f"'{where}' needs one of 'b64' and 'url'")
+        value = inner
+    if isinstance(value, str) and value.startswith("data:"):
+        head, comma, value = value.partition(",")
         if not comma or not head.endswith(";base64"):
-            raise Malformed("the data: URL is not in base64")
-    return read_base64(text, f"'{names[0]}'"), names[0]
+            raise Malformed(f"the data: URL of '{where}' is not in base64")
+    return Sent(where, read_base64(value, f"'{where}'"))
+
+
+def _url(value: object) -> str:
+    """Return an address, also as OpenAI's clients send it: in an object."""
+    if isinstance(value, dict):
+        value = value.get("url")
+    if not isinstance(value, str):
+        raise Malformed("the URL is not a text")
+    return value
 
 
 class _Form:
@@ -146,7 +214,7 @@ class _Form:
         self.parts.append((name.decode(errors="replace"), file.decode(errors="replace"), b"".join(self._chunks)))
 
 
-def _file_in_form(content_type: str, body: bytes) -> tuple[bytes, str]:
+def _asked_in_form(content_type: str, body: bytes, *, several: bool = False) -> Asked:
     _, options = parse_options_header(content_type)
     boundary = options.get(b"boundary", b"")
     if not boundary:
@@ -157,7 +225,33 @@ def _file_in_form(content_type: str, body: bytes) -> tuple[bytes, str]:
         form.parser.finalize()
     except FormParserError as e:
         raise Malformed(f"the multipart form can't be read ({e})") from e
-    found = [(content, file[:100] or name) for name, file, content in form.parts if name in FIELDS]
-    if len(found) != 1:
+    fields = (*FIELDS, "files", "images") if several else FIELDS
+    found = [Sent(file[:100] or name, content) for name, file, content in form.parts if name in fields]
+    if len(found) != 1 and not several:
         raise Malformed(f"the form has {len(found)} fields named {' or '.join(FIELDS)}, not one")
-    return found[0]
+    words = {name: content for name, _, content in form.parts if name in ("precision", "top_k")}
+    return Asked(
+        tuple(found),
+        _lines(form, "labels"),
+        _lines(form, "templates"),
+        words["precision"].decode(errors="replace") if "precision" in words else None,
+        _number(words["top_k"]) if "top_k" in words else None,
+    )
+
+
+def _lines(form: _Form, name: str) -> list[str] | None:
+    """Return a field's texts: a JSON list, or a text on each line; None without the field."""
+    values = [content.decode(errors="replace") for field, _, content in form.parts if field == name]
+    if not values:
+        return None
+    if len(values) == 1 and values[0].lstrip().startswith("["):
+        try:
+            listed: list[str] = orjson.loads(values[0])
+        except orjson.JSONDecodeError as e:
+            raise Malformed(f"the field '{name}' is not JSON: {e}") from e
+        return listed
+    return [line for value in values for line in value.splitlines() if line.strip()]
+
+
+def _number(content: bytes) -> int | None:
+    return int(content) if content.isdigit() and len(content) < 10 else -1

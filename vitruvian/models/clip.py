@@ -20,7 +20,7 @@ from vitruvian.errors import SpecError
 from vitruvian.models.inputs import place
 from vitruvian.models.lora import attach, merged
 from vitruvian.models.pretrained import pretrained, refuse_more
-from vitruvian.models.registry import Featured
+from vitruvian.models.registry import Featured, Towers
 from vitruvian.spec import Clip, Dimensions, Lora, Model
 
 _TOKENS_OF_A_PROMPT = 77
@@ -110,6 +110,40 @@ class PromptedClip(Featured):
         projected = F.normalize(self.inner.visual_projection(features))
         logits: torch.Tensor = self.inner.logit_scale.exp() * projected @ classes.T
         return logits
+
+
+class _ImageTower(nn.Module):
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.vision_model, self.visual_projection = inner.vision_model, inner.visual_projection
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return F.normalize(self.visual_projection(self.vision_model(pixel_values=images).pooler_output))
+
+
+class _TextTower(nn.Module):
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.text_model, self.text_projection = inner.text_model, inner.text_projection
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return F.normalize(self.text_projection(self.text_model(input_ids=tokens).pooler_output))
+
+
+def towers(module: nn.Module) -> Towers | None:
+    """Return the towers of a CLIP with prompts; None of one with a linear head."""
+    if not isinstance(module, PromptedClip):
+        return None
+    scale = module.inner.logit_scale.detach().exp()
+    return Towers(
+        image=_ImageTower(module.inner).eval(),
+        text=_TextTower(module.inner).eval(),
+        weight=(scale * module.classes).detach(),
+        scale=float(scale),
+        tokenizer=module.tokenizer.backend_tokenizer,
+        context=module.inner.config.text_config.max_position_embeddings,
+        pad=module.tokenizer.pad_token_id,
+    )
 
 
 def build(model: Model, classes: Sequence[str]) -> nn.Module:

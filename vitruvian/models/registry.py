@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 
 from vitruvian.spec import Model
@@ -29,6 +31,25 @@ class Architecture(Protocol):
         """Return the module that `save` wrote."""
 
 
+@dataclass(frozen=True)
+class Towers:
+    """A model of images and texts in parts: what embeds each, and the rows that tell its classes apart."""
+
+    image: nn.Module
+    """Images (n, 3, size, size) to unit-length embeddings (n, width)."""
+    text: nn.Module
+    """Tokens (n, length) to unit-length embeddings (n, width)."""
+    weight: torch.Tensor
+    """(classes, width): logits are an embedding's products with them."""
+    scale: float
+    """What a cosine counts in a logit."""
+    tokenizer: Tokenizer
+    context: int
+    """The most tokens of a text."""
+    pad: int
+    """The token that fills up shorter texts."""
+
+
 class Featured(nn.Module):
     """A model that comes in two parts: features of images, and logits of features."""
 
@@ -43,6 +64,11 @@ class Featured(nn.Module):
     def classify(self, features: torch.Tensor) -> torch.Tensor:
         """Return logits (n, classes) of features (n, width); after `features`, what `forward` returns."""
         raise NotImplementedError
+
+
+def towers(name: str, module: nn.Module) -> Towers | None:
+    """Return the parts of a trained model of images and texts; None of any other."""
+    return cast(Towers | None, getattr(architecture(name), "towers", lambda module: None)(module))
 
 
 _FILES = {"vit": "vit", "clip": "clip", "resnet50": "resnet50", "heatmap-cnn": "heatmap_cnn"}

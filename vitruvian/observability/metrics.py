@@ -93,7 +93,8 @@ CHALLENGER_READY = Metric(
 FALLBACKS = Metric(
     "vitruvian_fallbacks_total",
     "counter",
-    "Requests of the challenger's share that this version took over, by reason: not-ready, busy, no-time-left.",
+    "Requests of the challenger's share that this version took over, by reason: not-ready, busy, no-time-left, "
+    "unsuited.",
     (*IDENTITY, "reason"),
 )
 SHADOW = Metric(

@@ -1,4 +1,4 @@
-"""The routes that people write by hand: a picture in, labels with scores out."""
+"""The routes that people write by hand: pictures in, labels with scores out."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from vitruvian.inference.lanes import USUAL, Wanted
-from vitruvian.inference.oip import all_predictions, file_input
+from vitruvian.errors import DataError
+from vitruvian.inference.lanes import Answer, Input
+from vitruvian.inference.oip import all_predictions
 from vitruvian.inference.predictor import Prediction
-from vitruvian.inference.problems import UNUSABLE, Problem
+from vitruvian.inference.problems import UNUSABLE
 from vitruvian.inference.protocol import Malformed
-from vitruvian.inference.routes.taking import as_json, header, taken
+from vitruvian.inference.routes.taking import Files, Taken, as_json, header, suited, taken
 from vitruvian.inference.service import Service
 from vitruvian.inference.tracks import Tracks
-from vitruvian.inference.uploads import file_in_body, file_in_json
+from vitruvian.inference.uploads import Asked, asked_in_batch, asked_in_body, asked_in_json
 
 PRECISION = "x-precision"
 """fp32 for an answer in full precision."""
@@ -26,30 +27,60 @@ PRECISION = "x-precision"
 class People:
     """One method for each route."""
 
-    def __init__(self, tracks: Tracks) -> None:
+    def __init__(self, tracks: Tracks, files: Files) -> None:
         self.tracks = tracks
+        self.files = files
 
     def routes(self) -> list[Route]:
         """Return the routes that belong here."""
         return [
             Route("/predict/image", self.predict_image, methods=["POST"]),
             Route("/predict", self.predict, methods=["POST"]),
+            Route("/predict/batch", self.predict_batch, methods=["POST"]),
         ]
 
     async def predict_image(self, request: Request) -> Response:
         content_type = header(request, "content-type") or ""
-        return await self._classify(request, lambda body: file_in_body(content_type, body))
+        return await self._one(request, lambda body: asked_in_body(content_type, body))
 
     async def predict(self, request: Request) -> Response:
-        return await self._classify(request, file_in_json)
+        return await self._one(request, asked_in_json)
 
-    async def _classify(self, request: Request, find: Callable[[bytes], tuple[bytes, str]]) -> Response:
-        async with taken(request, self.tracks) as (service, ticket, body):
-            content, where = find(body)
-            wanted = wanted_precision(service, header(request, PRECISION))
-            inputs = [file_input(service.predictor, content, where, wanted)]
-            (prediction,) = all_predictions(await service.predict(inputs, ticket))
-        return as_json({**said_by(service), **told(prediction), "request_id": request.state.request_id})
+    async def predict_batch(self, request: Request) -> Response:
+        content_type = header(request, "content-type") or ""
+        async with taken(request, self.tracks) as held:
+            asked = asked_in_batch(content_type, held.body, held.service.settings.max_inputs)
+            top = _top(asked.top_k)
+            service, answers = await self._answers(request, held, asked)
+        for answer in answers:
+            if isinstance(answer, Exception) and not isinstance(answer, DataError):
+                raise answer
+        results = [
+            {"index": at, "name": sent.where, **_told_or_why(answer, top)}
+            for at, (sent, answer) in enumerate(zip(asked.files, answers, strict=True))
+        ]
+        return as_json({**said_by(service), "results": results, "request_id": request.state.request_id})
+
+    async def _one(self, request: Request, read: Callable[[bytes], Asked]) -> Response:
+        async with taken(request, self.tracks) as held:
+            asked = read(held.body)
+            top = _top(asked.top_k)
+            service, answers = await self._answers(request, held, asked)
+            (prediction,) = all_predictions(answers)
+        return as_json({**said_by(service), **told(prediction, top), "request_id": request.state.request_id})
+
+    async def _answers(self, request: Request, held: Taken, asked: Asked) -> tuple[Service, list[Answer]]:
+        ticket = held.ticket
+        precision = header(request, PRECISION) if asked.precision is None else asked.precision
+        service = suited(request, self.tracks, held.service, labels=asked.labels, precision=precision)
+        wanted = await service.wanted(asked.labels, asked.templates, precision, ticket)
+        found = [await self.files.input(sent, service, ticket, wanted) for sent in asked.files]
+        good = [item for item in found if isinstance(item, Input)]
+        if len(found) == 1 and not good:
+            assert isinstance(found[0], DataError)
+            raise found[0]
+        answers = iter(await service.predict(good, ticket))
+        return service, [next(answers) if isinstance(item, Input) else item for item in found]
 
 
 def said_by(service: Service) -> dict[str, Any]:
@@ -58,24 +89,25 @@ def said_by(service: Service) -> dict[str, Any]:
     return {"classifier": info.name, "version": info.version, "track": service.settings.track}
 
 
-def told(prediction: Prediction) -> dict[str, Any]:
+def told(prediction: Prediction, top: int | None = None) -> dict[str, Any]:
     """Return a prediction as people get it."""
     return {
         "label": prediction.label,
         "confidence": round(prediction.confidence, 6),
-        "predictions": [{"class_name": label, "score": round(score, 6)} for label, score in prediction.ranked()],
+        "predictions": [{"class_name": label, "score": round(score, 6)} for label, score in prediction.ranked()[:top]],
     }
 
 
-_EXACT = Wanted(exact=True)
+def _told_or_why(answer: Answer, top: int | None) -> dict[str, Any]:
+    if isinstance(answer, Prediction):
+        return told(answer, top)
+    assert isinstance(answer, DataError)
+    return {"error": {"title": UNUSABLE.title, "detail": answer.what}}
 
 
-def wanted_precision(service: Service, asked: object) -> Wanted:
-    """Return what a request for `fp32`, or for nothing, means; raises `Malformed`, or a `Problem` where it can't be."""
-    if asked is None:
-        return USUAL
-    if asked != "fp32":
-        raise Malformed("the precision that can be asked for is fp32; without it, it is the one that is served")
-    if not service.predictor.has_exact:
-        raise Problem(UNUSABLE, "this bundle has no export in full precision")
-    return _EXACT
+def _top(value: object) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise Malformed("'top_k' is not a whole number above 0")
+    return value

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from vitruvian.inference.admission import Ticket
+from vitruvian.errors import DataError
+from vitruvian.inference.admission import Ticket, late
+from vitruvian.inference.lanes import Input, Wanted
+from vitruvian.inference.oip import file_input
 from vitruvian.inference.problems import TOO_SLOW, Problem, json_bytes
 from vitruvian.inference.protocol import Malformed
 from vitruvian.inference.service import Service
 from vitruvian.inference.tracks import Tracks
-from vitruvian.inference.uploads import read_body
+from vitruvian.inference.uploads import Sent, read_body
+
+if TYPE_CHECKING:
+    from vitruvian.inference.remote.fetch import Fetcher
 
 TIMEOUT = "x-request-timeout"
 """Seconds that the client waits."""
@@ -83,6 +89,28 @@ def _timeout(request: Request) -> float | None:
     return None
 
 
+class Files:
+    """Where the files of requests come from: their bodies, or URLs where fetching is switched on."""
+
+    def __init__(self, fetcher: Fetcher | None = None) -> None:
+        self._fetcher = fetcher
+
+    async def input(self, sent: Sent, service: Service, ticket: Ticket, wanted: Wanted) -> Input | DataError:
+        """Return a file as something to predict, or why it couldn't be had; raises `Malformed`, or a `Problem`."""
+        if sent.url is None:
+            return file_input(service.predictor, sent.content, sent.where, wanted)
+        if self._fetcher is None:
+            raise Malformed("fetching from addresses is switched off; send the picture itself as base64 in 'image'")
+        try:
+            async with asyncio.timeout(max(0.0, ticket.left)):
+                content = await self._fetcher.fetch(sent.url)
+        except TimeoutError as e:
+            raise late() from e
+        except DataError as e:
+            return e
+        return file_input(service.predictor, content, sent.where, wanted)
+
+
 class _Watch:
     """Looks after one slow request: its body may take so many seconds, and its client may leave."""
 
@@ -134,3 +162,23 @@ class _Watch:
 def as_json(value: Any, headers: dict[str, str] | None = None) -> Response:
     """Return a value as an answer in JSON."""
     return Response(json_bytes(value), headers=headers, media_type="application/json")
+
+
+def named(request: Request, tracks: Tracks) -> Service | None:
+    """Return the service of the version that a path names, None where it names none; raises a `Problem`."""
+    return tracks.named(request.path_params["name"], request.path_params.get("version"))
+
+
+def suited(
+    request: Request,
+    tracks: Tracks,
+    service: Service,
+    *,
+    tensors: bool = False,
+    labels: object = None,
+    precision: object = None,
+) -> Service:
+    """Return who answers what a body asks: the champion where the challenger was drawn and can't."""
+    if service is tracks.stable:
+        return service
+    return tracks.suited(request.scope["state"], service, tensors=tensors, labels=labels, precision=precision)

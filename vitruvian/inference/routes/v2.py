@@ -8,9 +8,9 @@ from starlette.routing import Route
 
 from vitruvian.inference import oip
 from vitruvian.inference.protocol import HEADER_LENGTH, read_header_length, read_request, write_response
-from vitruvian.inference.routes.people import PRECISION, wanted_precision
-from vitruvian.inference.routes.taking import as_json, header, taken
-from vitruvian.inference.service import Service
+from vitruvian.inference.routes.people import PRECISION
+from vitruvian.inference.routes.taking import as_json, header, named, suited, taken
+from vitruvian.inference.service import Service, State
 from vitruvian.inference.tracks import Tracks
 
 
@@ -29,12 +29,20 @@ class V2:
             Route("/v2/health/live", self.live),
             Route("/v2/health/ready", self.ready),
             Route("/v2", self.server),
+            Route("/v2/models", self.models),
+            Route("/v2/repository/index", self.index, methods=["POST"]),
             *(Route(base, self.model) for base in (model, versioned)),
             *(Route(f"{base}/ready", self.model_ready) for base in (model, versioned)),
         ]
 
     async def server(self, request: Request) -> Response:
         return as_json(oip.server_metadata())
+
+    async def models(self, request: Request) -> Response:
+        return as_json({"models": [self.tracks.stable.predictor.bundle.info.name]})
+
+    async def index(self, request: Request) -> Response:
+        return as_json([_indexed(service) for service in self.tracks.services])
 
     async def live(self, request: Request) -> Response:
         return as_json({"live": True})
@@ -44,20 +52,24 @@ class V2:
         return as_json({"ready": True})
 
     async def model(self, request: Request) -> Response:
-        bundle = self._named(request).predictor.bundle
-        return as_json({**oip.model_metadata(bundle), "versions": self.tracks.versions})
+        service = named(request, self.tracks) or self.tracks.stable
+        return as_json({**oip.model_metadata(service.predictor.bundle), "versions": self.tracks.versions})
 
     async def model_ready(self, request: Request) -> Response:
-        service = self._named(request)
+        service = named(request, self.tracks) or self.tracks.stable
         service.check_ready()
         return as_json({"name": service.predictor.bundle.info.name, "ready": True})
 
     async def infer(self, request: Request) -> Response:
-        named = self.tracks.named(request.path_params["name"], request.path_params.get("version"))
+        version = named(request, self.tracks)
         header_length = read_header_length(header(request, HEADER_LENGTH))
-        async with taken(request, self.tracks, named) as (service, ticket, body):
-            asked = read_request(body, header_length)
-            wanted = wanted_precision(service, header(request, PRECISION))
+        async with taken(request, self.tracks, version) as (drawn, ticket, body):
+            asked, labels, templates = oip.take_texts(read_request(body, header_length))
+            ticket.limit(oip.timeout(asked))
+            precision = header(request, PRECISION) or asked.parameters.get("precision")
+            tensors = any(tensor.datatype == "FP32" for tensor in asked.inputs)
+            service = suited(request, self.tracks, drawn, tensors=tensors, labels=labels, precision=precision)
+            wanted = await service.wanted(labels, templates, precision, ticket)
             inputs = oip.inputs(asked, service.predictor, service.settings.max_inputs, wanted)
             answers = oip.outputs(await service.predict(inputs, ticket))
         info = service.predictor.bundle.info
@@ -66,6 +78,9 @@ class V2:
             return Response(content, media_type="application/json")
         return Response(content, headers={HEADER_LENGTH: str(json_length)}, media_type="application/octet-stream")
 
-    def _named(self, request: Request) -> Service:
-        named = self.tracks.named(request.path_params["name"], request.path_params.get("version"))
-        return named or self.tracks.stable
+
+def _indexed(service: Service) -> dict[str, str]:
+    info = service.predictor.bundle.info
+    state = "READY" if service.state is State.READY else "UNAVAILABLE"
+    reason = "" if service.failure is None else service.failure.what
+    return {"name": info.name, "version": info.version, "state": state, "reason": reason}

@@ -1,0 +1,167 @@
+"""Exports: which one is served, and bundles whose labels are told apart by embeddings."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from tests.bundles import LABELS, make_bundle, picture
+from vitruvian.bundle import Bundle, ExportRecord, Machine
+from vitruvian.cli import ExportFormat
+from vitruvian.errors import BundleError, ExportError
+from vitruvian.export.formats import SERVABLE
+from vitruvian.export.parity import Examples, Trained, choose, judged, least_cosine
+from vitruvian.inference.choice import fastest, least
+from vitruvian.inference.predictor import Prediction, Predictor
+from vitruvian.inference.texts import Texts
+from vitruvian.machine import cpu_features, cpu_model, usable_cpus
+from vitruvian.spec import Format
+
+
+def trained(right: float) -> Trained:
+    """Return what a model says of a hundred examples, so many of them right."""
+    labels = np.zeros(100, np.int64)
+    logits = np.zeros((100, 2), np.float32)
+    logits[np.arange(100), (np.arange(100) >= 100 * right).astype(int)] = 1
+    return Trained(Examples(lambda indices: logits[indices], labels), logits)
+
+
+def record(format: str, seconds: float, validation: float = 0.9, difference: float = 1e-6) -> ExportRecord:
+    return ExportRecord(
+        format=format,
+        path=f"{format}/model",
+        max_difference=difference,
+        top1_agreement=1.0,
+        accuracy=0.9,
+        seconds_per_image=seconds,
+        validation_accuracy=validation,
+    )
+
+
+@pytest.mark.parametrize(
+    ("records", "served"),
+    [
+        ([record("onnx", 0.3), record("openvino-int8", 0.1)], "openvino-int8"),
+        ([record("onnx", 0.3), record("openvino-int8", 0.1, validation=0.8)], "onnx"),
+        ([record("onnx", 0.3), record("openvino-int8", 0.1, validation=0.89)], "openvino-int8"),
+        ([record("onnx", 0.1), record("openvino-bf16", 0.3)], "onnx"),
+        ([record("torchscript", 0.01), record("onnx", 0.3)], "onnx"),
+        ([record("onnx", 0.1, difference=0.5), record("openvino", 0.3)], "openvino"),
+    ],
+)
+def test_the_fastest_that_keeps_the_accuracy_is_served(records: list[ExportRecord], served: str) -> None:
+    held = judged(records, trained(0.9), trained(0.9), 0.01)
+    assert choose(held, trained(0.9), trained(0.9), 0.01).format == served
+
+
+@pytest.mark.parametrize(
+    ("records", "words"),
+    [
+        ([record("openvino-int8", 0.1, validation=0.8)], "export openvino-int8: loses 0.1000 of accuracy"),
+        ([record("onnx", 0.1, difference=0.01)], "a probability differs by 0.01"),
+        ([record("onnx", 0.1, difference=float("nan"))], "a probability differs by nan"),
+        ([record("torchscript", 0.1)], "no server can run torchscript; add one of: onnx"),
+    ],
+)
+def test_where_none_may_be_served_each_is_told_why(records: list[ExportRecord], words: str) -> None:
+    held = judged(records, trained(0.9), trained(0.9), 0.01)
+    with pytest.raises(ExportError, match=words):
+        choose(held, trained(0.9), trained(0.9), 0.01)
+
+
+def test_without_a_validation_part_the_test_part_decides() -> None:
+    loses = record("openvino-int8", 0.1).model_copy(update={"validation_accuracy": None, "accuracy": 0.5})
+    held = judged([record("onnx", 0.3), loses], trained(0.9), trained(0.9), 0.01)
+    assert [one.kept for one in held] == [True, False]
+
+
+def test_the_least_cosine_is_that_of_the_worst_input() -> None:
+    logits = np.array([[1, 0], [1, 1]], np.float32)
+    assert least_cosine(logits, np.array([[2, 0], [1, 0]], np.float32)) == pytest.approx(0.5**0.5)
+
+
+@pytest.mark.parametrize("colour", LABELS)
+def test_a_clips_labels_are_told_apart_by_its_head(tmp_path: Path, colour: str) -> None:
+    bundle = make_bundle(tmp_path, clip=True)
+    predictor = Predictor.open(bundle)
+    predictor.warm_up()
+    (answer,) = predictor.predict_files([(picture(colour), colour)])
+    assert isinstance(answer, Prediction) and answer.label == colour
+
+
+def test_texts_are_embedded_as_pictures_are(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path, clip=True)
+    assert bundle.info.text is not None
+    texts = Texts(bundle.folder, bundle.info.text)
+    embeddings = texts.encode([f"a photo of {colour}." for colour in LABELS])
+    predictor = Predictor.open(bundle)
+    pictures = np.stack([bundle.preprocess.prepare(picture(colour), colour) for colour in LABELS])
+    assert (predictor.outputs(pictures) @ embeddings.T).argmax(1).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("path", ["head.safetensors", "text/model.onnx", "text/tokenizer.json"])
+def test_a_damaged_tower_is_refused_by_name(tmp_path: Path, path: str) -> None:
+    bundle = make_bundle(tmp_path, clip=True)
+    assert bundle.info.text is not None
+    (bundle.folder / "exports" / path).write_bytes(b"junk")
+    load = Predictor.open if path.startswith("head") else lambda bundle: Texts(bundle.folder, bundle.info.text)
+    with pytest.raises(BundleError, match=path):
+        load(bundle)
+
+
+def test_another_export_can_be_chosen_by_name(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    assert bundle.serving("onnx").served.format == "onnx"
+    with pytest.raises(BundleError, match="has no export 'openvino'; choose one of: onnx"):
+        bundle.serving("openvino")
+
+
+# Which one is served where a server starts
+
+
+def two_exports(root: Path, *, here: bool = False, damaged: bool = False) -> Bundle:
+    """Return a bundle with the same model twice, served as the one of the greater name."""
+    bundle = make_bundle(root)
+    (bundle.folder / "exports/other").mkdir()
+    model = bundle.folder / bundle.served.path
+    (bundle.folder / "exports/other/model.onnx").write_bytes(b"junk" if damaged else model.read_bytes())
+    other = bundle.served.model_copy(update={"format": "onnx-int8", "path": "exports/other/model.onnx"})
+    machine = Machine(cpu=cpu_model() if here else "another", features=cpu_features(), cpus=usable_cpus())
+    exports = (bundle.served, other)
+    info = bundle.info.model_copy(update={"exports": exports, "serve": "onnx-int8", "machine": machine})
+    return Bundle(bundle.folder, info, bundle.preprocess, bundle.digest)
+
+
+def test_on_another_cpu_exports_are_measured_again_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    bundle = two_exports(tmp_path)
+    lines: list[str] = []
+    chosen = fastest(bundle, 1, lines.append)
+    assert "onnx " in lines[0] and "onnx-int8 " in lines[0] and lines[0].endswith(f"serving {chosen.info.serve}")
+    monkeypatch.setattr(sys, "executable", "/nowhere")
+    assert fastest(bundle, 1, lines.append).info.serve == chosen.info.serve
+    assert lines[1] == lines[0]
+
+
+def test_what_was_measured_on_such_a_cpu_is_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "executable", "/nowhere")
+    assert fastest(two_exports(tmp_path, here=True), 1, pytest.fail).info.serve == "onnx-int8"
+
+
+def test_an_export_that_doesnt_run_here_is_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert fastest(two_exports(tmp_path, damaged=True), 1).info.serve == "onnx"
+
+
+def test_the_least_seconds_win() -> None:
+    assert least({"openvino-bf16": 0.3, "openvino-int8": 0.1, "onnx": 0.2}) == "openvino-int8"
+
+
+def test_the_command_line_knows_the_declarations_formats() -> None:
+    assert {format.value for format in ExportFormat} == set(get_args(Format))
+    assert set(get_args(Format)) >= SERVABLE

@@ -1,0 +1,104 @@
+"""Exporting a trained model: every format made, measured and judged, the fastest that keeps the accuracy chosen."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from vitruvian import interrupt
+from vitruvian.bundle import ExportRecord, TextTower
+from vitruvian.data.prepared import PartName, Prepared
+from vitruvian.export import towers as parts
+from vitruvian.export.formats import SERVABLE, exporter, opener
+from vitruvian.export.parity import Examples, Trained, choose, judged, measure
+from vitruvian.export.source import Source
+from vitruvian.inference.predictor import Head
+from vitruvian.machine import usable_cpus
+from vitruvian.models.registry import towers
+
+Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+_TRANSFORMERS = ("vit", "clip")
+
+
+@dataclass(frozen=True)
+class Exports:
+    """What was made, with paths in its folder."""
+
+    records: tuple[ExportRecord, ...]
+    serve: ExportRecord | None
+    """The fastest that a server may run; None where none was asked for."""
+    head: str | None = None
+    text: TextTower | None = None
+
+
+def examples_of(prepared: Prepared, name: PartName) -> Examples:
+    """Return a part of prepared data."""
+    part = prepared.part(name)
+    return Examples(lambda indices: prepared.preprocess.tensor(part.gather(indices)), part.labels)
+
+
+def export_all(
+    architecture: str,
+    module: nn.Module,
+    classes: tuple[str, ...],
+    calibration: NDArray[np.float32],
+    validation: Examples,
+    test: Examples,
+    formats: Sequence[str],
+    templates: Sequence[str],
+    accuracy_drop: float,
+    folder: Path,
+    bar: Bar,
+    *,
+    for_serving: bool = True,
+) -> Exports:
+    """Write every format into a folder of its own.
+
+    `calibration` are inputs (n, *shape) that quantisation looks at; `validation` decides whether a format keeps the
+    accuracy, `test` tells what it is. Raises `ExportError` where one can't be made, or none may be served.
+    """
+    held_to, tested = _trained(module, validation, len(classes)), _trained(module, test, len(classes))
+    apart = towers(architecture, module)
+    head = None if apart is None else Head(classes, apart.weight.float().numpy())
+    lanes = usable_cpus()
+    records = []
+    with tempfile.TemporaryDirectory(prefix="vitruvian-export-") as scratch:
+        source = Source(
+            module if apart is None else apart.image,
+            calibration.shape[1:],
+            calibration,
+            Path(scratch),
+            embeds=apart is not None,
+            transformer=architecture in _TRANSFORMERS,
+        )
+        for format in formats:
+            (folder / format).mkdir()
+            with bar(f"exporting {format}", len(validation) + len(test)) as advance:
+                with interrupt.held():
+                    path = exporter(format)(source, folder / format)
+                engine = opener(format)(path, source.shape, 1, lanes)
+                records.append(measure(format, path, folder, engine, head, held_to, tested, lanes, advance))
+    judgement = judged(records, held_to, tested, accuracy_drop)
+    servable = any(record.format in SERVABLE for record in judgement)
+    chosen = choose(judgement, held_to, tested, accuracy_drop) if for_serving or servable else None
+    if apart is None:
+        return Exports(tuple(judgement), chosen)
+    with interrupt.held():
+        text = parts.export_text(apart, templates, folder)
+    return Exports(tuple(judgement), chosen, parts.export_head(apart, folder), text)
+
+
+@torch.inference_mode()
+def _trained(module: nn.Module, examples: Examples, classes: int) -> Trained:
+    """Return what the trained model says of examples."""
+    rows: list[NDArray[np.float32]] = [np.zeros((0, classes), np.float32)]
+    rows += [module(torch.from_numpy(batch)).float().numpy() for batch in examples.batches()]
+    return Trained(examples, np.concatenate(rows))

@@ -1,0 +1,35 @@
+"""What exports cost and how they compare, as people read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from vitruvian.bundle import ExportRecord
+
+
+def exports_table(records: Sequence[ExportRecord], served: str | None) -> Table:
+    """Return a row for each export."""
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    table.add_column("format", no_wrap=True)
+    for name in ("ms", "MB", "agrees", "cosine", "validation", "test"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("")
+    for record in records:
+        what = "[green]served[/]" if record.format == served else "" if record.kept else "[red]loses too much[/]"
+        table.add_row(
+            record.format,
+            f"{1000 * record.seconds_per_image:.2f}",
+            _shown(record.size and record.size / 1e6, ".1f"),
+            f"{record.top1_agreement:.1%}",
+            _shown(record.cosine, ".4f"),
+            _shown(record.validation_accuracy, ".3f"),
+            f"{record.accuracy:.3f}",
+            what,
+        )
+    return table
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "" if value is None else f"{value:{form}}"

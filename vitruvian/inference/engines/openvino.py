@@ -1,0 +1,61 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+
+from vitruvian.errors import BundleError
+from vitruvian.inference.engine import INPUT, OUTPUTS, REMAKE, first_line
+
+
+class OpenvinoEngine:
+    """OpenVINO's CPU plug-in; raises `BundleError` naming a file that doesn't load or has another interface.
+
+    `precision` is what it computes in where the model says nothing else: f32, or bf16. Without a word it would choose
+    bf16 by itself on CPUs that have it.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], threads: int, lanes: int, precision: str) -> None:
+        settings = {
+            "NUM_STREAMS": lanes,
+            "INFERENCE_NUM_THREADS": lanes * threads,
+            "INFERENCE_PRECISION_HINT": precision,
+        }
+        core = openvino.Core()
+        try:
+            model = core.read_model(path)
+            found = [[port.get_any_name() for port in ports] for ports in (model.inputs, model.outputs)]
+            if found[0] != [INPUT] or len(found[1]) != 1 or found[1][0] not in OUTPUTS:
+                what = f"has inputs {found[0]} and outputs {found[1]} instead of '{INPUT}' and '{OUTPUTS[0]}'"
+                raise BundleError(what, where=path, hint=REMAKE)
+            taken = model.input().partial_shape
+            if not _takes(taken, shape):
+                raise BundleError(f"takes {taken} instead of {['batch', *shape]}", where=path, hint=REMAKE)
+            self._model = core.compile_model(model, "CPU", settings)
+        except BundleError:
+            raise
+        except Exception as e:  # Its errors have no common class of their own.
+            raise BundleError(f"can't be loaded ({first_line(e)})", where=path, hint=REMAKE) from e
+        self._requests = threading.local()
+
+    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        request: Any = getattr(self._requests, "own", None)
+        if request is None:
+            request = self._requests.own = self._model.create_infer_request()
+        request.infer([np.ascontiguousarray(batch, np.float32)], share_inputs=True)
+        return np.array(request.get_output_tensor().data, dtype=np.float32)
+
+
+def _takes(taken: Any, shape: tuple[int, ...]) -> bool:
+    """Decide whether a model with this input accepts batches of any size of this shape."""
+    if taken.rank.is_dynamic or len(taken) != len(shape) + 1 or taken[0].is_static:
+        return False
+    return all(
+        size.is_dynamic or size.get_length() == expected for size, expected in zip(list(taken)[1:], shape, strict=True)
+    )
