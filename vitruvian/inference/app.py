@@ -34,13 +34,14 @@ def create_app(
     settled: Callable[[], None] = lambda: None,
     ready_first: bool = False,
     fetcher: Fetcher | None = None,
+    admin: bool = True,
 ) -> Starlette:
     """Return the application that answers for one predictor.
 
     The golden example is predicted when the application starts; `settled` is called afterwards in a thread of its own,
     whatever came of it. With `ready_first` the application's start ends only then, and fails with the `BundleError` of
     a wrong answer: for those who hold an application that has started for ready. `fetcher` gets the pictures whose URLs
-    clients send. The `Service` behind the application is its `state.service`.
+    clients send. With `admin` it shows its metrics, too. The `Service` behind the application is its `state.service`.
     """
     service = Service(predictor, settings or Settings(), startup or Startup())
     tracks = Tracks(service)
@@ -65,7 +66,7 @@ def create_app(
         with suppress(asyncio.CancelledError):
             await starting
 
-    parts = (People(tracks, files), V2(tracks), V1(tracks, files), OpenAi(tracks, files), About(tracks))
+    parts = (People(tracks, files), V2(tracks), V1(tracks, files), OpenAi(tracks, files), About(tracks, admin=admin))
     app = Starlette(
         # The busiest first: they are looked through in this order.
         routes=[route for part in parts for route in part.routes()],
@@ -75,3 +76,13 @@ def create_app(
     )
     app.state.service = service
     return app
+
+
+def create_admin(service: Service) -> Starlette:
+    """Return the application for a port of its own that shows a service's health and metrics, and nothing else."""
+    tracks = Tracks(service)
+    return Starlette(
+        routes=[*About(tracks).admin_routes(), *V2(tracks).health_routes()],
+        middleware=[Middleware(Envelope, service=service)],
+        exception_handlers=dict.fromkeys(FORESEEN, answer_error),
+    )
