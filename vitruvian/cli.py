@@ -374,33 +374,90 @@ def demo(
     run_demo(console, model.value, folder, host, port, serve=serve)
 
 
+_LISTENING, _LOAD, _ENDING = "Listening", "How much at once", "Ending"
+
+
 @app.command()
 def serve(
     bundle: Address,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0: any free one.")] = 8080,
+    host: Annotated[str, typer.Option(help="The address to listen on.", rich_help_panel=_LISTENING)] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port to listen on; 0: any free one.", rich_help_panel=_LISTENING)
+    ] = 8080,
+    admin_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Health and metrics on a port of their own.", rich_help_panel=_LISTENING),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name in the protocols; none: the classifier's.")] = None,
     track: Annotated[Track, typer.Option(help="A label of the metrics.")] = Track.stable,
+    format: Annotated[
+        ExportFormat | None, typer.Option(help="The export to serve; none: the fastest here that keeps the accuracy.")
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, max=256, help="Processes that answer.", rich_help_panel=_LOAD)] = 1,
+    lanes: Annotated[
+        int | None,
+        typer.Option(min=1, max=1024, help="Predictions of a process at once; none: its CPUs.", rich_help_panel=_LOAD),
+    ] = None,
+    queue_seconds: Annotated[
+        float, typer.Option(min=0.001, help="How long accepted work may wait.", rich_help_panel=_LOAD)
+    ] = 10.0,
+    deadline: Annotated[
+        float, typer.Option(min=0.001, help="Seconds for an answer where a client says none.", rich_help_panel=_LOAD)
+    ] = 30.0,
+    max_body: Annotated[int, typer.Option(min=1, help="Bytes of one request.", rich_help_panel=_LOAD)] = 20_000_000,
+    max_inputs: Annotated[int, typer.Option(min=1, help="Inputs of one request.", rich_help_panel=_LOAD)] = 64,
+    linger: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds to go on answering after SIGTERM, but not ready.", rich_help_panel=_ENDING),
+    ] = 0.0,
+    drain: Annotated[
+        float, typer.Option(min=0, help="Seconds to then finish what was accepted.", rich_help_panel=_ENDING)
+    ] = 30.0,
 ) -> None:
     """Serve a bundle over HTTP, with a page for people."""
     from vitruvian.bundle import open_bundle
 
     with _needs("serve"):
-        from vitruvian.inference.server import serve as serve_bundle
+        from vitruvian.inference.processes import prepare_metrics
+
+        if processes > 1:
+            prepare_metrics()
+        from vitruvian.inference import server
+        from vitruvian.inference.choice import fastest
         from vitruvian.inference.service import Settings
         from vitruvian.inference.startup import Startup
+        from vitruvian.machine import usable_cpus
 
     startup = Startup()
     with startup.time("fetch" if bundle.startswith("s3://") else "verify"):
         found = open_bundle(bundle)
+    with startup.time("choose"):
+        count = lanes or max(1, usable_cpus() // processes)
+        found = found.serving(format.value) if format else fastest(found, count, _tell)
     if name:
         found = found.named(name)
 
     def announce(address: str) -> None:
         what = f"[bold]{_plain(found.info.name)}[/] version {_plain(found.info.version)}"
-        console.print(f"{what} is ready at {_plain(address)} after {startup}", highlight=False, soft_wrap=True)
+        took = f" after {startup}" if processes == 1 else f" in {processes} processes"
+        console.print(f"{what} is ready at {_plain(address)}{took}", highlight=False, soft_wrap=True)
 
-    serve_bundle(found, host, port, settings=Settings(track=track.value), startup=startup, announce=announce)
+    settings = Settings(
+        max_body=max_body,
+        max_inputs=max_inputs,
+        queue_seconds=queue_seconds,
+        deadline_seconds=deadline,
+        lanes=lanes,
+        track=track.value,
+        linger_seconds=linger,
+        drain_seconds=drain,
+    )
+    extras = server.Extras(admin_port=admin_port)
+    if processes == 1:
+        server.serve(found, host, port, settings=settings, startup=startup, extras=extras, announce=announce)
+        return
+    code = server.serve_in_processes(found, host, port, processes, settings=settings, extras=extras, announce=announce)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -679,7 +736,7 @@ def operator(
 
 
 def _tell(text: str) -> None:
-    """Show what a command waits for."""
+    """Show what a command waits for, or found out."""
     console.print(f"  {_plain(text)}", highlight=False, soft_wrap=True)
 
 

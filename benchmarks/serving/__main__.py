@@ -6,10 +6,10 @@ import argparse
 
 from rich.console import Console
 
-from benchmarks.serving import overload
+from benchmarks.serving import overload, tally
 from benchmarks.serving.peers import PEERS
 
-PARTS = {"overload": overload.run}
+PARTS = {"overload": overload.run, "tally": tally.run}
 
 
 def main() -> None:

@@ -54,7 +54,7 @@ class Tally:
         return found[min(len(found) - 1, int(share * len(found)))] if found else float("nan")
 
 
-class _Connection:
+class Connection:
     def __init__(self, port: int) -> None:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
@@ -95,7 +95,7 @@ async def _chunks(reader: asyncio.StreamReader) -> bytes:
     return body
 
 
-async def _one(connection: _Connection, content: bytes, tally: Tally, due: float) -> None:
+async def _one(connection: Connection, content: bytes, tally: Tally, due: float) -> None:
     try:
         status, body = await asyncio.wait_for(connection.send(content), _PATIENCE)
     except (OSError, EOFError, TimeoutError, ValueError) as e:
@@ -110,7 +110,7 @@ async def _closed(port: int, content: bytes, connections: int, seconds: float) -
     tally, until = Tally(), time.perf_counter() + seconds
 
     async def client() -> None:
-        connection = _Connection(port)
+        connection = Connection(port)
         while (now := time.perf_counter()) < until:
             await _one(connection, content, tally, now)
         connection.close()
@@ -123,10 +123,10 @@ async def _closed(port: int, content: bytes, connections: int, seconds: float) -
 
 async def _open(port: int, content: bytes, rate: float, seconds: float) -> Tally:
     tally = Tally()
-    idle: list[_Connection] = []
+    idle: list[Connection] = []
 
     async def send(due: float) -> None:
-        connection = idle.pop() if idle else _Connection(port)
+        connection = idle.pop() if idle else Connection(port)
         await _one(connection, content, tally, due)
         idle.append(connection)
 

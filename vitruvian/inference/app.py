@@ -38,6 +38,7 @@ def create_app(
     challenger: Callable[[], Predictor] | None = None,
     rules: Rules | None = None,
     fetcher: Fetcher | None = None,
+    admin: bool = True,
 ) -> Starlette:
     """Return the application that answers for one predictor.
 
@@ -45,7 +46,8 @@ def create_app(
     whatever came of it. With `ready_first` the application's start ends only then, and fails with the `BundleError` of
     a wrong answer: for those who hold an application that has started for ready. `fetcher` gets the pictures whose URLs
     clients send. `challenger` returns what is tried beside it by the rules; it is called once the predictor is ready.
-    The `Service` behind the application is its `state.service`, the `Tracks` its `state.tracks`.
+    With `admin` it shows its metrics, too. The `Service` behind the application is its `state.service`, the `Tracks`
+    its `state.tracks`.
     """
     service = Service(predictor, settings or Settings(), startup or Startup())
     tracks = Tracks(service, rules, challenger)
@@ -85,7 +87,7 @@ def create_app(
         V1(tracks, files),
         OpenAi(tracks, files),
         Compare(tracks, files),
-        About(tracks),
+        About(tracks, admin=admin),
     )
     app = Starlette(
         # The busiest first: they are looked through in this order.
@@ -97,3 +99,13 @@ def create_app(
     app.state.service = service
     app.state.tracks = tracks
     return app
+
+
+def create_admin(service: Service) -> Starlette:
+    """Return the application for a port of its own that shows a service's health and metrics, and nothing else."""
+    tracks = Tracks(service)
+    return Starlette(
+        routes=[*About(tracks).admin_routes(), *V2(tracks).health_routes()],
+        middleware=[Middleware(Envelope, service=service)],
+        exception_handlers=dict.fromkeys(FORESEEN, answer_error),
+    )

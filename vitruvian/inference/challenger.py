@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 from vitruvian.bundle import Bundle, open_bundle
 from vitruvian.inference.predictor import Predictor
 from vitruvian.inference.rules import Rules, challenger_settings
@@ -12,16 +9,16 @@ from vitruvian.inference.service import Settings
 from vitruvian.machine import usable_cpus
 
 
-def challenger_at(address: str, champion: Bundle, settings: Settings, rules: Rules) -> Callable[[], Predictor]:
-    """Return what opens the challenger at an address, for a server of the champion with these settings.
+def open_challenger(address: str, champion: Bundle, settings: Settings, rules: Rules) -> Predictor:
+    """Return the challenger at an address, for a server of the champion with these settings.
 
-    It has the champion's name in the protocols, whatever its own is, and raises `BundleError`.
+    It has the champion's name in the protocols, whatever its own is, and is served in the same format if it has that:
+    the fastest here, and no difference of the versions. Raises `BundleError`.
     """
+    bundle = open_bundle(address).named(champion.info.name)
+    if any(record.format == champion.info.serve and record.kept for record in bundle.info.exports):
+        bundle = bundle.serving(champion.info.serve)
     lanes = settings.lanes or usable_cpus()
-    threads, own = max(1, usable_cpus() // lanes), challenger_settings(settings, rules).lanes or 1
-    # The thread that shadows is one more that runs the model.
-    return partial(_open, address, champion.info.name, threads, own + bool(rules.shadow))
-
-
-def _open(address: str, name: str, threads: int, lanes: int) -> Predictor:
-    return Predictor.open(open_bundle(address).named(name), threads, lanes=lanes)
+    own = challenger_settings(settings, rules).lanes or 1
+    # What shadows is one more thread that runs the model.
+    return Predictor.open(bundle, max(1, usable_cpus() // lanes), lanes=own + bool(rules.shadow))

@@ -31,6 +31,7 @@ from vitruvian.inference.service import Service
 _log = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _CLIENT_GONE = 499
+_CLOSE = (b"connection", b"close")
 
 
 class Envelope:
@@ -49,14 +50,26 @@ class Envelope:
         state: dict[str, Any] = scope.setdefault("state", {})
         state["request_id"], state["headers"] = request_id, headers
         started = time.perf_counter()
-        code = 0
+        code, counted = 0, False
+
+        def count() -> None:
+            nonlocal counted
+            counted = True
+            route = scope.get("route")
+            template = route.path_format if isinstance(route, Route) else "other"
+            service: Service = state.get("service", self.service)
+            service.metrics.answered(template, code, time.perf_counter() - started)
 
         async def send_with_id(message: Message) -> None:
             nonlocal code
             if message["type"] == "http.response.start":
                 code = message["status"]
                 said = state.get("said", ())
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), *said]
+                closing = [_CLOSE] if self.service.ends else []
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), *said, *closing]
+            elif not counted and not message.get("more_body", False):
+                # Before its last byte leaves: a process that is killed then has counted what its client got.
+                count()
             await send(message)
 
         self.service.metrics.in_flight.inc()
@@ -71,11 +84,10 @@ class Envelope:
             problem = Problem(INTERNAL, "this is the server's fault; its log has the details")
             await problem_response(problem, scope["path"], request_id)(scope, receive, send_with_id)
         finally:
-            route = scope.get("route")
-            template = route.path_format if isinstance(route, Route) else "other"
             service: Service = state.get("service", self.service)
             service.metrics.in_flight.dec()
-            service.metrics.answered(template, code, time.perf_counter() - started)
+            if not counted:
+                count()
 
 
 def _request_id(given: bytes) -> str:

@@ -1,26 +1,65 @@
-"""Listening on a port."""
+"""Listening on a port, and the end of it: not ready at once, going on while proxies learn that, then draining."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
+import logging
+import os
+import resource
 import signal
 import socket
+import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
+from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from vitruvian.bundle import Bundle
 from vitruvian.errors import VitruvianError
-from vitruvian.inference.app import create_app
+from vitruvian.inference.app import create_admin, create_app
+from vitruvian.inference.challenger import open_challenger
 from vitruvian.inference.predictor import Predictor
+from vitruvian.inference.processes import Board, run
+from vitruvian.inference.rules import Rules
 from vitruvian.inference.service import Service, Settings, State
 from vitruvian.inference.startup import Startup
 from vitruvian.machine import usable_cpus
 
+if TYPE_CHECKING:
+    from vitruvian.inference.remote.fetch import Fetcher
+
+_log = logging.getLogger(__name__)
 _KEEP_ALIVE_SECONDS = 75
+_TICKS_OF_A_BEAT = 5
+"""Uvicorn's main loop ticks ten times a second."""
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a server may have beside predictions on its main port."""
+
+    admin_port: int | None = None
+    """Where health and metrics are shown instead of on the main port."""
+    fetcher: Callable[[], Fetcher] | None = None
+    """Makes what gets pictures by their URLs."""
+    wrap: Callable[[ASGIApp], ASGIApp] | None = None
+    """Access control around the application."""
+    tls: Callable[[], ssl.SSLContext] | None = None
+    challenger: str | None = None
+    """The address of the bundle that is tried beside the other."""
+    rules: Rules | None = None
+    """What the challenger gets of the traffic."""
+    sockets: Mapping[str, socket.socket] = field(default_factory=dict)
+    """Sockets that are bound already, by what they are for: `http`, `admin`."""
 
 
 def serve(
@@ -30,6 +69,7 @@ def serve(
     *,
     settings: Settings | None = None,
     startup: Startup | None = None,
+    extras: Extras | None = None,
     announce: Callable[[str], None] = lambda address: None,
 ) -> None:
     """Answer for a bundle until SIGTERM or Ctrl-C; what was accepted before is still answered.
@@ -37,8 +77,46 @@ def serve(
     `announce` is told the address once the server is ready. Raises `VitruvianError` where the address can't be used,
     `BundleError` where the bundle can't be served.
     """
-    server = Server(bundle, host, port, settings=settings, startup=startup)
+    server = Server(bundle, host, port, settings=settings, startup=startup, extras=extras)
     server.run(lambda: announce(server.address))
+
+
+def serve_in_processes(
+    bundle: Bundle,
+    host: str,
+    port: int,
+    count: int,
+    *,
+    settings: Settings | None = None,
+    extras: Extras | None = None,
+    announce: Callable[[str], None] = lambda address: None,
+) -> int:
+    """Answer for a bundle in so many processes that share the CPUs, until SIGTERM or Ctrl-C; return the exit code.
+
+    Call `processes.prepare_metrics` before anything imports this module. Raises as `serve` does.
+    """
+    settings, extras = settings or Settings(), extras or Extras()
+    sockets = {"http": extras.sockets.get("http") or listen(host, port)}
+    if extras.admin_port is not None:
+        sockets["admin"] = extras.sockets.get("admin") or listen(host, extras.admin_port)
+    shared = replace(extras, sockets=sockets)
+    each = replace(settings, max_bodies=settings.max_bodies // count)
+    address = _url(host, sockets["http"].getsockname()[1], "https" if extras.tls else "http")
+
+    def work(slot: int, board: Board) -> int:
+        os.environ["VITRUVIAN_CPUS"] = str(max(1, usable_cpus() // count))
+        server = Server(bundle, host, port, settings=each, extras=shared, ready_first=True)
+        server.beat = lambda: board.beat(slot, server.service.state is State.READY)
+        server.run()
+        return 0
+
+    return run(
+        count,
+        work,
+        linger=settings.linger_seconds,
+        drain=settings.drain_seconds,
+        tell=lambda: announce(address),
+    )
 
 
 class Server:
@@ -56,37 +134,49 @@ class Server:
         *,
         settings: Settings | None = None,
         startup: Startup | None = None,
+        extras: Extras | None = None,
+        ready_first: bool = False,
     ) -> None:
-        settings, startup = settings or Settings(), startup or Startup()
-        # First the port: loading a large model only to find it taken wastes a minute.
-        self._socket = listen(host, port)
+        settings, startup, extras = settings or Settings(), startup or Startup(), extras or Extras()
+        _allow_many_connections()
+        # First the ports: loading a large model only to find one taken wastes a minute.
+        self._sockets = {"http": extras.sockets.get("http") or listen(host, port)}
         try:
+            if extras.admin_port is not None:
+                self._sockets["admin"] = extras.sockets.get("admin") or listen(host, extras.admin_port)
+            context = extras.tls and extras.tls()
             with startup.time("load"):
                 lanes = settings.lanes or usable_cpus()
                 predictor = Predictor.open(bundle, threads=max(1, usable_cpus() // lanes), lanes=lanes)
-            app = create_app(predictor, settings, startup=startup, settled=self._settled)
+            app = create_app(
+                predictor,
+                settings,
+                startup=startup,
+                settled=self._settled,
+                fetcher=extras.fetcher and extras.fetcher(),
+                challenger=_challenger(extras, bundle, settings),
+                rules=extras.rules,
+                admin=extras.admin_port is None,
+            )
         except BaseException:
-            self._socket.close()
+            for bound in self._sockets.values():
+                bound.close()
             raise
-        self.address = _url(host, self._socket.getsockname()[1])
+        self.address = _url(host, self._sockets["http"].getsockname()[1], "https" if context else "http")
         self.service: Service = app.state.service
         self._ready: Callable[[], None] = lambda: None
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
-        config = uvicorn.Config(
-            app,
-            http="httptools",
-            loop="uvloop",
-            ws="none",
-            lifespan="on",
-            access_log=False,
-            log_config=None,
-            log_level="error",
-            server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=int(settings.drain_seconds),
-        )
-        self._uvicorn = _Uvicorn(config, self.service)
+        self.beat: Callable[[], None] = lambda: None
+        """Called twice a second while the event loop moves."""
+        admin = None
+        if "admin" in self._sockets:
+            # Without a start and an end of its own: it shows what the other application is.
+            admin = _Beside(_config(create_admin(self.service), settings, lifespan="off"))
+        wrapped = extras.wrap(app) if extras.wrap else app
+        self._uvicorn = _Uvicorn(_config(wrapped, settings, context=context), self.service, admin, self._sockets)
+        self._uvicorn.ready_first = ready_first
+        self._uvicorn.beat = lambda: self.beat()
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Answer until a signal or `stop`.
@@ -96,9 +186,10 @@ class Server:
         """
         self._ready = ready
         try:
-            self._uvicorn.run(sockets=[self._socket])
+            self._uvicorn.run(sockets=[self._sockets["http"]])
         finally:
-            self._socket.close()
+            for bound in self._sockets.values():
+                bound.close()
             self.service.settled.set()
         failure = self.service.failure or self._failure
         if failure is not None:
@@ -106,7 +197,9 @@ class Server:
 
     def start(self) -> Server:
         """Answer from a thread of its own; returns once ready, raises `BundleError` for a wrong golden answer."""
-        self._thread = threading.Thread(target=self._uvicorn.run, args=([self._socket],), name="server", daemon=True)
+        self._thread = threading.Thread(
+            target=self._uvicorn.run, args=([self._sockets["http"]],), name="server", daemon=True
+        )
         self._thread.start()
         while not self.service.settled.wait(0.1):
             if not self._thread.is_alive():
@@ -133,10 +226,75 @@ class Server:
             self._uvicorn.should_exit = True
 
 
+def _challenger(extras: Extras, champion: Bundle, settings: Settings) -> Callable[[], Predictor] | None:
+    if extras.challenger is None:
+        return None
+    return partial(open_challenger, extras.challenger, champion, settings, extras.rules or Rules())
+
+
+def _config(
+    app: ASGIApp | Starlette, settings: Settings, *, lifespan: Any = "on", context: ssl.SSLContext | None = None
+) -> uvicorn.Config:
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        loop="uvloop",
+        ws="none",
+        lifespan=lifespan,
+        access_log=False,
+        log_config=None,
+        log_level="error",
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=int(settings.drain_seconds),
+    )
+    if context is not None:
+        config.load()
+        config.ssl = context
+    return config
+
+
 class _Uvicorn(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        service: Service,
+        admin: _Beside | None,
+        sockets: Mapping[str, socket.socket],
+    ) -> None:
         super().__init__(config)
         self._service = service
+        self._admin = admin
+        self._sockets = sockets
+        self._lingering: threading.Timer | None = None
+        self.beat: Callable[[], None] = lambda: None
+        self.ready_first = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.ready_first:
+            await self._service.start()
+            if self._service.failure is not None:
+                self.should_exit = True
+                return
+        await super().startup(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _TICKS_OF_A_BEAT == 0:
+            self._service.metrics.refresh()
+            self.beat()
+        return await super().on_tick(counter)
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._admin is None:
+            await super().serve(sockets)
+            return
+        beside = asyncio.create_task(self._admin.serve([self._sockets["admin"]]))
+        try:
+            await super().serve(sockets)
+        finally:
+            # Last of all: it tells what happens until the end.
+            self._admin.should_exit = True
+            await beside
 
     def end(self) -> None:
         # At once, so that no probe finds the server ready between now and the end of its sockets.
@@ -147,7 +305,30 @@ class _Uvicorn(uvicorn.Server):
         # Uvicorn would raise the signal again at the end and so die by it; a server asked to stop exits with 0.
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
-        self.end()
+        seconds = self._service.settings.linger_seconds
+        if sig == signal.SIGINT or not seconds or self._service.state is not State.READY:
+            self.end()
+            return
+        self._service.leave()
+        _log.info("not ready any more; answers for %g s yet", seconds)
+        self._lingering = threading.Timer(seconds, self.end)
+        self._lingering.daemon = True
+        self._lingering.start()
+
+
+class _Beside(uvicorn.Server):
+    """A server in the loop of another, which alone hears signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _allow_many_connections() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -182,6 +363,6 @@ def _refused(error: Exception, where: str) -> VitruvianError:
     return VitruvianError("is not an address of this machine", where=where, hint="check --host and --port")
 
 
-def _url(host: str, port: int) -> str:
+def _url(host: str, port: int, scheme: str) -> str:
     name = _EVERYWHERE.get(host, host)
-    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+    return f"{scheme}://[{name}]:{port}" if ":" in name else f"{scheme}://{name}:{port}"

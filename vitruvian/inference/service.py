@@ -51,8 +51,10 @@ class Settings:
     """Threads that decode and predict; the usable CPUs where None."""
     track: str = "stable"
     """`stable` or `canary`, for the metrics."""
+    linger_seconds: float = 0.0
+    """How long a server that is asked to end goes on as before, but isn't ready: until proxies know that it leaves."""
     drain_seconds: float = 30.0
-    """How long a stopping server waits for what it has accepted."""
+    """How long it then waits for what it has accepted."""
 
 
 class State(StrEnum):
@@ -60,6 +62,7 @@ class State(StrEnum):
 
     STARTING = "starting"
     READY = "ready"
+    LEAVING = "leaving"
     DRAINING = "draining"
     FAILED = "failed"
 
@@ -101,7 +104,9 @@ class Service:
         )
 
     async def start(self) -> None:
-        """Predict the golden example; ready if the answer is right, else failed with `failure` set."""
+        """Predict the golden example, once; ready if the answer is right, else failed with `failure` set."""
+        if self.settled.is_set():
+            return
         try:
             with self.startup.time("warm_up"):
                 await aside(self.predictor.warm_up)
@@ -149,6 +154,16 @@ class Service:
             folder=cache_folder() / "labels",
         )
 
+    def leave(self) -> None:
+        """Be ready no more, but go on answering."""
+        if self.state in (State.STARTING, State.READY):
+            self.state = State.LEAVING
+
+    @property
+    def ends(self) -> bool:
+        """Whether clients had better go to another server."""
+        return self.state in (State.LEAVING, State.DRAINING)
+
     def drain(self) -> None:
         """Accept no more predictions; those accepted are answered."""
         self.state = State.DRAINING
@@ -158,7 +173,7 @@ class Service:
         self.lanes.close()
 
     def check_ready(self) -> None:
-        """Raise the `Problem` that says why no predictions are accepted, if they aren't."""
+        """Raise the `Problem` that says why no traffic should come, if it shouldn't."""
         if self.state is not State.READY:
             raise retry(NOT_READY, f"the server is {self.state}", 2, ready=False)
 
@@ -167,7 +182,8 @@ class Service:
 
         Raises a `Problem` where an answer can't be promised, before anything of its body is read.
         """
-        self.check_ready()
+        if self.state is not State.LEAVING:
+            self.check_ready()
         ticket = Ticket(self.settings.deadline_seconds if seconds is None else seconds)
         self.check_time(ticket, 1)
         return ticket

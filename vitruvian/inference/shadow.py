@@ -20,10 +20,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import Counter, Histogram
 
 from vitruvian.errors import DataError
-from vitruvian.inference.agreement import Agreement
+from vitruvian.inference.agreement import difference
 from vitruvian.inference.lanes import USUAL, Answer, Input
 from vitruvian.inference.predictor import Prediction, Prepared
 from vitruvian.inference.service import Service
@@ -33,6 +32,9 @@ _log = logging.getLogger(__name__)
 
 MOST_WAITING = 64
 MOST_BYTES = 64_000_000
+OTHER = "(other)"
+"""What stands for both classes of a pair that came after the most pairs were known."""
+_MOST_PAIRS = 100
 _SECONDS_UNTIL_LOOKED_AGAIN = 0.005
 
 
@@ -71,7 +73,6 @@ class Shadow:
     """Asks the challenger what the champion was asked, for a share of the requests (percent), and counts agreement."""
 
     def __init__(self, stable: Service, canary: Service, share: float) -> None:
-        self.agreement = Agreement()
         self.began: float | None = None
         """When the input that is being predicted was begun."""
         self._share = share
@@ -119,7 +120,6 @@ class Shadow:
     ) -> None:
         for item, noted, answer in zip(inputs, seen, answers, strict=True):
             if noted is not None and isinstance(answer, Prediction) and not self._put(item, noted, answer, now):
-                self.agreement.dropped += 1
                 self._series.agreements["dropped"].inc()
 
     def _put(self, item: Input, noted: _Seen, answer: Prediction, now: float) -> bool:
@@ -164,14 +164,11 @@ class Shadow:
         began = time.monotonic()
         outputs = self._predictor.outputs_of_tensors if sample.tensor else self._predictor.outputs
         (answer,) = self._predictor.answers(outputs(made[None]), [sample.where])
-        seconds = time.monotonic() - began
         if isinstance(answer, DataError):
             raise answer
-        apart, pair = self.agreement.add(sample.answer, answer)
-        self._series.observe(sample.seconds, seconds, apart, pair)
+        self._series.observe(sample.answer, answer, (sample.seconds, time.monotonic() - began))
 
     def _fail(self, error: Exception) -> None:
-        self.agreement.failed += 1
         self._series.agreements["failed"].inc()
         if not self._failure_told:
             # Once: there is one for each input, perhaps.
@@ -180,31 +177,30 @@ class Shadow:
 
 
 class _Series:
-    """What is shown of it on `/metrics`."""
+    """What is shown of it on `/metrics`, where it is also counted."""
 
     def __init__(self, stable: Service, canary: Service) -> None:
-        registry = stable.metrics.registry
-        champion = stable.predictor.bundle.info.version
-        self._identity = (*canary.metrics.identity, champion)
-
-        def histogram(metric: names.Metric) -> Histogram:
-            return Histogram(metric.name, metric.help, metric.labels, registry=registry, buckets=metric.buckets)
-
-        def counter(metric: names.Metric) -> Counter:
-            return Counter(metric.name, metric.help, metric.labels, registry=registry)
-
-        counts, times = counter(names.SHADOW), histogram(names.SHADOW_TIME)
+        metrics = stable.metrics
+        self._identity = (*canary.metrics.identity, stable.predictor.bundle.info.version)
+        counts, times = metrics.counter(names.SHADOW), metrics.histogram(names.SHADOW_TIME)
         self.agreements = {name: counts.labels(*self._identity, name) for name in names.AGREEMENTS}
         self._champions = times.labels(*stable.metrics.identity)
         self._challengers = times.labels(*canary.metrics.identity)
-        self._difference = histogram(names.SHADOW_DIFFERENCE).labels(*self._identity)
-        self._confusion = counter(names.SHADOW_CONFUSION)
+        self._difference = metrics.histogram(names.SHADOW_DIFFERENCE).labels(*self._identity)
+        self._confusion = metrics.counter(names.SHADOW_CONFUSION)
+        self._pairs: set[tuple[str, str]] = set()
 
-    def observe(self, champion: float, challenger: float, difference: float, pair: tuple[str, str] | None) -> None:
-        """Record that both answered, each in so many seconds, with the pair of their answers where they differ."""
-        self.agreements["same" if pair is None else "different"].inc()
-        self._champions.observe(champion)
-        self._challengers.observe(challenger)
-        self._difference.observe(difference)
-        if pair is not None:
-            self._confusion.labels(*self._identity, *pair).inc()
+    def observe(self, champion: Prediction, challenger: Prediction, seconds: tuple[float, float]) -> None:
+        """Record what both answered, and how long each of them took for it."""
+        self._champions.observe(seconds[0])
+        self._challengers.observe(seconds[1])
+        self._difference.observe(difference(champion, challenger))
+        pair = (champion.label, challenger.label)
+        same = pair[0] == pair[1]
+        self.agreements["same" if same else "different"].inc()
+        if same:
+            return
+        if pair not in self._pairs and len(self._pairs) >= _MOST_PAIRS:
+            pair = (OTHER, OTHER)
+        self._pairs.add(pair)
+        self._confusion.labels(*self._identity, *pair).inc()

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-STAGES = ("start", "fetch", "verify", "load", "warm_up")
-"""Python and imports; copying and checking a bundle; checking one that lies here; the model; the golden answer."""
+STAGES = ("start", "fetch", "verify", "choose", "load", "warm_up")
+"""Python and imports; copying and checking a bundle; checking one that lies here; the fastest export; the model; the
+golden answer."""
 
 
 class Startup:

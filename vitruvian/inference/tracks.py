@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from prometheus_client import Counter as Counted
-from prometheus_client import Gauge
-
 from vitruvian.errors import BundleError, VitruvianError
 from vitruvian.inference.admission import Ticket
+from vitruvian.inference.agreement import agreement
 from vitruvian.inference.aside import aside
 from vitruvian.inference.predictor import Predictor
 from vitruvian.inference.problems import BUSY, NOT_FOUND, NOT_READY, Problem, retry
@@ -61,7 +58,6 @@ class Tracks:
         self.shadow: Shadow | None = None
         self.trouble: VitruvianError | None = None
         """Why there is no challenger, where one was asked for."""
-        self.fallbacks: Counter[str] = Counter()
         self._load = load
         self._shares = load is not None and self.rules.share > 0
         self._salt = b""
@@ -70,11 +66,9 @@ class Tracks:
         if load is not None:
             if stable.settings.track != STABLE:
                 raise VitruvianError(f"a server of track {stable.settings.track} has no challenger beside it")
-            registry, identity = stable.metrics.registry, stable.metrics.identity
-            ready, fell = names.CHALLENGER_READY, names.FALLBACKS
-            gauge = Gauge(ready.name, ready.help, ready.labels, registry=registry).labels(*identity)
-            gauge.set_function(lambda: float(self.state == State.READY))
-            self._fallbacks = Counted(fell.name, fell.help, fell.labels, registry=registry)
+            ready = stable.metrics.gauge(names.CHALLENGER_READY, "livemin").labels(*stable.metrics.identity)
+            stable.metrics.ask(ready, lambda: float(self.state == State.READY))
+            self._fallbacks = stable.metrics.counter(names.FALLBACKS)
 
     # Who answers
 
@@ -98,8 +92,8 @@ class Tracks:
     def claim(self, service: Service, headers: Mapping[bytes, bytes], seconds: float | None) -> Ticket:
         """Return a claim to an answer of one of the services; raises a `Problem` where it takes nothing on."""
         if service is not self.stable:
-            # It ends when the champion does.
-            self.stable.check_ready()
+            if self.stable.state is State.DRAINING:
+                self.stable.check_ready()
             if self.state != State.READY:
                 kind = BUSY if service.state is State.READY else NOT_READY
                 raise retry(kind, f"the challenger is {self.state}", 2)
@@ -198,7 +192,6 @@ class Tracks:
         return service
 
     def _fall_back(self, reason: str, extra: Headers) -> Headers:
-        self.fallbacks[reason] += 1
         self._fallbacks.labels(*self.stable.metrics.identity, reason).inc()
         return (*extra, (FALLBACK, reason.encode()))
 
@@ -281,14 +274,15 @@ class Tracks:
             about = {"version": None} if self.canary is None else _about(self.canary)
             why = None if self.trouble is None else self.trouble.what
             tracks[CANARY] = {**about, "state": self.state, "reason": why}
-        shadow = self.shadow
+        shadow, fell = self.shadow, names.FALLBACKS.name
+        samples = [] if self._load is None else list(self.stable.metrics.samples())
         return {
             "classifier": self.stable.predictor.bundle.info.name,
             "tracks": tracks,
             "share": self.rules.share,
-            "fallbacks": dict(self.fallbacks),
+            "fallbacks": {each.labels["reason"]: int(each.value) for each in samples if each.name == fell},
             "shadow": self.rules.shadow,
-            "agreement": None if shadow is None else {**shadow.agreement.told(), "waiting": shadow.waiting},
+            "agreement": None if shadow is None else {**agreement(samples), "waiting": shadow.waiting},
         }
 
 

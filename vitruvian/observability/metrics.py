@@ -50,7 +50,7 @@ REQUESTS_IN_FLIGHT = Metric("vitruvian_requests_in_flight", "gauge", "HTTP reque
 STARTUP_TIME = Metric(
     "vitruvian_startup_seconds",
     "gauge",
-    "Time from the process's start to the first right answer, by stage: start, fetch, verify, load, warm_up.",
+    "Time from the process's start to the first right answer, by stage: start, fetch, verify, choose, load, warm_up.",
     (*IDENTITY, "stage"),
 )
 QUEUE_LENGTH = Metric("vitruvian_queue_length", "gauge", "Accepted predictions that wait for a free thread.")

@@ -22,18 +22,19 @@ from vitruvian.inference.tracks import Tracks
 class About:
     """One method for each route."""
 
-    def __init__(self, tracks: Tracks) -> None:
+    def __init__(self, tracks: Tracks, *, admin: bool = True) -> None:
+        self._admin = admin
         self.service = tracks.stable
         self._about = _about(self.service.predictor.bundle, self.service.settings)
 
     def routes(self) -> list[Route]:
         """Return the routes that belong here."""
-        return [
-            Route("/", self.home),
-            Route("/health", self.health),
-            Route("/metrics", self.metrics),
-            Route("/limits", self.limits),
-        ]
+        shown = self.admin_routes() if self._admin else [Route("/health", self.health)]
+        return [Route("/", self.home), *shown, Route("/limits", self.limits)]
+
+    def admin_routes(self) -> list[Route]:
+        """Return the routes for those who run the server."""
+        return [Route("/health", self.health), Route("/metrics", self.metrics)]
 
     async def home(self, request: Request) -> Response:
         if "text/html" in request.headers.get("accept", ""):

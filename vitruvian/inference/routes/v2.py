@@ -26,14 +26,17 @@ class V2:
         versioned = f"{model}/versions/{{version}}"
         return [
             *(Route(f"{base}/infer", self.infer, methods=["POST"]) for base in (model, versioned)),
-            Route("/v2/health/live", self.live),
-            Route("/v2/health/ready", self.ready),
+            *self.health_routes(),
             Route("/v2", self.server),
             Route("/v2/models", self.models),
             Route("/v2/repository/index", self.index, methods=["POST"]),
             *(Route(base, self.model) for base in (model, versioned)),
             *(Route(f"{base}/ready", self.model_ready) for base in (model, versioned)),
         ]
+
+    def health_routes(self) -> list[Route]:
+        """Return the routes of probes."""
+        return [Route("/v2/health/live", self.live), Route("/v2/health/ready", self.ready)]
 
     async def server(self, request: Request) -> Response:
         return as_json(oip.server_metadata())
