@@ -79,7 +79,7 @@ class Shadow:
         self._predictor = canary.predictor
         self._alike = stable.predictor.bundle.preprocess == canary.predictor.bundle.preprocess
         self._lanes = (stable.lanes, canary.lanes)
-        self._series = _Series(stable, canary)
+        self.counts = Counts(stable, canary)
         self._queue: SimpleQueue[_Sample | None] = SimpleQueue()
         # Each is written by one thread only.
         self._bytes_in = self._bytes_out = 0
@@ -120,7 +120,7 @@ class Shadow:
     ) -> None:
         for item, noted, answer in zip(inputs, seen, answers, strict=True):
             if noted is not None and isinstance(answer, Prediction) and not self._put(item, noted, answer, now):
-                self._series.agreements["dropped"].inc()
+                self.counts.agreements["dropped"].inc()
 
     def _put(self, item: Input, noted: _Seen, answer: Prediction, now: float) -> bool:
         """Queue an input, or return False where there is no room."""
@@ -166,18 +166,18 @@ class Shadow:
         (answer,) = self._predictor.answers(outputs(made[None]), [sample.where])
         if isinstance(answer, DataError):
             raise answer
-        self._series.observe(sample.answer, answer, (sample.seconds, time.monotonic() - began))
+        self.counts.observe(sample.answer, answer, (sample.seconds, time.monotonic() - began))
 
     def _fail(self, error: Exception) -> None:
-        self._series.agreements["failed"].inc()
+        self.counts.agreements["failed"].inc()
         if not self._failure_told:
             # Once: there is one for each input, perhaps.
             self._failure_told = True
             _log.warning("the challenger has no answer where the champion has one (%s)", error)
 
 
-class _Series:
-    """What is shown of it on `/metrics`, where it is also counted."""
+class Counts:
+    """Counts, in a server's metrics, what came of the inputs that the challenger was to answer, too."""
 
     def __init__(self, stable: Service, canary: Service) -> None:
         metrics = stable.metrics
