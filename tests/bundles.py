@@ -129,6 +129,7 @@ def make_bundle(
     labels: Sequence[str] = LABELS,
     golden_shift: float = 0.0,
     clip: bool = False,
+    size: int = SIZE,
 ) -> Bundle:
     """Publish a small bundle in a folder store and return it opened.
 
@@ -138,7 +139,7 @@ def make_bundle(
     """
     folder = root / "making"
     (folder / "exports").mkdir(parents=True)
-    preprocess = ImagePreprocess(size=SIZE) if kind == "image" else HeatmapPreprocess()
+    preprocess = ImagePreprocess(size=size) if kind == "image" else HeatmapPreprocess()
     channels = preprocess.tensor_shape[0]
     weights = np.zeros((channels, len(labels)), np.float32)
     for channel in range(channels):

@@ -1,5 +1,6 @@
 """Our server with the same work as the peers': access control, limits, metrics and request ids are on as always."""
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -38,7 +39,7 @@ class Working(Predictor):
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        bundle = make_bundle(Path(folder), name="m")
+        bundle = make_bundle(Path(folder), name="m", size=int(os.environ.get("BENCH_SIZE", "32")))
         # One at a time is what that model can do, and a second is what its clients wait.
         settings = Settings(deadline_seconds=1.0, lanes=1) if work.MODEL == "sleep" else Settings()
         server.Predictor = Working
