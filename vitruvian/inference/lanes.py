@@ -22,7 +22,7 @@ from vitruvian.errors import DataError
 from vitruvian.inference.admission import Costs, Ticket, Waits, late
 from vitruvian.inference.predictor import Head, Prediction, Predictor, Prepared
 
-_NEXT_TO_NOTHING = 0.0005
+_NEXT_TO_NOTHING = 0.001
 """Seconds."""
 _log = logging.getLogger(__name__)
 
@@ -288,7 +288,7 @@ class Lanes:
     def _answers(self, prepared: list[NDArray[np.generic]], inputs: list[Input]) -> list[Answer]:
         run = self._predictor.outputs_of_tensors if inputs[0].tensor else self._predictor.outputs
         # A large input is worth no copy where it is alone.
-        batch = prepared[0][None] if len(prepared) == 1 else np.stack(prepared)
+        batch: NDArray[Any] = prepared[0][None] if len(prepared) == 1 else np.stack(prepared)
         outputs = run(batch, exact=inputs[0].wanted.exact)
         answers: list[Answer] = [None] * len(inputs)  # type: ignore[list-item]
         for wanted in {item.wanted for item in inputs}:

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 import work
 
 from tests.bundles import make_bundle
+from vitruvian.bundle import open_bundle
 from vitruvian.inference import server
 from vitruvian.inference.predictor import Predictor
 from vitruvian.inference.service import Settings
@@ -38,6 +39,9 @@ class Working(Predictor):
 
 
 if __name__ == "__main__":
+    if work.MODEL.startswith("/"):
+        server.serve(open_bundle(work.MODEL), port=int(sys.argv[1]))
+        sys.exit()
     with tempfile.TemporaryDirectory() as folder:
         bundle = make_bundle(Path(folder), name="m", size=int(os.environ.get("BENCH_SIZE", "32")))
         # One at a time is what that model can do, and a second is what its clients wait.
