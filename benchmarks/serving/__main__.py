@@ -6,10 +6,10 @@ import argparse
 
 from rich.console import Console
 
-from benchmarks.serving import overload, tally
+from benchmarks.serving import framework, overload, tally, tensor, vit
 from benchmarks.serving.peers import PEERS
 
-PARTS = {"overload": overload.run, "tally": tally.run}
+PARTS = {"overload": overload.run, "framework": framework.run, "tensor": tensor.run, "vit": vit.run, "tally": tally.run}
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.serving.load import request
-from benchmarks.serving.running import Running, free_port, running
+from benchmarks.serving.running import Running, free_port, running, until_ready
 
 SERVERS = Path(__file__).parent / "servers"
 ENVIRONMENTS = Path("build/peers")
@@ -34,6 +34,8 @@ class Peer:
     python: str = "3.11"
     variables: Mapping[str, str] = field(default_factory=dict)
     models: frozenset[str] = frozenset({"sleep", "null"})
+    ready: str = ""
+    """Where it tells that it is ready, if it listens before."""
 
     def interpreter(self) -> Path:
         """Return the interpreter of this peer's environment, made where it isn't there yet."""
@@ -56,6 +58,8 @@ class Peer:
             environment = {"BENCH_MODEL": model, "PYTHONPATH": str(SERVERS), **self.variables, **variables}
             command = self.command(self.interpreter(), port, Path(folder))
             with running(command, port, environment=environment) as server:
+                if self.ready:
+                    until_ready(server, self.ready)
                 yield server
 
 
@@ -106,9 +110,9 @@ def picture_v2(path: str, name: str, shape: list[int]) -> Callable[[bytes], byte
     return ask
 
 
-OURS = Peer("vitruvian", _script("vitruvian_server.py"), _raw("/predict/image"))
-OURS_V2 = Peer("vitruvian, V2 binary", OURS.command, picture_v2("/v2/models/m/infer", "image", [1]))
-OURS_BASE64 = Peer("vitruvian, base64", OURS.command, _json("/predict", lambda text: {"image": text}))
+OURS = Peer("vitruvian", _script("vitruvian_server.py"), _raw("/predict/image"), ready="/v2/health/ready")
+OURS_V2 = Peer("vitruvian, V2 binary", OURS.command, picture_v2("/v2/models/m/infer", "image", [1]), ready=OURS.ready)
+OURS_BASE64 = Peer("vitruvian, base64", OURS.command, _json("/predict", lambda text: {"image": text}), ready=OURS.ready)
 
 KSERVE = Peer(
     "kserve 0.21",

@@ -25,7 +25,8 @@ def photograph(width: int, height: int, *, seed: int = 0, quality: int = 85) -> 
 
 def noisy(size: int) -> bytes:
     """Return a JPEG of about so many bytes."""
-    side = int((size / 0.95) ** 0.5)
+    # So many bytes a pixel such noise takes.
+    side = int((size / 0.61) ** 0.5)
     array = np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
     return _jpeg(Image.fromarray(array), 75)
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -96,6 +97,18 @@ def running(
             for left in tree:
                 with suppress(*_GONE):
                     left.kill()
+
+
+def until_ready(server: Running, path: str, seconds: float = 180.0) -> None:
+    """Wait until a server says that it is ready."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            with urllib.request.urlopen(f"http://{HOST}:{server.port}{path}", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.02)
+    raise Failed(f"isn't ready within {seconds:g} s: {server.log.read_text()[-2000:]}")
 
 
 def _wait(server: Running, seconds: float) -> None:

@@ -23,7 +23,7 @@ from benchmarks.serving.peers import Peer
 from benchmarks.serving.running import Running, free_port, running
 from tests.bundles import make_bundle, picture
 
-_SECONDS_BETWEEN_KILLS = 0.7
+_SECONDS_BETWEEN_KILLS = 0.25
 _CLIENTS = 12
 _ABORTED = "499"
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from tests.bundles import make_bundle
+from tests.rayserves import serving
 from vitruvian import spec
 from vitruvian.cluster import rayservice
 from vitruvian.cluster.settings import RayServeSettings
@@ -30,33 +29,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a bundle on Ray Serve, as `serve run` starts it."""
     root = tmp_path_factory.mktemp("bundle")
     folder = make_bundle(root).folder
-    log = root / "serve.log"
-    words = ("run", rayservice.IMPORT_PATH, f"bundle={folder}", "name=poses")
-    with open(log, "w") as out:
-        process = subprocess.Popen(
-            [Path(sys.executable).parent / "serve", *words],
-            cwd=root,
-            stdout=out,
-            stderr=out,
-            # Not on a cluster that runs on this machine by chance.
-            env={**os.environ, "RAY_ADDRESS": "local", rayserve.METRICS_PORT: str(METRICS)},
-        )
-    address = f"http://127.0.0.1:{rayservice.PORT}"
-    deadline = time.monotonic() + 120
-    while not _answers(f"{address}/health"):
-        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-        time.sleep(0.5)
-    yield address
-    process.terminate()
-    process.wait(60)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5):
-            return True
-    except OSError:
-        return False
+    words = (rayservice.IMPORT_PATH, f"bundle={folder}", "name=poses")
+    with serving(root, *words, **{rayserve.METRICS_PORT: str(METRICS)}) as address:
+        yield address
 
 
 def test_the_page_a_prediction_and_the_protocol_are_those_of_every_server(served: str) -> None:

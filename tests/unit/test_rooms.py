@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "tensorrt": {"export"},
     "openvino": {"export", "inference"},
     "ray": {"training", "serving"},
-    "kserve": set[str](),
+    "kserve": {"serving"},
     "kopf": {"operator"},
     "kubernetes": {"cluster"},
     "grafana_foundation_sdk": {"observability"},

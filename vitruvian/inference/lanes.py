@@ -22,6 +22,8 @@ from vitruvian.errors import DataError
 from vitruvian.inference.admission import Costs, Ticket, Waits, late
 from vitruvian.inference.predictor import Head, Prediction, Predictor, Prepared
 
+_NEXT_TO_NOTHING = 0.001
+"""Seconds."""
 _log = logging.getLogger(__name__)
 
 
@@ -183,13 +185,23 @@ class Lanes:
         for _ in range(min(lanes, len(self._idle))):
             self._idle.pop().release()
 
+    def _is_soon_done(self) -> bool:
+        """Decide whether a lane that works already had better take what waits, too.
+
+        Where inputs cost next to nothing, a second lane would only be in the first one's way: one of them runs Python.
+        """
+        each = self._costs[False].each
+        cheap = 0 < each * (len(self._queue) + 1) < _NEXT_TO_NOTHING
+        return cheap and 0 < len(self._idle) < self.count and not self._job_seconds and not self._waiting[True]
+
     def _enqueue(self, items: list[_Item]) -> None:
         with self._lock:
             for item in items:
                 item.foretold = self._ahead()
                 self._count(item, 1)
                 self._queue.append(item)
-            self._wake(len(items))
+            if not self._is_soon_done():
+                self._wake(len(items))
 
     def _count(self, item: _Item, by: int) -> None:
         if item.input is None:
@@ -287,7 +299,9 @@ class Lanes:
 
     def _answers(self, prepared: list[NDArray[np.generic]], inputs: list[Input]) -> list[Answer]:
         run = self._predictor.outputs_of_tensors if inputs[0].tensor else self._predictor.outputs
-        outputs = run(np.stack(prepared), exact=inputs[0].wanted.exact)
+        # A large input is worth no copy where it is alone.
+        batch: NDArray[Any] = prepared[0][None] if len(prepared) == 1 else np.stack(prepared)
+        outputs = run(batch, exact=inputs[0].wanted.exact)
         answers: list[Answer] = [None] * len(inputs)  # type: ignore[list-item]
         for wanted in {item.wanted for item in inputs}:
             places = [at for at, item in enumerate(inputs) if item.wanted is wanted]

@@ -31,7 +31,7 @@ from vitruvian.inference.processes import Board, run
 from vitruvian.inference.rules import Rules
 from vitruvian.inference.service import Service, Settings, State
 from vitruvian.inference.startup import Startup
-from vitruvian.machine import usable_cpus
+from vitruvian.machine import keep_small_memory, usable_cpus
 
 if TYPE_CHECKING:
     from vitruvian.inference.remote.fetch import Fetcher
@@ -139,6 +139,7 @@ class Server:
     ) -> None:
         settings, startup, extras = settings or Settings(), startup or Startup(), extras or Extras()
         _allow_many_connections()
+        keep_small_memory()
         # First the ports: loading a large model only to find one taken wastes a minute.
         self._sockets = {"http": extras.sockets.get("http") or listen(host, port)}
         try:

@@ -125,6 +125,12 @@ class Service:
         finally:
             self.settled.set()
 
+    def take_over(self) -> None:
+        """Be ready at once: whoever calls has predicted the golden example already."""
+        self.lanes.observer = self.metrics
+        self.state = State.READY
+        self.settled.set()
+
     async def _learn(self) -> None:
         """Have all lanes predict the golden example at once: what an input costs is known before the first client."""
         content, where = self.predictor.bundle.golden_input(), self.predictor.bundle.info.golden.input

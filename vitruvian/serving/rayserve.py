@@ -1,31 +1,46 @@
-"""A bundle on Ray Serve, with the HTTP contract of `vitruvian serve`.
+"""A bundle on Ray Serve, with the HTTP contract of `vitruvian serve`; or many, each loaded when it is asked for.
 
 serve run vitruvian.serving.rayserve:app bundle=s3://BUCKET/PREFIX
+serve run vitruvian.serving.rayserve:models root=s3://BUCKET/PREFIX most=3
+
+`serve build` writes a Serve config of either.
 """
 
 # No postponed annotations here: Serve reads those of `app` to check what it is given.
+import asyncio
 import logging
 import os
+import re
 import threading
 import time
 from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, start_http_server
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import BackpressureConfig
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message
 
-from vitruvian.bundle import open_bundle
+from vitruvian.bundle import Bundle, open_bundle
+from vitruvian.errors import VitruvianError
 from vitruvian.inference.app import create_app
+from vitruvian.inference.choice import fastest
 from vitruvian.inference.predictor import Predictor
+from vitruvian.inference.problems import NOT_FOUND, Problem, problem_response
 from vitruvian.inference.service import Settings
 from vitruvian.inference.startup import Startup
+from vitruvian.machine import usable_cpus
 
 METRICS_PORT = "VITRUVIAN_METRICS_PORT"
 """The environment variable with the port on which a replica shows its metrics; unset: only through the proxy."""
 
 _log = logging.getLogger("ray.serve")
+_OF_THE_OUTER_APPLICATION = ("app", "endpoint", "path_params", "route")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SECONDS_UNTIL_THE_PORT_IS_TRIED_AGAIN = 2.0
 
 
@@ -42,8 +57,22 @@ class Arguments(BaseModel):
     """A label of the metrics."""
 
 
-# A server judges itself how much it takes on, and refuses more with 429, as it does without Ray.
-@serve.deployment(max_ongoing_requests=1000)
+def _predictor(bundle: Bundle) -> Predictor:
+    lanes = usable_cpus()
+    bundle = fastest(bundle, lanes, _log.info)
+    return Predictor.open(bundle, threads=1, lanes=lanes)
+
+
+# A server judges itself how much it takes on, and refuses more with 429, as it does without Ray; what waits before it,
+# in Ray's own proxies, is bounded and refused alike.
+_BOUNDED: dict[str, Any] = {
+    "max_ongoing_requests": 1000,
+    "max_queued_requests": 1000,
+    "backpressure_config": BackpressureConfig(status_code=429, retry_after_s=1),
+}
+
+
+@serve.deployment(**_BOUNDED)
 @serve.ingress()
 class Server:
     """One replica: ready once the golden example was predicted and matched."""
@@ -54,7 +83,7 @@ class Server:
             bundle = open_bundle(arguments.bundle)
         bundle = bundle.named(arguments.name) if arguments.name else bundle
         with startup.time("load"):
-            predictor = Predictor.open(bundle)
+            predictor = _predictor(bundle)
         self._app = create_app(predictor, Settings(track=arguments.track), startup=startup, ready_first=True)
         if port := os.environ.get(METRICS_PORT):
             _show(self._app.state.service.metrics.registry, int(port))
@@ -66,6 +95,83 @@ class Server:
 def app(arguments: Arguments) -> Application:
     """Return the Serve application for a bundle; `serve run` and a RayService build it."""
     bound: Any = Server
+    return bound.bind(arguments)
+
+
+class ModelsArguments(BaseModel):
+    """What `serve run` and a Serve config's `args` may say of many bundles."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    root: str
+    """A folder or s3://BUCKET/PREFIX with a folder for each classifier's artifacts."""
+    most: int = Field(default=3, ge=1)
+    """How many a replica keeps loaded; the one that was asked for longest ago gives way."""
+
+
+@serve.deployment(**_BOUNDED)
+class Models:
+    """Many classifiers; a request's header `serve_multiplexed_model_id` names one, by its folder."""
+
+    def __init__(self, arguments: ModelsArguments) -> None:
+        self._root = arguments.root.rstrip("/")
+        load: Any = serve.multiplexed(max_num_models_per_replica=arguments.most)(_load)
+        self._load = load
+
+    async def __call__(self, request: Request) -> Any:
+        name = serve.get_multiplexed_model_id()
+        try:
+            if not _NAME.fullmatch(name):
+                what = f"the header serve_multiplexed_model_id names no classifier: '{name[:100]}'"
+                raise Problem(NOT_FOUND, what)
+            loaded: _Loaded = await self._load(self, name)
+        except (Problem, VitruvianError) as e:
+            problem = e if isinstance(e, Problem) else Problem(NOT_FOUND, e.what)
+            return problem_response(problem, request.url.path, request.headers.get("x-request-id", ""))
+        return await _answered(loaded.app, request)
+
+
+class _Loaded:
+    def __init__(self, app: Starlette) -> None:
+        self.app = app
+
+    def __del__(self) -> None:
+        self.app.state.service.close()
+
+
+async def _load(self: Any, name: str) -> _Loaded:
+    bundle = await asyncio.to_thread(open_bundle, f"{self._root}/{name}")
+    app = create_app(await asyncio.to_thread(_predictor, bundle))
+    service = app.state.service
+    await service.start()
+    if service.failure is not None:
+        raise service.failure
+    return _Loaded(app)
+
+
+async def _answered(app: Starlette, request: Request) -> Response:
+    """Return an application's answer as an object: what Serve calls gets no socket."""
+    begun: dict[str, Any] = {}
+    chunks: list[bytes] = []
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            begun.update(message)
+        else:
+            chunks.append(message.get("body", b""))
+
+    scope = {
+        key: value for key, value in request.scope.items() if key not in ("route", "endpoint", "path_params", "app")
+    }
+    await app({**scope, "state": {}}, request.receive, send)
+    response = Response(b"".join(chunks), begun["status"])
+    response.raw_headers = list(begun["headers"])
+    return response
+
+
+def models(arguments: ModelsArguments) -> Application:
+    """Return the Serve application for all classifiers below a root."""
+    bound: Any = Models
     return bound.bind(arguments)
 
 

@@ -1,5 +1,6 @@
 """Our server with the same work as the peers': access control, limits, metrics and request ids are on as always."""
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -11,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 import work
 
 from tests.bundles import make_bundle
+from vitruvian.bundle import open_bundle
 from vitruvian.inference import server
 from vitruvian.inference.predictor import Predictor
 from vitruvian.inference.service import Settings
@@ -37,8 +39,11 @@ class Working(Predictor):
 
 
 if __name__ == "__main__":
+    if work.MODEL.startswith("/"):
+        server.serve(open_bundle(work.MODEL), port=int(sys.argv[1]))
+        sys.exit()
     with tempfile.TemporaryDirectory() as folder:
-        bundle = make_bundle(Path(folder), name="m")
+        bundle = make_bundle(Path(folder), name="m", size=int(os.environ.get("BENCH_SIZE", "32")))
         # One at a time is what that model can do, and a second is what its clients wait.
         settings = Settings(deadline_seconds=1.0, lanes=1) if work.MODEL == "sleep" else Settings()
         server.Predictor = Working

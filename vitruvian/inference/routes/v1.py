@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from vitruvian.errors import DataError
+from vitruvian.inference.admission import Ticket
 from vitruvian.inference.lanes import Input, Wanted
 from vitruvian.inference.oip import all_predictions, tensor_inputs
 from vitruvian.inference.predictor import Prediction
 from vitruvian.inference.problems import UNUSABLE, Problem
 from vitruvian.inference.protocol import Malformed, read_json
 from vitruvian.inference.routes.people import PRECISION
-from vitruvian.inference.routes.taking import Files, Taken, as_json, header, named, suited, taken
+from vitruvian.inference.routes.taking import Files, as_json, header, named, suited, taken
+from vitruvian.inference.service import Service
 from vitruvian.inference.tracks import Tracks
 from vitruvian.inference.uploads import sent_in_json
 
@@ -52,37 +55,53 @@ class V1:
 
     async def predict(self, request: Request) -> Response:
         named(request, self.tracks)
-        async with taken(request, self.tracks) as held:
-            document = read_json(held.body)
-            instances = document.get("instances")
-            if not isinstance(instances, list) or not instances:
-                raise Malformed("'instances' is not a list of one or more")
-            if len(instances) > held.service.settings.max_inputs:
-                raise Problem(UNUSABLE, f"{len(instances)} instances are too many; /limits tells the most")
+        async with taken(request, self.tracks) as (drawn, ticket, body):
+            document = read_json(body)
             precision = header(request, PRECISION) or document.get("precision")
-            labels, tensors = document.get("labels"), any(isinstance(each, list) for each in instances)
-            service = suited(request, self.tracks, held.service, tensors=tensors, labels=labels, precision=precision)
-            held = held._replace(service=service)
-            wanted = await service.wanted(labels, document.get("templates"), precision, held.ticket)
-            inputs = [await self._input(one, f"instances[{at}]", held, wanted) for at, one in enumerate(instances)]
-            predictions = all_predictions(await service.predict(inputs, held.ticket))
-        return as_json({"predictions": [_told(prediction) for prediction in predictions]})
+            tensors = any(isinstance(each, list) for each in _instances(document))
+            labels = document.get("labels")
+            service = suited(request, self.tracks, drawn, tensors=tensors, labels=labels, precision=precision)
+            found = await predictions(document, service, ticket, self.files, precision)
+        return as_json({"predictions": found})
 
-    async def _input(self, instance: object, where: str, held: Taken, wanted: Wanted) -> Input:
-        """Return one instance as something to predict: nested numbers, or a file; raises `Malformed`, `DataError`."""
-        predictor = held.service.predictor
-        if isinstance(instance, dict) and len(instance) == 1 and next(iter(instance)) in _WRAPPED:
-            (instance,) = instance.values()
-        if isinstance(instance, list):
-            try:
-                tensor = np.array(instance, np.float32)
-            except (ValueError, TypeError, OverflowError) as e:
-                raise Malformed(f"{where} is no tensor of numbers") from e
-            return tensor_inputs(predictor, tensor[None], [where], wanted)[0]
-        made = await self.files.input(sent_in_json(instance, where), held.service, held.ticket, wanted)
-        if isinstance(made, DataError):
-            raise made
-        return made
+
+async def predictions(
+    document: Mapping[str, Any], service: Service, ticket: Ticket, files: Files, precision: object = None
+) -> list[dict[str, Any]]:
+    """Return an answer for each of a document's instances.
+
+    Raises `Malformed` and a `Problem` for what can't be asked or answered.
+    """
+    instances = _instances(document)
+    if len(instances) > service.settings.max_inputs:
+        raise Problem(UNUSABLE, f"{len(instances)} instances are too many; /limits tells the most")
+    labels, templates = document.get("labels"), document.get("templates")
+    wanted = await service.wanted(labels, templates, precision or document.get("precision"), ticket)
+    inputs = [await _input(one, f"instances[{at}]", service, ticket, files, wanted) for at, one in enumerate(instances)]
+    return [_told(prediction) for prediction in all_predictions(await service.predict(inputs, ticket))]
+
+
+def _instances(document: Mapping[str, Any]) -> list[Any]:
+    instances = document.get("instances")
+    if not isinstance(instances, list) or not instances:
+        raise Malformed("'instances' is not a list of one or more")
+    return instances
+
+
+async def _input(instance: object, where: str, service: Service, ticket: Ticket, files: Files, wanted: Wanted) -> Input:
+    """Return one instance as something to predict: nested numbers, or a file; raises `Malformed`, `DataError`."""
+    if isinstance(instance, dict) and len(instance) == 1 and next(iter(instance)) in _WRAPPED:
+        (instance,) = instance.values()
+    if isinstance(instance, list):
+        try:
+            tensor = np.array(instance, np.float32)
+        except (ValueError, TypeError, OverflowError) as e:
+            raise Malformed(f"{where} is no tensor of numbers") from e
+        return tensor_inputs(service.predictor, tensor[None], [where], wanted)[0]
+    made = await files.input(sent_in_json(instance, where), service, ticket, wanted)
+    if isinstance(made, DataError):
+        raise made
+    return made
 
 
 def _told(prediction: Prediction) -> dict[str, Any]:
