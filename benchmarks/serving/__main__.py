@@ -6,10 +6,17 @@ import argparse
 
 from rich.console import Console
 
-from benchmarks.serving import framework, overload, tally, tensor, vit
+from benchmarks.serving import framework, hostile, overload, tally, tensor, vit
 from benchmarks.serving.peers import PEERS
 
-PARTS = {"overload": overload.run, "framework": framework.run, "tensor": tensor.run, "vit": vit.run, "tally": tally.run}
+PARTS = {
+    "overload": overload.run,
+    "framework": framework.run,
+    "tensor": tensor.run,
+    "vit": vit.run,
+    "hostile": hostile.run,
+    "tally": tally.run,
+}
 
 
 def main() -> None:

@@ -514,6 +514,7 @@ def test_the_same_version_may_be_tried_against_itself(one: Bundle) -> None:
 def test_a_challenger_gets_lanes_and_memory_by_its_share(lanes: int, share: float, own: int, bodies: int) -> None:
     found = challenger_settings(Settings(lanes=lanes, max_bodies=512_000_000), Rules(share=share))
     assert (found.lanes, found.max_bodies, found.track) == (own, bodies * 1_000_000, "canary")
+    assert found.max_decoding == max(found.max_decoded, 256_000_000 * own // lanes)
 
 
 def test_a_challenger_is_opened_under_the_champions_name(one: Bundle, tmp_path: Path) -> None:

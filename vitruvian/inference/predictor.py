@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitruvian.bundle import Bundle, ExportRecord
+from vitruvian.data.decode import Bounds
 from vitruvian.errors import BundleError, DataError
 from vitruvian.inference.engine import ENGINES, EXACT, REMAKE, Engine
 from vitruvian.machine import usable_cpus
@@ -107,6 +108,8 @@ class Predictor:
         self._exact = exact
         self._exact_engine: Engine | None = None
         self._loading = threading.Lock()
+        self.bounds: Bounds | None = None
+        """What pictures may take while they are decoded; none: what they take."""
 
     @classmethod
     def open(cls, bundle: Bundle, threads: int | None = None, *, lanes: int = 1) -> Predictor:
@@ -180,7 +183,7 @@ class Predictor:
     def prepare(self, content: bytes, where: object) -> Prepared:
         """Return the bytes of a file as a prepared input, or what is wrong with them."""
         try:
-            return self.bundle.preprocess.prepare(content, where)
+            return self.bundle.preprocess.prepare(content, where, self.bounds)
         except DataError as e:
             return e
 

@@ -40,8 +40,13 @@ def challenger_settings(settings: Settings, rules: Rules) -> Settings:
     """Return the bounds of a challenger beside a champion of these: lanes and memory in proportion to its share."""
     lanes = settings.lanes or usable_cpus()
     own = max(1, math.ceil(lanes * min(rules.share, 100) / 100))
-    bodies = max(settings.max_body, settings.max_bodies * own // lanes)
-    return replace(settings, track=CANARY, lanes=own, max_bodies=bodies)
+    return replace(
+        settings,
+        track=CANARY,
+        lanes=own,
+        max_bodies=max(settings.max_body, settings.max_bodies * own // lanes),
+        max_decoding=max(settings.max_decoded, settings.max_decoding * own // lanes),
+    )
 
 
 def drawn(key: bytes | None, salt: bytes, share: float) -> bool:

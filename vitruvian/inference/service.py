@@ -13,9 +13,11 @@ from typing import Any, Protocol, TypeVar
 from starlette.requests import ClientDisconnect
 
 from vitruvian.artifact import cache_folder
+from vitruvian.data.decode import Bounds
 from vitruvian.errors import VitruvianError
 from vitruvian.inference.admission import Bodies, Ticket, check_wait, late
 from vitruvian.inference.aside import aside
+from vitruvian.inference.budget import Budget
 from vitruvian.inference.labels import Encoder, LabelSets, read_labels
 from vitruvian.inference.lanes import USUAL, Answer, Input, Lanes, Wanted
 from vitruvian.inference.metrics import ServingMetrics
@@ -39,6 +41,10 @@ class Settings:
     """Bytes of one body, also after decompression."""
     max_bodies: int = 512_000_000
     """Bytes of all bodies in memory at once."""
+    max_decoded: int = 64_000_000
+    """Bytes that one picture may hold while it is decoded: a JPEG of 100 megapixels, a PNG of 16."""
+    max_decoding: int = 256_000_000
+    """Bytes that all pictures together may hold while they are decoded."""
     body_seconds: float = 60.0
     """How long a body may take to arrive."""
     max_inputs: int = 64
@@ -96,6 +102,7 @@ class Service:
         self.lanes = Lanes(predictor, settings.lanes or usable_cpus())
         self.bodies = Bodies(settings.max_bodies)
         self.watcher: Watcher | None = None
+        predictor.bounds = Bounds(settings.max_decoded, Budget(settings.max_decoding).hold)
         self.labels = self._labels()
         self.metrics.watch(
             ready=None if beside else lambda: self.state is State.READY,
