@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from vitruvian import spec
 from vitruvian.cluster import images, rayjob, servers
 from vitruvian.cluster.objects import NAME, manifest
 from vitruvian.cluster.settings import Ingress, RayServeSettings, RaySettings, TrainerSettings
+from vitruvian.inference.grpc import messages
 from vitruvian.migration.systems import SYSTEMS
 from vitruvian.migration.table import System, Whole
 from vitruvian.observability import alerts, metrics
@@ -27,6 +29,7 @@ from vitruvian.operator import crd
 ROOT = Path(__file__).parents[1]
 CHART_FOLDER = ROOT / "charts" / "vitruvian"
 VALUES = CHART_FOLDER / "values.yaml"
+GRPC_FOLDER = ROOT / "vitruvian" / "inference" / "grpc"
 COMING_FROM = ROOT / "docs" / "coming-from.md"
 
 SAMPLES = ROOT / "k8s" / "samples"
@@ -373,7 +376,22 @@ def server_sample(backend: str) -> str:
     return SAMPLE_HEAD.format(command="deploy") + manifest(made)
 
 
+def grpc_messages() -> str:
+    """Return the descriptors of the protocol's messages as JSON."""
+    from google.protobuf import descriptor_pb2, json_format
+    from grpc_tools import protoc
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "messages"
+        command = ["protoc", f"-I{GRPC_FOLDER}", f"--descriptor_set_out={out}", *messages.PROTOS]
+        if protoc.main(command):
+            raise SystemExit("protoc failed")
+        known = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes())
+    return json_format.MessageToJson(known, indent=1) + "\n"
+
+
 PAGES = {
+    GRPC_FOLDER / messages.DESCRIPTORS: grpc_messages,
     SAMPLES / "rayjob.yaml": rayjob_sample,
     SAMPLES / "inferenceservice.yaml": partial(server_sample, "kserve"),
     SAMPLES / "rayservice.yaml": partial(server_sample, "rayserve"),

@@ -384,6 +384,10 @@ def serve(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="The port to listen on; 0: any free one.", rich_help_panel=_LISTENING)
     ] = 8080,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="The Open Inference Protocol over gRPC, too.", rich_help_panel=_LISTENING),
+    ] = None,
     admin_port: Annotated[
         int | None,
         typer.Option(min=0, max=65535, help="Health and metrics on a port of their own.", rich_help_panel=_LISTENING),
@@ -471,7 +475,7 @@ def serve(
         drain_seconds=drain,
     )
     rules = Rules(share, shadow, sticky_cookie)
-    extras = server.Extras(admin_port=admin_port, challenger=challenger, rules=rules)
+    extras = server.Extras(grpc_port=grpc_port, admin_port=admin_port, challenger=challenger, rules=rules)
     if processes == 1:
         server.serve(found, host, port, settings=settings, startup=startup, extras=extras, announce=announce)
         return

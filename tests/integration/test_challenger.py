@@ -11,11 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from tritonclient import grpc as triton_grpc
 
 from tests.bundles import LABELS, make_bundle, picture
 from tests.integration.test_processes import serving
+from tests.serving import sample
 from tests.versions import make_other, wait_until
+from vitruvian.bundle import open_bundle
+from vitruvian.inference.rules import Rules
+from vitruvian.inference.server import Extras, Server
 
 PROGRAM = """
 import sys, threading
@@ -85,6 +91,39 @@ def test_the_command_serves_two_versions(stores: tuple[Path, Path]) -> None:
         assert httpx.post(f"{address}/compare", content=picture("red")).json()["canary"]["version"] == "v2"
         server.send_signal(signal.SIGTERM)
         assert server.wait(30) == 0
+
+
+def test_over_grpc_the_version_says_who_answers_else_metadata_and_share_do(stores: tuple[Path, Path]) -> None:
+    extras = Extras(grpc_port=0, challenger=str(stores[1]), rules=Rules(share=100))
+    server = Server(open_bundle(stores[0]), extras=extras).start()
+    try:
+        wait_until(lambda: told(server.address)["tracks"]["canary"]["state"] == "ready", "there is no challenger")
+        assert server.grpc_address is not None
+        client = triton_grpc.InferenceServerClient(server.grpc_address)
+        sent = triton_grpc.InferInput("image", [1], "BYTES")
+        sent.set_data_from_numpy(np.array([picture("red")], dtype=object))
+        for version, headers, expected in (
+            ("v1", None, "v1"),
+            ("v2", {"x-vitruvian-track": "stable"}, "v2"),
+            ("", {"x-vitruvian-track": "stable"}, "v1"),
+            ("", {"x-vitruvian-track": "canary"}, "v2"),
+            ("", None, "v2"),
+        ):
+            answer = client.infer("yoga", [sent], model_version=version, headers=headers).get_response()
+            assert answer.model_version == expected
+        with pytest.raises(triton_grpc.InferenceServerException, match="'v1' and 'v2'"):
+            client.infer("yoga", [sent], model_version="v3")
+        assert list(client.get_model_metadata("yoga").versions) == ["v1", "v2"]
+        assert [model.version for model in client.get_model_repository_index().models] == ["v1", "v2"]
+        assert client.is_model_ready("yoga", "v2")
+        text = httpx.get(f"{server.address}/metrics").text
+        route = "/inference.GRPCInferenceService/ModelInfer"
+        assert sample(text, "vitruvian_requests_total", route=route, code="200", track="stable") == 2
+        assert sample(text, "vitruvian_requests_total", route=route, code="200", track="canary") == 3
+        assert sample(text, "vitruvian_requests_in_flight", track="canary") == 0
+        assert sample(text, "vitruvian_requests_in_flight", track="stable") == 1
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize("fault", ["missing", "golden"])

@@ -19,7 +19,7 @@ FLOORS = [
     {"variants"},
     {"data"},
     {"bundle", "models"},
-    {"inference", "card"},
+    {"inference", "card", "client"},
     {"training", "evaluation", "export", "serving"},
     {"pipeline", "cluster", "planning"},
     {"demo", "doctor", "operator", "study", "tune"},

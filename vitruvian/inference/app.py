@@ -96,8 +96,7 @@ def create_app(
         middleware=[Middleware(Envelope, service=service)],
         exception_handlers=dict.fromkeys(FORESEEN, answer_error),
     )
-    app.state.service = service
-    app.state.tracks = tracks
+    app.state.service, app.state.tracks = service, tracks
     return app
 
 

@@ -132,7 +132,7 @@ def write_response(
             continue
         output = {"name": answer.name, "datatype": answer.datatype, "shape": list(answer.shape)}
         if request.outputs.get(answer.name, request.binary):
-            blobs.append(_to_binary(answer))
+            blobs.append(to_binary(answer))
             outputs.append({**output, "parameters": {"binary_data_size": len(blobs[-1])}})
         else:
             outputs.append({**output, "data": _to_json(answer)})
@@ -210,7 +210,7 @@ def _input(entry: Mapping[str, Any], blob: _Blob) -> Tensor:
     elif "data" in entry:
         raise Malformed(f"input '{name}' has both 'data' and binary_data_size")
     else:
-        data = _from_binary(name, datatype, math.prod(shape), blob.take(size, name))
+        data = from_binary(name, datatype, math.prod(shape), blob.take(size, name))
     return Tensor(name, datatype, tuple(shape), data if isinstance(data, list) else data.reshape(shape))
 
 
@@ -239,7 +239,8 @@ def _flat(name: str, data: list[Any]) -> list[Any]:
     return data
 
 
-def _from_binary(name: str, datatype: Datatype, count: int, content: memoryview) -> NDArray[np.float32] | list[bytes]:
+def from_binary(name: str, datatype: Datatype, count: int, content: memoryview) -> NDArray[np.float32] | list[bytes]:
+    """Return a tensor's items, so many as its shape means, from its bytes; raises `Malformed`."""
     if datatype == "BYTES":
         items = list(_bytes_items(name, content))
         _check_count(name, count, len(items))
@@ -277,7 +278,8 @@ def _to_json(tensor: Tensor) -> list[str] | NDArray[np.float32]:
     return tensor.data.ravel()
 
 
-def _to_binary(tensor: Tensor) -> bytes:
+def to_binary(tensor: Tensor) -> bytes:
+    """Return a tensor as bytes."""
     if isinstance(tensor.data, list):
         return b"".join(struct.pack("<I", len(item)) + item for item in tensor.data)
     return tensor.data.astype("<f4").tobytes()

@@ -34,6 +34,7 @@ from vitruvian.inference.startup import Startup
 from vitruvian.machine import keep_small_memory, usable_cpus
 
 if TYPE_CHECKING:
+    from vitruvian.inference.grpc.server import GrpcServer
     from vitruvian.inference.remote.fetch import Fetcher
 
 _log = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 class Extras:
     """What a server may have beside predictions on its main port."""
 
+    grpc_port: int | None = None
+    """Where the Open Inference Protocol is spoken over gRPC."""
     admin_port: int | None = None
     """Where health and metrics are shown instead of on the main port."""
     fetcher: Callable[[], Fetcher] | None = None
@@ -59,7 +62,7 @@ class Extras:
     rules: Rules | None = None
     """What the challenger gets of the traffic."""
     sockets: Mapping[str, socket.socket] = field(default_factory=dict)
-    """Sockets that are bound already, by what they are for: `http`, `admin`."""
+    """Sockets that are bound already, by what they are for: `http`, `grpc`, `admin`."""
 
 
 def serve(
@@ -96,9 +99,7 @@ def serve_in_processes(
     Call `processes.prepare_metrics` before anything imports this module. Raises as `serve` does.
     """
     settings, extras = settings or Settings(), extras or Extras()
-    sockets = {"http": extras.sockets.get("http") or listen(host, port)}
-    if extras.admin_port is not None:
-        sockets["admin"] = extras.sockets.get("admin") or listen(host, extras.admin_port)
+    sockets = _bound(host, port, extras)
     shared = replace(extras, sockets=sockets)
     each = replace(settings, max_bodies=settings.max_bodies // count)
     address = _url(host, sockets["http"].getsockname()[1], "https" if extras.tls else "http")
@@ -141,10 +142,8 @@ class Server:
         _allow_many_connections()
         keep_small_memory()
         # First the ports: loading a large model only to find one taken wastes a minute.
-        self._sockets = {"http": extras.sockets.get("http") or listen(host, port)}
+        self._sockets = _bound(host, port, extras)
         try:
-            if extras.admin_port is not None:
-                self._sockets["admin"] = extras.sockets.get("admin") or listen(host, extras.admin_port)
             context = extras.tls and extras.tls()
             with startup.time("load"):
                 lanes = settings.lanes or usable_cpus()
@@ -165,6 +164,14 @@ class Server:
             raise
         self.address = _url(host, self._sockets["http"].getsockname()[1], "https" if context else "http")
         self.service: Service = app.state.service
+        self.grpc_address: str | None = None
+        grpc_server = None
+        if "grpc" in self._sockets:
+            from vitruvian.inference.grpc.server import GrpcServer
+
+            self.grpc_address = f"{_named(host)}:{self._sockets['grpc'].getsockname()[1]}"
+            bound_to = f"{_bracketed(host)}:{self._sockets['grpc'].getsockname()[1]}"
+            grpc_server = GrpcServer(app.state.tracks, bound_to, max_message=settings.max_body)
         self._ready: Callable[[], None] = lambda: None
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -176,6 +183,7 @@ class Server:
             admin = _Beside(_config(create_admin(self.service), settings, lifespan="off"))
         wrapped = extras.wrap(app) if extras.wrap else app
         self._uvicorn = _Uvicorn(_config(wrapped, settings, context=context), self.service, admin, self._sockets)
+        self._uvicorn.grpc_server = grpc_server
         self._uvicorn.ready_first = ready_first
         self._uvicorn.beat = lambda: self.beat()
 
@@ -270,6 +278,7 @@ class _Uvicorn(uvicorn.Server):
         self._lingering: threading.Timer | None = None
         self.beat: Callable[[], None] = lambda: None
         self.ready_first = False
+        self.grpc_server: GrpcServer | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         if self.ready_first:
@@ -277,7 +286,20 @@ class _Uvicorn(uvicorn.Server):
             if self._service.failure is not None:
                 self.should_exit = True
                 return
+        if self.grpc_server is not None:
+            try:
+                await self.grpc_server.start()
+            except VitruvianError as e:
+                self._service.failure = e
+                self.should_exit = True
+                return
         await super().startup(sockets)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        ending = [super().shutdown(sockets)]
+        if self.grpc_server is not None:
+            ending.append(self.grpc_server.stop(self._service.settings.drain_seconds))
+        await asyncio.gather(*ending)
 
     async def on_tick(self, counter: int) -> bool:
         if counter % _TICKS_OF_A_BEAT == 0:
@@ -332,8 +354,27 @@ def _allow_many_connections() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket bound to an address; raises `VitruvianError` saying why it can't be."""
+def _bound(host: str, port: int, extras: Extras) -> dict[str, socket.socket]:
+    """Return a bound socket for each port that is wanted; raises `VitruvianError`."""
+    wanted = {"http": port, "grpc": extras.grpc_port, "admin": extras.admin_port}
+    sockets: dict[str, socket.socket] = {}
+    try:
+        for name, number in wanted.items():
+            if number is not None:
+                # gRPC binds by itself: this one holds the port, and tells which it is.
+                sockets[name] = extras.sockets.get(name) or listen(host, number, shared=name == "grpc")
+    except VitruvianError:
+        for bound in sockets.values():
+            bound.close()
+        raise
+    return sockets
+
+
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """Return a socket bound to an address, which others of this user may share where that is said.
+
+    Raises `VitruvianError` saying why it can't be.
+    """
     where = f"{host}:{port}"
     try:
         if not 0 <= port < 1 << 16:
@@ -345,7 +386,7 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError, UnicodeError) as e:
         raise VitruvianError("is not an address of this machine", where=where, hint="check --host and --port") from e
     try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if shared else socket.SO_REUSEADDR, 1)
         bound.bind(address)
     except (OSError, OverflowError) as e:
         bound.close()
@@ -365,5 +406,13 @@ def _refused(error: Exception, where: str) -> VitruvianError:
 
 
 def _url(host: str, port: int, scheme: str) -> str:
-    name = _EVERYWHERE.get(host, host)
-    return f"{scheme}://[{name}]:{port}" if ":" in name else f"{scheme}://{name}:{port}"
+    return f"{scheme}://{_named(host)}:{port}"
+
+
+def _named(host: str) -> str:
+    """Return what clients on this machine call a host that a server listens on."""
+    return _bracketed(_EVERYWHERE.get(host, host))
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host or "[::]"

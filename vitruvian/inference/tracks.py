@@ -33,6 +33,8 @@ VERSION = b"x-vitruvian-version"
 """The header of answers that tells the version."""
 FALLBACK = b"x-vitruvian-fallback"
 """The header of answers that tells why the champion gave them though the challenger was drawn."""
+TOLD = (VERSION, TRACK, FALLBACK)
+"""What every protocol says beside an answer."""
 IDENTITY = "identity"
 """Where a request's state tells whose API key or token it came with."""
 
@@ -266,6 +268,18 @@ class Tracks:
         return max(shadow, canary.lanes.overdue())
 
     # What is told
+
+    def indexed(self) -> list[dict[str, str]]:
+        """Return the versions and their states as the Open Inference Protocol's repository index has them."""
+        return [
+            {
+                "name": service.predictor.bundle.info.name,
+                "version": service.predictor.bundle.info.version,
+                "state": "READY" if service.state is State.READY else "UNAVAILABLE",
+                "reason": "" if service.failure is None else service.failure.what,
+            }
+            for service in self.services
+        ]
 
     def told(self) -> dict[str, Any]:
         """Return the answer to `GET /tracks`."""

@@ -46,7 +46,7 @@ REQUEST_TIME = Metric(
     (*IDENTITY, "route"),
     REQUEST_SECONDS,
 )
-REQUESTS_IN_FLIGHT = Metric("vitruvian_requests_in_flight", "gauge", "HTTP requests that aren't answered yet.")
+REQUESTS_IN_FLIGHT = Metric("vitruvian_requests_in_flight", "gauge", "Requests that aren't answered yet.")
 STARTUP_TIME = Metric(
     "vitruvian_startup_seconds",
     "gauge",

@@ -10,7 +10,6 @@ from vitruvian.inference import oip
 from vitruvian.inference.protocol import HEADER_LENGTH, read_header_length, read_request, write_response
 from vitruvian.inference.routes.people import PRECISION
 from vitruvian.inference.routes.taking import as_json, header, named, suited, taken
-from vitruvian.inference.service import Service, State
 from vitruvian.inference.tracks import Tracks
 
 
@@ -45,7 +44,7 @@ class V2:
         return as_json({"models": [self.tracks.stable.predictor.bundle.info.name]})
 
     async def index(self, request: Request) -> Response:
-        return as_json([_indexed(service) for service in self.tracks.services])
+        return as_json(self.tracks.indexed())
 
     async def live(self, request: Request) -> Response:
         return as_json({"live": True})
@@ -80,10 +79,3 @@ class V2:
         if json_length is None:
             return Response(content, media_type="application/json")
         return Response(content, headers={HEADER_LENGTH: str(json_length)}, media_type="application/octet-stream")
-
-
-def _indexed(service: Service) -> dict[str, str]:
-    info = service.predictor.bundle.info
-    state = "READY" if service.state is State.READY else "UNAVAILABLE"
-    reason = "" if service.failure is None else service.failure.what
-    return {"name": info.name, "version": info.version, "state": state, "reason": reason}

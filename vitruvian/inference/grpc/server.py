@@ -1,0 +1,207 @@
+"""A gRPC server over the same services as HTTP, in the same event loop."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import grpc
+
+from vitruvian.errors import VitruvianError
+from vitruvian.inference import oip
+from vitruvian.inference.envelope import FORESEEN, problem_of
+from vitruvian.inference.grpc import tensors
+from vitruvian.inference.grpc.messages import methods
+from vitruvian.inference.problems import INTERNAL, LATE, NOT_FOUND, Problem
+from vitruvian.inference.service import Service, State
+from vitruvian.inference.tracks import TOLD, Tracks
+
+_log = logging.getLogger(__name__)
+_INFERENCE, _HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
+_CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    422: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    500: grpc.StatusCode.INTERNAL,
+    503: grpc.StatusCode.UNAVAILABLE,
+}
+_ROOM_FOR_NAMES = 65_536
+"""Bytes of a message beside its tensors."""
+
+Check = Callable[[Mapping[str, str], str, str], Awaitable[object] | object]
+"""From metadata, a group of routes and the peer; raises the `Problem` of who isn't let in."""
+Handle = Callable[[Any, Any, "_Call"], Awaitable[Any]]
+
+
+def _code(problem: Problem) -> grpc.StatusCode:
+    if problem.kind is LATE:
+        return grpc.StatusCode.DEADLINE_EXCEEDED
+    return _CODES.get(problem.kind.status, grpc.StatusCode.UNKNOWN)
+
+
+class _Call:
+    """What one call is answered with beside its message."""
+
+    def __init__(self, context: Any, stable: Service) -> None:
+        self.context = context
+        self.metadata = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
+        headers = {name.encode(): value.encode() for name, value in self.metadata.items()}
+        self.state: dict[str, Any] = {"headers": headers, "service": stable}
+
+    @property
+    def service(self) -> Service:
+        """The service that has taken it; the stable one until one has."""
+        service: Service = self.state["service"]
+        return service
+
+    @property
+    def said(self) -> list[tuple[str, str]]:
+        """What of who answers is told beside the answer."""
+        return [(name.decode(), value.decode()) for name, value in self.state.get("said", ()) if name in TOLD]
+
+
+class GrpcServer:
+    """Listens on a port of its own; `start`, `drain` and `stop` are called in the event loop."""
+
+    def __init__(
+        self,
+        tracks: Tracks,
+        address: str,
+        *,
+        max_message: int,
+        credentials: grpc.ServerCredentials | None = None,
+        check: Check | None = None,
+    ) -> None:
+        self._tracks = tracks
+        self._address = address
+        self._limit = max_message + _ROOM_FOR_NAMES
+        self._credentials = credentials
+        self._check = check
+        self._server: Any = None
+
+    async def start(self) -> None:
+        """Listen; raises `VitruvianError` where the address can't be used."""
+        options = [
+            ("grpc.max_receive_message_length", self._limit),
+            ("grpc.max_send_message_length", -1),
+            # Several processes share the port.
+            ("grpc.so_reuseport", 1),
+        ]
+        self._server = grpc.aio.server(options=options)
+        self._server.add_generic_rpc_handlers([self._handlers(_INFERENCE), self._handlers(_HEALTH)])
+        try:
+            if self._credentials is None:
+                self._server.add_insecure_port(self._address)
+            else:
+                self._server.add_secure_port(self._address, self._credentials)
+        except RuntimeError as e:
+            raise VitruvianError(
+                "gRPC can't listen here", where=self._address, hint="choose another --grpc-port"
+            ) from e
+        await self._server.start()
+
+    async def stop(self, seconds: float) -> None:
+        """Accept no more calls; those accepted are answered within so many seconds."""
+        if self._server is not None:
+            await self._server.stop(seconds)
+
+    def _handlers(self, service: str) -> Any:
+        made = {}
+        for name, (request, response) in methods(service).items():
+            handle: Handle = getattr(self, f"_{name}")
+            made[name] = grpc.unary_unary_rpc_method_handler(
+                self._answered(f"/{service}/{name}", handle, response),
+                request_deserializer=request.FromString,
+                response_serializer=response.SerializeToString,
+            )
+        return grpc.method_handlers_generic_handler(service, made)
+
+    def _answered(self, route: str, handle: Handle, response: Any) -> Callable[[Any, Any], Awaitable[Any]]:
+        """Return what answers a call, counts it, and turns problems into the protocol's codes."""
+        group = "predict" if route.endswith("Infer") else "metadata" if "Metadata" in route else "health"
+
+        async def answer(asked: Any, context: Any) -> Any:
+            began = time.perf_counter()
+            call = _Call(context, self._tracks.stable)
+            request_id = call.metadata.get("x-request-id") or f"{random.getrandbits(128):032x}"
+            made, problem = None, None
+            call.service.metrics.in_flight.inc()
+            try:
+                if self._check is not None:
+                    allowed = self._check(call.metadata, group, context.peer())
+                    if isinstance(allowed, Awaitable):
+                        await allowed
+                made = await handle(asked, response, call)
+            except FORESEEN as e:
+                problem = problem_of(e)
+            except Exception:
+                _log.exception("request %s failed", request_id)
+                problem = Problem(INTERNAL, "this is the server's fault; its log has the details")
+            finally:
+                call.service.metrics.in_flight.dec()
+            code = 200 if problem is None else problem.kind.status
+            call.service.metrics.answered(route, code, time.perf_counter() - began)
+            if problem is None:
+                context.set_trailing_metadata((("x-request-id", request_id), *call.said))
+                return made
+            headers = ((name.lower(), value) for name, value in problem.headers.items())
+            trailing = (("x-request-id", request_id), ("problem", problem.kind.slug), *call.said, *headers)
+            return await context.abort(_code(problem), problem.detail, trailing)
+
+        return answer
+
+    # One method for each of the protocol's.
+
+    async def _ServerLive(self, asked: Any, response: Any, call: _Call) -> Any:
+        return response(live=True)
+
+    async def _ServerReady(self, asked: Any, response: Any, call: _Call) -> Any:
+        return response(ready=call.service.state is State.READY)
+
+    async def _ModelReady(self, asked: Any, response: Any, call: _Call) -> Any:
+        service = self._named(asked.name, asked.version)
+        return response(ready=service.state is State.READY)
+
+    async def _ServerMetadata(self, asked: Any, response: Any, call: _Call) -> Any:
+        return response(**oip.server_metadata())
+
+    async def _ModelMetadata(self, asked: Any, response: Any, call: _Call) -> Any:
+        described = oip.model_metadata(self._named(asked.name, asked.version).predictor.bundle)
+        return response(**{**described, "versions": self._tracks.versions})
+
+    async def _ModelInfer(self, asked: Any, response: Any, call: _Call) -> Any:
+        version = self._tracks.named(asked.model_name, asked.model_version)
+        drawn, ticket = self._tracks.take(call.state, call.context.time_remaining(), version)
+        share = drawn.bodies.share()
+        try:
+            share.add(asked.ByteSize())
+            request, labels, templates = oip.take_texts(tensors.read(asked))
+            ticket.limit(oip.timeout(request))
+            precision = call.metadata.get("x-precision") or request.parameters.get("precision")
+            floats = any(tensor.datatype == "FP32" for tensor in request.inputs)
+            service = self._tracks.suited(call.state, drawn, tensors=floats, labels=labels, precision=precision)
+            wanted = await service.wanted(labels, templates, precision, ticket)
+            inputs = oip.inputs(request, service.predictor, service.settings.max_inputs, wanted)
+            answers = oip.outputs(await service.predict(inputs, ticket))
+        finally:
+            share.end()
+        info = service.predictor.bundle.info
+        return tensors.write(request, info.name, info.version, answers)
+
+    async def _RepositoryIndex(self, asked: Any, response: Any, call: _Call) -> Any:
+        return response(models=self._tracks.indexed())
+
+    async def _Check(self, asked: Any, response: Any, call: _Call) -> Any:
+        if asked.service not in ("", _INFERENCE):
+            raise Problem(NOT_FOUND, f"there is no service '{asked.service[:100]}' here")
+        return response(status=1 if call.service.state is State.READY else 2)
+
+    def _named(self, name: str, version: str) -> Service:
+        return self._tracks.named(name, version) or self._tracks.stable
