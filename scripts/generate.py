@@ -226,6 +226,7 @@ def metrics_page() -> str:
     parts = []
     for title, listed in (
         ("Servers", metrics.SERVING),
+        ("Champion and challenger", metrics.TRACKS),
         ("Servers' processes", metrics.PROCESS),
         ("Training", metrics.TRAINING),
     ):

@@ -129,6 +129,7 @@ def make_bundle(
     labels: Sequence[str] = LABELS,
     golden_shift: float = 0.0,
     clip: bool = False,
+    weights: NDArray[np.float32] | None = None,
     size: int = SIZE,
 ) -> Bundle:
     """Publish a small bundle in a folder store and return it opened.
@@ -136,14 +137,16 @@ def make_bundle(
     An image bundle of three labels answers with the strongest of red, green and blue; a heatmap bundle with the
     strongest third of the joints. `golden_shift` makes the stored golden answer wrong by that much. With `clip` an
     image bundle has a text tower that knows the words of `WORDS` and embeds them as a picture of that colour.
+    `weights` (channels, labels) are another model's, `size` another preprocessing's.
     """
     folder = root / "making"
     (folder / "exports").mkdir(parents=True)
     preprocess = ImagePreprocess(size=size) if kind == "image" else HeatmapPreprocess()
     channels = preprocess.tensor_shape[0]
-    weights = np.zeros((channels, len(labels)), np.float32)
-    for channel in range(channels):
-        weights[channel, channel % len(labels)] = 4 if kind == "image" else 40
+    if weights is None:
+        weights = np.zeros((channels, len(labels)), np.float32)
+        for channel in range(channels):
+            weights[channel, channel % len(labels)] = 4 if kind == "image" else 40
     content = picture("red") if kind == "image" else npy(heatmaps(0))
     tensor = preprocess.tensor(preprocess.prepare(content, "golden")[None])
     logits = tensor.mean(axis=(2, 3)) @ weights

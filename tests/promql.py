@@ -26,7 +26,7 @@ def substituted(query: str) -> str:
 
 def exported() -> set[str]:
     """Return every name under which a metric that the code declares reaches Prometheus."""
-    declared = (*metrics.SERVING, *metrics.PROCESS, *metrics.TRAINING)
+    declared = (*metrics.SERVING, *metrics.TRACKS, *metrics.PROCESS, *metrics.TRAINING)
     return {metric.name + suffix for metric in declared for suffix in _SUFFIXES[metric.kind]}
 
 

@@ -29,6 +29,7 @@ class Held(OnnxEngine):
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__(bundle.folder / bundle.served.path, bundle.preprocess.tensor_shape, 1)
+        self.bundle = bundle
         self.go = threading.Event()
         self.running = threading.Semaphore(0)
 

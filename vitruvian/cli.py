@@ -374,7 +374,7 @@ def demo(
     run_demo(console, model.value, folder, host, port, serve=serve)
 
 
-_LISTENING, _LOAD, _ENDING = "Listening", "How much at once", "Ending"
+_LISTENING, _LOAD, _TRYING, _ENDING = "Listening", "How much at once", "Trying another version beside it", "Ending"
 
 
 @app.command()
@@ -410,6 +410,19 @@ def serve(
     ] = 30.0,
     max_body: Annotated[int, typer.Option(min=1, help="Bytes of one request.", rich_help_panel=_LOAD)] = 20_000_000,
     max_inputs: Annotated[int, typer.Option(min=1, help="Inputs of one request.", rich_help_panel=_LOAD)] = 64,
+    challenger: Annotated[
+        str | None, typer.Option(metavar="BUNDLE", help="The version to try.", rich_help_panel=_TRYING)
+    ] = None,
+    share: Annotated[
+        float, typer.Option(min=0, max=100, help="Percent of the requests that it answers.", rich_help_panel=_TRYING)
+    ] = 0.0,
+    shadow: Annotated[
+        float,
+        typer.Option(min=0, max=100, help="Percent that it predicts, too, for nobody.", rich_help_panel=_TRYING),
+    ] = 0.0,
+    sticky_cookie: Annotated[
+        bool, typer.Option("--sticky-cookie", help="Keep browsers with one version.", rich_help_panel=_TRYING)
+    ] = False,
     linger: Annotated[
         float,
         typer.Option(min=0, help="Seconds to go on answering after SIGTERM, but not ready.", rich_help_panel=_ENDING),
@@ -421,6 +434,10 @@ def serve(
     """Serve a bundle over HTTP, with a page for people."""
     from vitruvian.bundle import open_bundle
 
+    if challenger is None and (share or shadow or sticky_cookie):
+        raise SpecError("are for a challenger", where="--share, --shadow and --sticky-cookie", hint="add --challenger")
+    if challenger is not None and track is not Track.stable:
+        raise SpecError("goes beside a champion only", where="--challenger", hint=f"leave out --track {track.value}")
     with _needs("serve"):
         from vitruvian.inference.processes import prepare_metrics
 
@@ -428,6 +445,7 @@ def serve(
             prepare_metrics()
         from vitruvian.inference import server
         from vitruvian.inference.choice import fastest
+        from vitruvian.inference.rules import Rules
         from vitruvian.inference.service import Settings
         from vitruvian.inference.startup import Startup
         from vitruvian.machine import usable_cpus
@@ -456,7 +474,12 @@ def serve(
         linger_seconds=linger,
         drain_seconds=drain,
     )
-    extras = server.Extras(grpc_port=grpc_port, admin_port=admin_port)
+    extras = server.Extras(
+        grpc_port=grpc_port,
+        admin_port=admin_port,
+        challenger=challenger,
+        rules=Rules(share, shadow, sticky_cookie),
+    )
     if processes == 1:
         server.serve(found, host, port, settings=settings, startup=startup, extras=extras, announce=announce)
         return

@@ -140,6 +140,23 @@ def test_every_request_in_the_docs_is_answered(server: Path) -> None:
             assert '"predictions"' in done.stdout
 
 
+def test_another_version_is_tried_as_the_docs_say(trained: Path) -> None:
+    # Which version it is is not the point here.
+    shutil.copytree(trained / "artifacts" / "yoga", trained / "artifacts" / "yoga-next")
+    lines = commands("docs/ab.md")
+    with serving(next(line for line in lines if line.startswith("vitruvian serve")), trained):
+        deadline = time.monotonic() + 60
+        while '"ready","reason":null' not in shell("curl -sS http://127.0.0.1:8080/tracks", trained).stdout:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        asked = [line for line in lines if line.startswith("curl")]
+        assert len(asked) == 4
+        for line in asked:
+            done = shell(line.replace("curl -s", "curl -sS --fail-with-body"), trained)
+            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+            assert '"canary"' in done.stdout or "studio-7" in line
+
+
 def test_a_bundle_is_served_from_s3_as_the_docs_say(trained: Path) -> None:
     started = ThreadedMotoServer(port=0)
     started.start()

@@ -111,6 +111,7 @@ def test_prometheus_takes_the_rules() -> None:
 
 IT = 'namespace="studio", classifier="yoga"'
 SERVER = f'{IT}, pod="yoga-1", version="1a", track="stable"'
+CHALLENGER = f'{IT}, pod="yoga-1", version="1b", track="canary"'
 OTHER = f'{IT}, pod="yoga-2", version="1a", track="stable"'
 LEARNER = f'{IT}, pod="yoga-head", training="abc"'
 ASKED = f'vitruvian_requests_total{{{SERVER}, route="/predict/image", code='
@@ -128,12 +129,15 @@ CASES: dict[str, tuple[Series, Series]] = {
     "VitruvianServerRestarts": (
         [
             ('process_start_time_seconds{namespace="studio", pod="yoga-1"}', "0x18 600x3 720x3 840x3 960x3"),
+            (f"vitruvian_ready{{{SERVER}}}", "0x30"),
+            # Its challenger is no server of its own.
             (f'vitruvian_bundle_info{{{SERVER}, digest="d", architecture="vit"}}', "1x30"),
+            (f'vitruvian_bundle_info{{{CHALLENGER}, digest="e", architecture="vit"}}', "1x30"),
         ],
         [
             ('process_start_time_seconds{namespace="studio", pod="yoga-1"}', "0x18 600x12"),
             ('process_start_time_seconds{namespace="studio", pod="stranger"}', "0x18 600x3 720x3 840x3 960x3"),
-            (f'vitruvian_bundle_info{{{SERVER}, digest="d", architecture="vit"}}', "1x30"),
+            (f"vitruvian_ready{{{SERVER}}}", "0x30"),
         ],
     ),
     "VitruvianErrors": (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 
@@ -11,11 +10,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
+from vitruvian import intervals
 from vitruvian.errors import DataError, TrainingError
 
 _CALIBRATION_BINS = 15
 _CONFUSED_PAIRS = 10
-_Z_95 = 1.959963984540054
 
 
 class _Record(BaseModel):
@@ -148,14 +147,9 @@ def measure(truth: NDArray[np.integer], probabilities: NDArray[np.floating], lab
 
 
 def wilson(correct: int, n: int) -> Interval:
-    """Return Wilson's 95 % interval of a share; unlike a bootstrap's, it keeps a width where all or none are correct.
-
-    Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927).
-    """
-    share, z = correct / n, _Z_95
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Interval(low=max(0.0, min(share, centre - half)), high=min(1.0, max(share, centre + half)))
+    """Return Wilson's 95 % interval of a share; unlike a bootstrap's, it has a width where all or none are correct."""
+    low, high = intervals.wilson(correct, n)
+    return Interval(low=low, high=high)
 
 
 def log_loss(truth: NDArray[np.integer], probabilities: NDArray[np.floating]) -> float:

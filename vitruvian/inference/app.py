@@ -13,12 +13,14 @@ from starlette.middleware import Middleware
 from vitruvian.inference.envelope import FORESEEN, Envelope, answer_error
 from vitruvian.inference.predictor import Predictor
 from vitruvian.inference.routes.about import About
+from vitruvian.inference.routes.compare import Compare
 from vitruvian.inference.routes.openai import OpenAi
 from vitruvian.inference.routes.people import People
 from vitruvian.inference.routes.taking import Files
 from vitruvian.inference.routes.v1 import V1
 from vitruvian.inference.routes.v2 import V2
-from vitruvian.inference.service import Service, Settings
+from vitruvian.inference.rules import Rules
+from vitruvian.inference.service import Service, Settings, State
 from vitruvian.inference.startup import Startup
 from vitruvian.inference.tracks import Tracks
 
@@ -33,6 +35,8 @@ def create_app(
     startup: Startup | None = None,
     settled: Callable[[], None] = lambda: None,
     ready_first: bool = False,
+    challenger: Callable[[], Predictor] | None = None,
+    rules: Rules | None = None,
     fetcher: Fetcher | None = None,
     admin: bool = True,
 ) -> Starlette:
@@ -41,10 +45,12 @@ def create_app(
     The golden example is predicted when the application starts; `settled` is called afterwards in a thread of its own,
     whatever came of it. With `ready_first` the application's start ends only then, and fails with the `BundleError` of
     a wrong answer: for those who hold an application that has started for ready. `fetcher` gets the pictures whose URLs
-    clients send. With `admin` it shows its metrics, too. The `Service` behind the application is its `state.service`.
+    clients send. `challenger` returns what is tried beside it by the rules; it is called once the predictor is ready.
+    With `admin` it shows its metrics, too. The `Service` behind the application is its `state.service`, the `Tracks`
+    its `state.tracks`.
     """
     service = Service(predictor, settings or Settings(), startup or Startup())
-    tracks = Tracks(service)
+    tracks = Tracks(service, rules, challenger)
     files = Files(fetcher)
 
     @asynccontextmanager
@@ -53,7 +59,14 @@ def create_app(
             await service.start()
             await asyncio.to_thread(settled)
 
+        async def try_challenger() -> None:
+            # Not `await starting`: who ends this one would end that one, too.
+            await asyncio.wait({starting})
+            if service.state is State.READY:
+                await tracks.start()
+
         starting = asyncio.create_task(start())
+        trying = asyncio.create_task(try_challenger())
         if ready_first:
             await starting
             if service.failure is not None:
@@ -61,12 +74,21 @@ def create_app(
         yield
         service.drain()
         service.close()
+        tracks.close()
+        trying.cancel()
         if fetcher is not None:
             fetcher.close()
         with suppress(asyncio.CancelledError):
             await starting
 
-    parts = (People(tracks, files), V2(tracks), V1(tracks, files), OpenAi(tracks, files), About(tracks, admin=admin))
+    parts = (
+        People(tracks, files),
+        V2(tracks),
+        V1(tracks, files),
+        OpenAi(tracks, files),
+        Compare(tracks, files),
+        About(tracks, admin=admin),
+    )
     app = Starlette(
         # The busiest first: they are looked through in this order.
         routes=[route for part in parts for route in part.routes()],
@@ -74,7 +96,8 @@ def create_app(
         middleware=[Middleware(Envelope, service=service)],
         exception_handlers=dict.fromkeys(FORESEEN, answer_error),
     )
-    app.state.service, app.state.tracks = service, tracks
+    app.state.service = service
+    app.state.tracks = tracks
     return app
 
 

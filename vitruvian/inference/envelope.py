@@ -64,15 +64,15 @@ class Envelope:
             nonlocal code
             if message["type"] == "http.response.start":
                 code = message["status"]
+                said = state.get("said", ())
                 closing = [_CLOSE] if self.service.ends else []
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), *closing]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), *said, *closing]
             elif not counted and not message.get("more_body", False):
                 # Before its last byte leaves: a process that is killed then has counted what its client got.
                 count()
             await send(message)
 
-        in_flight = self.service.metrics.in_flight
-        in_flight.inc()
+        self.service.metrics.in_flight.inc()
         try:
             await self.app(scope, receive, send_with_id)
         except ClientDisconnect:
@@ -84,7 +84,8 @@ class Envelope:
             problem = Problem(INTERNAL, "this is the server's fault; its log has the details")
             await problem_response(problem, scope["path"], request_id)(scope, receive, send_with_id)
         finally:
-            in_flight.dec()
+            service: Service = state.get("service", self.service)
+            service.metrics.in_flight.dec()
             if not counted:
                 count()
 

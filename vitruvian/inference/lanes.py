@@ -51,6 +51,8 @@ class Input:
     where: object
     wanted: Wanted = USUAL
     tensor: bool = False
+    content: bytes | None = None
+    """The file that it is decoded from, for those who decode it otherwise."""
 
 
 Answer = Prediction | NDArray[np.float32] | DataError | Exception
@@ -123,6 +125,16 @@ class Lanes:
     def waiting(self) -> int:
         """Inputs that no lane has taken yet."""
         return len(self._queue)
+
+    @property
+    def busy(self) -> int:
+        """Lanes that work."""
+        return self.count - len(self._idle)
+
+    def overdue(self) -> float:
+        """Return for how many seconds all lanes have worked longer than was expected; 0 where one didn't."""
+        now = time.monotonic()
+        return max(0.0, min(now - end if end else 0.0 for end in self._ends))
 
     def wait(self) -> float:
         """Return how many seconds work that is put in now would wait."""

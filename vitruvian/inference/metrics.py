@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -23,6 +24,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 from vitruvian.bundle import Bundle
 from vitruvian.inference.predictor import Prediction
@@ -30,30 +32,36 @@ from vitruvian.inference.processes import METRICS_FOLDER
 from vitruvian.observability import metrics as names
 from vitruvian.observability.metrics import Metric
 
+F = TypeVar("F")
+
 
 class ServingMetrics:
-    """What `/metrics` shows for one bundle on one track (`stable` or `canary`)."""
+    """What `/metrics` shows for one bundle on one track (`stable` or `canary`).
 
-    def __init__(self, bundle: Bundle, track: str) -> None:
+    `beside` has the metrics of the champion, where the bundle is its challenger.
+    """
+
+    def __init__(self, bundle: Bundle, track: str, beside: ServingMetrics | None = None) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = CollectorRegistry()
+        self.registry: CollectorRegistry = CollectorRegistry() if beside is None else beside.registry
+        self._families: dict[str, Any] = {} if beside is None else beside._families
+        self._asked: list[tuple[Gauge, Callable[[], float]]] = [] if beside is None else beside._asked
         self._shared = METRICS_FOLDER in os.environ
-        self._asked: list[tuple[Gauge, Callable[[], float]]] = []
         self.identity = (bundle.info.name, bundle.info.version, track)
-        if not self._shared:
+        if beside is None and not self._shared:
             ProcessCollector(registry=self.registry)
-        self._requests = self._counter(names.REQUESTS)
-        self._request_time = self._histogram(names.REQUEST_TIME)
-        self._stage_time = self._histogram(names.STAGE_TIME)
-        self._predictions = self._counter(names.PREDICTIONS)
-        self._confidence = self._histogram(names.CONFIDENCE).labels(*self.identity)
-        self._batch_size = self._histogram(names.BATCH_SIZE).labels(*self.identity)
-        self.in_flight = self._gauge(names.REQUESTS_IN_FLIGHT, "livesum").labels(*self.identity)
-        self._ready = self._gauge(names.READY, "livemax").labels(*self.identity)
-        self._startup = self._gauge(names.STARTUP_TIME, "max")
-        self._queue = self._gauge(names.QUEUE_LENGTH, "livesum").labels(*self.identity)
-        self._wait = self._gauge(names.QUEUE_WAIT, "livemax").labels(*self.identity)
-        self._gauge(names.BUNDLE_INFO, "max").labels(*self.identity, bundle.digest, bundle.info.architecture).set(1)
+        self._requests = self.counter(names.REQUESTS)
+        self._request_time = self.histogram(names.REQUEST_TIME)
+        self._stage_time = self.histogram(names.STAGE_TIME)
+        self._predictions = self.counter(names.PREDICTIONS)
+        self._confidence = self.histogram(names.CONFIDENCE).labels(*self.identity)
+        self._batch_size = self.histogram(names.BATCH_SIZE).labels(*self.identity)
+        self.in_flight = self.gauge(names.REQUESTS_IN_FLIGHT, "livesum").labels(*self.identity)
+        self._ready = self.gauge(names.READY, "livemax")
+        self._startup = self.gauge(names.STARTUP_TIME, "max")
+        self._queue = self.gauge(names.QUEUE_LENGTH, "livesum").labels(*self.identity)
+        self._wait = self.gauge(names.QUEUE_WAIT, "livemax").labels(*self.identity)
+        self.gauge(names.BUNDLE_INFO, "max").labels(*self.identity, bundle.digest, bundle.info.architecture).set(1)
         self._labels = bundle.info.labels
         # A series that begins at its first event would hide that event from rate().
         self._by_class = {label: self._predictions.labels(*self.identity, label) for label in self._labels}
@@ -61,23 +69,24 @@ class ServingMetrics:
         # Looking a series up costs more than adding to it.
         self._request_series: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
-    def watch(self, *, ready: Callable[[], bool], waiting: Callable[[], int], wait: Callable[[], float]) -> None:
-        """Ask these functions at every scrape."""
-        asked: dict[Gauge, Callable[[], float]] = {
-            self._ready: lambda: float(ready()),
-            self._queue: lambda: float(waiting()),
-            self._wait: wait,
-        }
-        for gauge, ask in asked.items():
-            if self._shared:
-                self._asked.append((gauge, ask))
-            else:
-                gauge.set_function(ask)
+    def watch(self, *, ready: Callable[[], bool] | None, waiting: Callable[[], int], wait: Callable[[], float]) -> None:
+        """Ask these functions at every scrape; `ready` is None for a challenger: it is no server of its own."""
+        if ready is not None:
+            self.ask(self._ready.labels(*self.identity), lambda: float(ready()))
+        self.ask(self._queue, lambda: float(waiting()))
+        self.ask(self._wait, wait)
+
+    def ask(self, gauge: Gauge, question: Callable[[], float]) -> None:
+        """Set a gauge to a function's value at every scrape."""
+        if self._shared:
+            self._asked.append((gauge, question))
+        else:
+            gauge.set_function(question)
 
     def refresh(self) -> None:
         """Note what the watched functions say now; other processes' scrapes see what was noted last."""
-        for gauge, ask in self._asked:
-            gauge.set(ask())
+        for gauge, question in self._asked:
+            gauge.set(question())
 
     def started(self, seconds: Mapping[str, float]) -> None:
         """Record how long each stage of the start took."""
@@ -113,23 +122,39 @@ class ServingMetrics:
     def expose(self, accept: str) -> tuple[bytes, str]:
         """Return all metrics and their content type, in the format that the scraper accepts."""
         encode, content_type = choose_encoder(accept)
+        return encode(self._whole()), content_type
+
+    def samples(self) -> Iterator[Sample]:
+        """Yield every value, of all processes together."""
+        for family in self._whole().collect():
+            yield from family.samples
+
+    def _whole(self) -> CollectorRegistry:
         self.refresh()
         if not self._shared:
-            return encode(self.registry), content_type
+            return self.registry
         whole = CollectorRegistry()
         multiprocess.MultiProcessCollector(whole)  # type: ignore[no-untyped-call]
         whole.register(_Processes())
-        return encode(whole), content_type
+        return whole
 
-    def _counter(self, metric: Metric) -> Counter:
-        return Counter(metric.name, metric.help, metric.labels, registry=self.registry)
+    def counter(self, metric: Metric) -> Counter:
+        """Return a counter of this server's."""
+        return self._family(metric, Counter)
 
-    def _gauge(self, metric: Metric, mode: Literal["livesum", "livemax", "max"]) -> Gauge:
-        """Return a gauge; `mode` says what several processes' values come to."""
-        return Gauge(metric.name, metric.help, metric.labels, registry=self.registry, multiprocess_mode=mode)
+    def gauge(self, metric: Metric, mode: Literal["livesum", "livemin", "livemax", "max"]) -> Gauge:
+        """Return a gauge of this server's; `mode` says what several processes' values come to."""
+        return self._family(metric, partial(Gauge, multiprocess_mode=mode))
 
-    def _histogram(self, metric: Metric) -> Histogram:
-        return Histogram(metric.name, metric.help, metric.labels, registry=self.registry, buckets=metric.buckets)
+    def histogram(self, metric: Metric) -> Histogram:
+        """Return a histogram of this server's."""
+        return self._family(metric, partial(Histogram, buckets=metric.buckets))
+
+    def _family(self, metric: Metric, make: Callable[..., F]) -> F:
+        known: F | None = self._families.get(metric.name)
+        if known is None:
+            known = self._families[metric.name] = make(metric.name, metric.help, metric.labels, registry=self.registry)
+        return known
 
 
 class _Processes(Collector):

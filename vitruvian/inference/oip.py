@@ -150,7 +150,7 @@ def all_predictions(answers: Sequence[Answer]) -> list[Prediction]:
 
 def file_input(predictor: Predictor, content: bytes, where: object, wanted: Wanted = USUAL) -> Input:
     """Return an encoded file as something to predict."""
-    return Input(partial(predictor.prepare, content, where), where, wanted)
+    return Input(partial(predictor.prepare, content, where), where, wanted, content=content)
 
 
 def _checked(row: NDArray[np.float32], where: str, kind: str) -> Prepared:

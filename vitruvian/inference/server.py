@@ -14,6 +14,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,10 @@ from starlette.types import ASGIApp
 from vitruvian.bundle import Bundle
 from vitruvian.errors import VitruvianError
 from vitruvian.inference.app import create_admin, create_app
+from vitruvian.inference.challenger import open_challenger
 from vitruvian.inference.predictor import Predictor
 from vitruvian.inference.processes import Board, run
+from vitruvian.inference.rules import Rules
 from vitruvian.inference.service import Service, Settings, State
 from vitruvian.inference.startup import Startup
 from vitruvian.machine import keep_small_memory, usable_cpus
@@ -54,7 +57,10 @@ class Extras:
     wrap: Callable[[ASGIApp], ASGIApp] | None = None
     """Access control around the application."""
     tls: Callable[[], ssl.SSLContext] | None = None
-    challenger: Callable[[Service], Any] | None = None
+    challenger: str | None = None
+    """The address of the bundle that is tried beside the other."""
+    rules: Rules | None = None
+    """What the challenger gets of the traffic."""
     sockets: Mapping[str, socket.socket] = field(default_factory=dict)
     """Sockets that are bound already, by what they are for: `http`, `grpc`, `admin`."""
 
@@ -148,6 +154,8 @@ class Server:
                 startup=startup,
                 settled=self._settled,
                 fetcher=extras.fetcher and extras.fetcher(),
+                challenger=_challenger(extras, bundle, settings),
+                rules=extras.rules,
                 admin=extras.admin_port is None,
             )
         except BaseException:
@@ -225,6 +233,12 @@ class Server:
                 self._uvicorn.end()
         elif self.service.state is State.FAILED:
             self._uvicorn.should_exit = True
+
+
+def _challenger(extras: Extras, champion: Bundle, settings: Settings) -> Callable[[], Predictor] | None:
+    if extras.challenger is None:
+        return None
+    return partial(open_challenger, extras.challenger, champion, settings, extras.rules or Rules())
 
 
 def _config(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect
 
@@ -16,6 +16,7 @@ from vitruvian.artifact import cache_folder
 from vitruvian.data.decode import Bounds
 from vitruvian.errors import VitruvianError
 from vitruvian.inference.admission import Bodies, Ticket, check_wait, late
+from vitruvian.inference.aside import aside
 from vitruvian.inference.budget import Budget
 from vitruvian.inference.labels import Encoder, LabelSets, read_labels
 from vitruvian.inference.lanes import USUAL, Answer, Input, Lanes, Wanted
@@ -72,10 +73,22 @@ class State(StrEnum):
     FAILED = "failed"
 
 
-class Service:
-    """Runs predictions in lanes of its own, so that the event loop only ever moves bytes."""
+class Watcher(Protocol):
+    """What looks on while predictions are made."""
 
-    def __init__(self, predictor: Predictor, settings: Settings, startup: Startup) -> None:
+    def watch(self, inputs: Sequence[Input]) -> Callable[[list[Answer]], None] | None:
+        """Return what wants to be told these inputs' answers, if anything does."""
+
+
+class Service:
+    """Runs predictions in lanes of its own, so that the event loop only ever moves bytes.
+
+    `beside` is the champion's service, where this one is its challenger's.
+    """
+
+    def __init__(
+        self, predictor: Predictor, settings: Settings, startup: Startup, beside: Service | None = None
+    ) -> None:
         self.predictor = predictor
         self.settings = settings
         self.startup = startup
@@ -83,13 +96,18 @@ class Service:
         self.failure: VitruvianError | None = None
         self.settled = threading.Event()
         """Set once the state isn't `starting` any more."""
-        self.metrics = ServingMetrics(predictor.bundle, settings.track)
+        self.metrics: ServingMetrics = ServingMetrics(
+            predictor.bundle, settings.track, beside.metrics if beside else None
+        )
         self.lanes = Lanes(predictor, settings.lanes or usable_cpus())
         self.bodies = Bodies(settings.max_bodies)
+        self.watcher: Watcher | None = None
         predictor.bounds = Bounds(settings.max_decoded, Budget(settings.max_decoding).hold)
         self.labels = self._labels()
         self.metrics.watch(
-            ready=lambda: self.state is State.READY, waiting=lambda: self.lanes.waiting, wait=self.lanes.wait
+            ready=None if beside else lambda: self.state is State.READY,
+            waiting=lambda: self.lanes.waiting,
+            wait=self.lanes.wait,
         )
 
     async def start(self) -> None:
@@ -98,7 +116,7 @@ class Service:
             return
         try:
             with self.startup.time("warm_up"):
-                await asyncio.to_thread(self.predictor.warm_up)
+                await aside(self.predictor.warm_up)
                 await self._learn()
             self.lanes.observer = self.metrics
             self.metrics.started(self.startup.seconds)
@@ -193,8 +211,11 @@ class Service:
         Raises a `Problem` where there is no time for it, and whatever the model fails with.
         """
         self.check_time(ticket, len(inputs), exact=inputs[0].wanted.exact if inputs else False)
+        told = None if self.watcher is None else self.watcher.watch(inputs)
         answers = await self._answers(inputs, ticket)
         self.metrics.answers(answers)
+        if told is not None:
+            told(answers)
         return answers
 
     async def wanted(self, labels: object, templates: object, precision: object, ticket: Ticket) -> Wanted:

@@ -159,7 +159,7 @@ SERVING = (
         # Only what its own metrics tell: a server that never got as far as showing them isn't seen here.
         f"(max by (namespace, pod) (changes({names.PROCESS_START.name}[15m]))\n"
         "* on (namespace, pod) group_left (classifier, version, track)\n"
-        f"max {_POD} (max_over_time({names.BUNDLE_INFO.name}[15m]))) >= {RESTARTS}",
+        f"group {_POD} (max_over_time({names.READY.name}[15m]))) >= {RESTARTS}",
         "0m",
         "Server {{ $labels.pod }} restarts again and again",
         f"{{{{ $labels.pod }}}} of {_VERSION_OF_IT} began anew {{{{ $value }}}} times within 15 minutes.",

@@ -112,11 +112,21 @@ def _mean(metric: Metric) -> str:
     return f"sum {_BY} ({_rate(metric, suffix='_sum')}) / sum {_BY} ({_rate(metric, suffix='_count')})"
 
 
+def _shadow(*agreements: str) -> str:
+    """Return how many of the challenger's inputs a second came out as one of these."""
+    chosen = f'agreement=~"{"|".join(agreements)}"'
+    return f"sum by (namespace, classifier, version, track, champion) ({_rate(names.SHADOW, chosen)})"
+
+
+_BESIDE = f"{_NAMED} beside {{{{champion}}}}"
+
+
 def _process(metric: Metric, rate: bool = False) -> str:
     """Return a process's metric for the chosen servers: it has their pod's labels, but not their own."""
     value = f'{metric.name}{{namespace=~"$namespace"}}'
     value = f"rate({value}[{_WINDOW}])" if rate else value
-    pods = f"max by (namespace, pod, classifier, version, track) ({_server(names.BUNDLE_INFO)})"
+    # Not what is there of each bundle: a challenger beside it is in the same process.
+    pods = f"group by (namespace, pod, classifier, version, track) ({_server(names.READY)})"
     return f"max by (namespace, pod) ({value}) * on (namespace, pod) group_left (classifier, version, track) {pods}"
 
 
@@ -256,6 +266,40 @@ SERVING = Dashboard(
                         Query(_quantile(names.CONFIDENCE, 0.1, *_CHOSEN), f"10 % {_NAMED}"),
                     ),
                     highest=1,
+                ),
+            ),
+        ),
+        Row(
+            "Champion and challenger",
+            (
+                Panel(
+                    "Agreement",
+                    "Share of the inputs that the challenger took for the same class as the champion did.",
+                    "percentunit",
+                    (Query(f"{_shadow('same')} / {_shadow('same', 'different')}", _BESIDE),),
+                    highest=1,
+                ),
+                Panel(
+                    "Not compared",
+                    "Inputs a second that the challenger was to answer, too, but failed at, or that found no room.",
+                    "cps",
+                    (
+                        Query(_shadow("failed"), f"failed {_BESIDE}"),
+                        Query(_shadow("dropped"), f"dropped {_BESIDE}"),
+                    ),
+                ),
+                Panel(
+                    "Difference, 95 %",
+                    "Largest difference of a class's probability: 95 of 100 inputs have less.",
+                    "percentunit",
+                    (Query(_quantile(names.SHADOW_DIFFERENCE, 0.95, *_CHOSEN, "champion"), _BESIDE),),
+                    highest=1,
+                ),
+                Panel(
+                    "Both versions' time, 95 %",
+                    "From the decoded input to the answer, of the inputs that both answered.",
+                    "s",
+                    (Query(_quantile(names.SHADOW_TIME, 0.95, *_CHOSEN), _NAMED),),
                 ),
             ),
         ),

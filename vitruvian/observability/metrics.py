@@ -13,6 +13,7 @@ LEARNER = ("classifier", "training")
 REQUEST_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 STAGE_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SHARES = tuple(tenth / 10 for tenth in range(1, 11))
+DIFFERENCES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 COUNTS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 CHECKPOINT_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
@@ -83,6 +84,51 @@ SERVING = (
 
 STAGES = ("queue", "decode", "predict")
 """The stages of a prediction that `vitruvian_stage_seconds` tells apart."""
+
+CHALLENGER_READY = Metric(
+    "vitruvian_challenger_ready",
+    "gauge",
+    "1 while the challenger beside this version accepts predictions, 0 while it doesn't; absent without a challenger.",
+)
+FALLBACKS = Metric(
+    "vitruvian_fallbacks_total",
+    "counter",
+    "Requests of the challenger's share that this version took over, by reason: not-ready, busy, no-time-left, "
+    "unsuited.",
+    (*IDENTITY, "reason"),
+)
+SHADOW = Metric(
+    "vitruvian_shadow_total",
+    "counter",
+    "Inputs that the champion answered and this version was to answer, too, by agreement: same, different, dropped, "
+    "failed.",
+    (*IDENTITY, "champion", "agreement"),
+)
+SHADOW_DIFFERENCE = Metric(
+    "vitruvian_shadow_difference",
+    "histogram",
+    "Largest difference of a label's probability between the champion's answer and this version's.",
+    (*IDENTITY, "champion"),
+    DIFFERENCES,
+)
+SHADOW_TIME = Metric(
+    "vitruvian_shadow_seconds",
+    "histogram",
+    "From the decoded input to the answer, of the inputs that both versions answered.",
+    buckets=STAGE_SECONDS,
+)
+SHADOW_CONFUSION = Metric(
+    "vitruvian_shadow_confusion_total",
+    "counter",
+    "Inputs that the champion and this version took for different classes; rare pairs are counted as (other).",
+    (*IDENTITY, "champion", "champion_class", "class"),
+)
+
+TRACKS = (CHALLENGER_READY, FALLBACKS, SHADOW, SHADOW_DIFFERENCE, SHADOW_TIME, SHADOW_CONFUSION)
+"""What a server measures of its challenger; `champion` is the version beside which it is tried."""
+
+AGREEMENTS = ("same", "different", "dropped", "failed")
+"""What `vitruvian_shadow_total` tells apart."""
 
 PREDICTING = "/predict.*|.*/infer"
 """A regular expression of the routes that predict: probes and pages say nothing about how well a server serves."""

@@ -51,8 +51,16 @@ class _Call:
 
     def __init__(self, context: Any, service: Service) -> None:
         self.context = context
-        self.service = service
         self.metadata = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
+        # As the state of an HTTP request.
+        headers = {name.encode(): value.encode() for name, value in self.metadata.items()}
+        self.state: dict[str, Any] = {"headers": headers, "service": service}
+
+    @property
+    def service(self) -> Service:
+        """Who answers."""
+        service: Service = self.state["service"]
+        return service
 
 
 class GrpcServer:
@@ -120,6 +128,7 @@ class GrpcServer:
             call = _Call(context, self._tracks.stable)
             request_id = call.metadata.get("x-request-id") or f"{random.getrandbits(128):032x}"
             made, problem = None, None
+            call.service.metrics.in_flight.inc()
             try:
                 if self._check is not None:
                     allowed = self._check(call.metadata, group, context.peer())
@@ -131,10 +140,13 @@ class GrpcServer:
             except Exception:
                 _log.exception("request %s failed", request_id)
                 problem = Problem(INTERNAL, "this is the server's fault; its log has the details")
+            finally:
+                call.service.metrics.in_flight.dec()
             code = 200 if problem is None else problem.kind.status
             call.service.metrics.answered(route, code, time.perf_counter() - began)
             if problem is None:
-                context.set_trailing_metadata((("x-request-id", request_id),))
+                said = ((name.decode(), value.decode()) for name, value in call.state.get("said", ()))
+                context.set_trailing_metadata((("x-request-id", request_id), *said))
                 return made
             headers = ((name.lower(), value) for name, value in problem.headers.items())
             trailing = (("x-request-id", request_id), ("problem", problem.kind.slug), *headers)
@@ -158,18 +170,20 @@ class GrpcServer:
         return response(**oip.server_metadata())
 
     async def _ModelMetadata(self, asked: Any, response: Any, call: _Call) -> Any:
-        return response(**oip.model_metadata(self._named(asked.name, asked.version).predictor.bundle))
+        service = self._named(asked.name, asked.version)
+        return response(**{**oip.model_metadata(service.predictor.bundle), "versions": self._tracks.versions})
 
     async def _ModelInfer(self, asked: Any, response: Any, call: _Call) -> Any:
-        service = self._named(asked.model_name, asked.model_version)
-        call.service = service
-        ticket = service.ticket(call.context.time_remaining())
+        version = self._tracks.named(asked.model_name, asked.model_version)
+        service, ticket = self._tracks.take(call.state, call.context.time_remaining(), version)
         share = service.bodies.share()
         try:
             share.add(asked.ByteSize())
             request, labels, templates = oip.take_texts(tensors.read(asked))
             ticket.limit(oip.timeout(request))
             precision = call.metadata.get("x-precision") or request.parameters.get("precision")
+            numbers = any(tensor.datatype == "FP32" for tensor in request.inputs)
+            service = self._tracks.suited(call.state, service, tensors=numbers, labels=labels, precision=precision)
             wanted = await service.wanted(labels, templates, precision, ticket)
             inputs = oip.inputs(request, service.predictor, service.settings.max_inputs, wanted)
             answers = oip.outputs(await service.predict(inputs, ticket))
@@ -179,10 +193,12 @@ class GrpcServer:
         return tensors.write(request, info.name, info.version, answers)
 
     async def _RepositoryIndex(self, asked: Any, response: Any, call: _Call) -> Any:
-        info = call.service.predictor.bundle.info
-        ready = call.service.state is State.READY
-        model = {"name": info.name, "version": info.version, "state": "READY" if ready else "UNAVAILABLE"}
-        return response(models=[model])
+        models = []
+        for service in self._tracks.services:
+            info = service.predictor.bundle.info
+            state = "READY" if service.state is State.READY else "UNAVAILABLE"
+            models.append({"name": info.name, "version": info.version, "state": state})
+        return response(models=models)
 
     async def _Check(self, asked: Any, response: Any, call: _Call) -> Any:
         if asked.service not in ("", _INFERENCE):
@@ -190,10 +206,4 @@ class GrpcServer:
         return response(status=1 if call.service.state is State.READY else 2)
 
     def _named(self, name: str, version: str) -> Service:
-        service = self._tracks.stable
-        info = service.predictor.bundle.info
-        if name != info.name:
-            raise Problem(NOT_FOUND, f"there is no model '{name[:100]}' here, but '{info.name}'")
-        if version not in ("", info.version):
-            raise Problem(NOT_FOUND, f"there is no version '{version[:100]}' here, but '{info.version}'")
-        return service
+        return self._tracks.named(name, version) or self._tracks.stable

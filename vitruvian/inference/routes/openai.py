@@ -38,7 +38,9 @@ class OpenAi:
         return [Route("/v1/embeddings", self.embeddings, methods=["POST"])]
 
     async def embeddings(self, request: Request) -> Response:
-        async with taken(request, self.tracks) as held:
+        # Embeddings of two versions can't be compared: nobody gets another's by chance.
+        version = self.tracks.asked(request.state.headers) or self.tracks.stable
+        async with taken(request, self.tracks, version) as held:
             service = held.service
             name = service.predictor.bundle.info.name
             if service.predictor.head is None:

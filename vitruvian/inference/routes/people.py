@@ -15,7 +15,7 @@ from vitruvian.inference.oip import all_predictions
 from vitruvian.inference.predictor import Prediction
 from vitruvian.inference.problems import UNUSABLE
 from vitruvian.inference.protocol import Malformed
-from vitruvian.inference.routes.taking import Files, Taken, as_json, header, taken
+from vitruvian.inference.routes.taking import Files, Taken, as_json, header, suited, taken
 from vitruvian.inference.service import Service
 from vitruvian.inference.tracks import Tracks
 from vitruvian.inference.uploads import Asked, asked_in_batch, asked_in_body, asked_in_json
@@ -51,7 +51,7 @@ class People:
         async with taken(request, self.tracks) as held:
             asked = asked_in_batch(content_type, held.body, held.service.settings.max_inputs)
             top = _top(asked.top_k)
-            answers = await self._answers(request, held, asked)
+            service, answers = await self._answers(request, held, asked)
         for answer in answers:
             if isinstance(answer, Exception) and not isinstance(answer, DataError):
                 raise answer
@@ -59,18 +59,20 @@ class People:
             {"index": at, "name": sent.where, **_told_or_why(answer, top)}
             for at, (sent, answer) in enumerate(zip(asked.files, answers, strict=True))
         ]
-        return as_json({**said_by(held.service), "results": results, "request_id": request.state.request_id})
+        return as_json({**said_by(service), "results": results, "request_id": request.state.request_id})
 
     async def _one(self, request: Request, read: Callable[[bytes], Asked]) -> Response:
         async with taken(request, self.tracks) as held:
             asked = read(held.body)
             top = _top(asked.top_k)
-            (prediction,) = all_predictions(await self._answers(request, held, asked))
-        return as_json({**said_by(held.service), **told(prediction, top), "request_id": request.state.request_id})
+            service, answers = await self._answers(request, held, asked)
+            (prediction,) = all_predictions(answers)
+        return as_json({**said_by(service), **told(prediction, top), "request_id": request.state.request_id})
 
-    async def _answers(self, request: Request, held: Taken, asked: Asked) -> list[Answer]:
-        service, ticket, _ = held
+    async def _answers(self, request: Request, held: Taken, asked: Asked) -> tuple[Service, list[Answer]]:
+        ticket = held.ticket
         precision = header(request, PRECISION) if asked.precision is None else asked.precision
+        service = suited(request, self.tracks, held.service, labels=asked.labels, precision=precision)
         wanted = await service.wanted(asked.labels, asked.templates, precision, ticket)
         found = [await self.files.input(sent, service, ticket, wanted) for sent in asked.files]
         good = [item for item in found if isinstance(item, Input)]
@@ -78,13 +80,13 @@ class People:
             assert isinstance(found[0], DataError)
             raise found[0]
         answers = iter(await service.predict(good, ticket))
-        return [next(answers) if isinstance(item, Input) else item for item in found]
+        return service, [next(answers) if isinstance(item, Input) else item for item in found]
 
 
 def said_by(service: Service) -> dict[str, Any]:
     """Return who answers."""
     info = service.predictor.bundle.info
-    return {"classifier": info.name, "version": info.version}
+    return {"classifier": info.name, "version": info.version, "track": service.settings.track}
 
 
 def told(prediction: Prediction, top: int | None = None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from vitruvian.errors import DataError
 from vitruvian.inference.admission import Ticket, late
 from vitruvian.inference.lanes import Input, Wanted
 from vitruvian.inference.oip import file_input
-from vitruvian.inference.problems import NOT_FOUND, TOO_SLOW, Problem, json_bytes
+from vitruvian.inference.problems import TOO_SLOW, Problem, json_bytes
 from vitruvian.inference.protocol import Malformed
 from vitruvian.inference.service import Service
 from vitruvian.inference.tracks import Tracks
@@ -38,18 +38,19 @@ class Taken(NamedTuple):
 
 
 class taken:
-    """Reads a request's body and holds its place until it is answered.
+    """Reads a request's body and holds its place until it is answered, by `wanted` where a service is.
 
     Work for a client that leaves meanwhile isn't begun. Raises a `Problem` where it isn't taken on.
     """
 
-    def __init__(self, request: Request, tracks: Tracks) -> None:
+    def __init__(self, request: Request, tracks: Tracks, wanted: Service | None = None) -> None:
         self._request = request
         self._tracks = tracks
+        self._wanted = wanted
 
     async def __aenter__(self) -> Taken:
-        service = self._tracks.pick(self._request)
-        ticket = service.ticket(_timeout(self._request))
+        state = self._request.scope["state"]
+        service, ticket = self._tracks.take(state, _timeout(self._request), self._wanted)
         self._share = service.bodies.share()
         self._watch = _Watch(self._request, ticket, service.settings.body_seconds)
         try:
@@ -163,12 +164,21 @@ def as_json(value: Any, headers: dict[str, str] | None = None) -> Response:
     return Response(json_bytes(value), headers=headers, media_type="application/json")
 
 
-def named(request: Request, service: Service) -> Service:
-    """Return the service that a path names; raises a `Problem` where it names another."""
-    info = service.predictor.bundle.info
-    name, version = request.path_params["name"], request.path_params.get("version", info.version)
-    if name != info.name:
-        raise Problem(NOT_FOUND, f"there is no model '{name[:100]}' here, but '{info.name}'")
-    if version != info.version:
-        raise Problem(NOT_FOUND, f"there is no version '{version[:100]}' here, but '{info.version}'")
-    return service
+def named(request: Request, tracks: Tracks) -> Service | None:
+    """Return the service of the version that a path names, None where it names none; raises a `Problem`."""
+    return tracks.named(request.path_params["name"], request.path_params.get("version"))
+
+
+def suited(
+    request: Request,
+    tracks: Tracks,
+    service: Service,
+    *,
+    tensors: bool = False,
+    labels: object = None,
+    precision: object = None,
+) -> Service:
+    """Return who answers what a body asks: the champion where the challenger was drawn and can't."""
+    if service is tracks.stable:
+        return service
+    return tracks.suited(request.scope["state"], service, tensors=tensors, labels=labels, precision=precision)

@@ -18,7 +18,7 @@ from vitruvian.inference.predictor import Prediction
 from vitruvian.inference.problems import UNUSABLE, Problem
 from vitruvian.inference.protocol import Malformed, read_json
 from vitruvian.inference.routes.people import PRECISION
-from vitruvian.inference.routes.taking import Files, as_json, header, named, taken
+from vitruvian.inference.routes.taking import Files, as_json, header, named, suited, taken
 from vitruvian.inference.service import Service
 from vitruvian.inference.tracks import Tracks
 from vitruvian.inference.uploads import sent_in_json
@@ -49,15 +49,19 @@ class V1:
         return as_json({"models": [info.name], "object": "list", "data": [model]})
 
     async def model(self, request: Request) -> Response:
-        service = named(request, self.tracks.stable)
+        service = named(request, self.tracks) or self.tracks.stable
         service.check_ready()
         return as_json({"name": service.predictor.bundle.info.name, "ready": True})
 
     async def predict(self, request: Request) -> Response:
-        named(request, self.tracks.stable)
-        async with taken(request, self.tracks) as (service, ticket, body):
-            precision = header(request, PRECISION)
-            found = await predictions(read_json(body), service, ticket, self.files, precision)
+        named(request, self.tracks)
+        async with taken(request, self.tracks) as (drawn, ticket, body):
+            document = read_json(body)
+            precision = header(request, PRECISION) or document.get("precision")
+            tensors = any(isinstance(each, list) for each in _instances(document))
+            labels = document.get("labels")
+            service = suited(request, self.tracks, drawn, tensors=tensors, labels=labels, precision=precision)
+            found = await predictions(document, service, ticket, self.files, precision)
         return as_json({"predictions": found})
 
 
@@ -68,15 +72,20 @@ async def predictions(
 
     Raises `Malformed` and a `Problem` for what can't be asked or answered.
     """
-    instances = document.get("instances")
-    if not isinstance(instances, list) or not instances:
-        raise Malformed("'instances' is not a list of one or more")
+    instances = _instances(document)
     if len(instances) > service.settings.max_inputs:
         raise Problem(UNUSABLE, f"{len(instances)} instances are too many; /limits tells the most")
     labels, templates = document.get("labels"), document.get("templates")
     wanted = await service.wanted(labels, templates, precision or document.get("precision"), ticket)
     inputs = [await _input(one, f"instances[{at}]", service, ticket, files, wanted) for at, one in enumerate(instances)]
     return [_told(prediction) for prediction in all_predictions(await service.predict(inputs, ticket))]
+
+
+def _instances(document: Mapping[str, Any]) -> list[Any]:
+    instances = document.get("instances")
+    if not isinstance(instances, list) or not instances:
+        raise Malformed("'instances' is not a list of one or more")
+    return instances
 
 
 async def _input(instance: object, where: str, service: Service, ticket: Ticket, files: Files, wanted: Wanted) -> Input:

@@ -9,8 +9,8 @@ from starlette.routing import Route
 from vitruvian.inference import oip
 from vitruvian.inference.protocol import HEADER_LENGTH, read_header_length, read_request, write_response
 from vitruvian.inference.routes.people import PRECISION
-from vitruvian.inference.routes.taking import as_json, header, named, taken
-from vitruvian.inference.service import State
+from vitruvian.inference.routes.taking import as_json, header, named, suited, taken
+from vitruvian.inference.service import Service, State
 from vitruvian.inference.tracks import Tracks
 
 
@@ -45,10 +45,7 @@ class V2:
         return as_json({"models": [self.tracks.stable.predictor.bundle.info.name]})
 
     async def index(self, request: Request) -> Response:
-        service = self.tracks.stable
-        info = service.predictor.bundle.info
-        state = "READY" if service.state is State.READY else "UNAVAILABLE"
-        return as_json([{"name": info.name, "version": info.version, "state": state, "reason": ""}])
+        return as_json([_indexed(service) for service in self.tracks.services])
 
     async def live(self, request: Request) -> Response:
         return as_json({"live": True})
@@ -58,20 +55,23 @@ class V2:
         return as_json({"ready": True})
 
     async def model(self, request: Request) -> Response:
-        return as_json(oip.model_metadata(named(request, self.tracks.stable).predictor.bundle))
+        service = named(request, self.tracks) or self.tracks.stable
+        return as_json({**oip.model_metadata(service.predictor.bundle), "versions": self.tracks.versions})
 
     async def model_ready(self, request: Request) -> Response:
-        service = named(request, self.tracks.stable)
+        service = named(request, self.tracks) or self.tracks.stable
         service.check_ready()
         return as_json({"name": service.predictor.bundle.info.name, "ready": True})
 
     async def infer(self, request: Request) -> Response:
-        named(request, self.tracks.stable)
+        version = named(request, self.tracks)
         header_length = read_header_length(header(request, HEADER_LENGTH))
-        async with taken(request, self.tracks) as (service, ticket, body):
+        async with taken(request, self.tracks, version) as (drawn, ticket, body):
             asked, labels, templates = oip.take_texts(read_request(body, header_length))
             ticket.limit(oip.timeout(asked))
             precision = header(request, PRECISION) or asked.parameters.get("precision")
+            tensors = any(tensor.datatype == "FP32" for tensor in asked.inputs)
+            service = suited(request, self.tracks, drawn, tensors=tensors, labels=labels, precision=precision)
             wanted = await service.wanted(labels, templates, precision, ticket)
             inputs = oip.inputs(asked, service.predictor, service.settings.max_inputs, wanted)
             answers = oip.outputs(await service.predict(inputs, ticket))
@@ -80,3 +80,10 @@ class V2:
         if json_length is None:
             return Response(content, media_type="application/json")
         return Response(content, headers={HEADER_LENGTH: str(json_length)}, media_type="application/octet-stream")
+
+
+def _indexed(service: Service) -> dict[str, str]:
+    info = service.predictor.bundle.info
+    state = "READY" if service.state is State.READY else "UNAVAILABLE"
+    reason = "" if service.failure is None else service.failure.what
+    return {"name": info.name, "version": info.version, "state": state, "reason": reason}

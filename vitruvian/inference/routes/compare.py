@@ -1,0 +1,71 @@
+"""Champion and challenger beside each other: who they are, how far they agree, and both answers to one input."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from vitruvian.errors import DataError
+from vitruvian.inference.admission import Ticket
+from vitruvian.inference.agreement import difference
+from vitruvian.inference.oip import all_predictions
+from vitruvian.inference.predictor import Prediction
+from vitruvian.inference.routes.people import said_by, told
+from vitruvian.inference.routes.taking import Files, as_json, header, taken
+from vitruvian.inference.service import Service
+from vitruvian.inference.tracks import Tracks
+from vitruvian.inference.uploads import Asked, Sent, asked_in_body, asked_in_json
+
+
+class Compare:
+    """One method for each route."""
+
+    def __init__(self, tracks: Tracks, files: Files) -> None:
+        self.tracks = tracks
+        self.files = files
+
+    def routes(self) -> list[Route]:
+        """Return the routes that belong here."""
+        return [Route("/tracks", self.about), Route("/compare", self.compare, methods=["POST"])]
+
+    async def about(self, request: Request) -> Response:
+        return as_json(self.tracks.told())
+
+    async def compare(self, request: Request) -> Response:
+        """Answer one input by both versions, one after the other: neither takes CPUs from the other's seconds."""
+        challenger = self.tracks.challenger
+        async with taken(request, self.tracks, self.tracks.stable) as (champion, ticket, body):
+            self.tracks.claim(challenger, request.state.headers, ticket.left)
+            content_type = header(request, "content-type") or ""
+            in_json = content_type.partition(";")[0].strip().lower() == "application/json"
+            asked = asked_in_json(body) if in_json else asked_in_body(content_type, body)
+            mine, one, content = await self._answer(champion, asked, asked.files[0], ticket)
+            # A URL is fetched once.
+            theirs, other, _ = await self._answer(challenger, asked, Sent(asked.files[0].where, content), ticket)
+        return as_json(
+            {
+                "classifier": champion.predictor.bundle.info.name,
+                "stable": mine,
+                "canary": theirs,
+                "same": one.label == other.label,
+                "difference": round(difference(one, other), 6),
+                "request_id": request.state.request_id,
+            }
+        )
+
+    async def _answer(
+        self, service: Service, asked: Asked, sent: Sent, ticket: Ticket
+    ) -> tuple[dict[str, Any], Prediction, bytes]:
+        """Return an answer as people get it and as it is, and the file that it is to."""
+        wanted = await service.wanted(asked.labels, asked.templates, asked.precision, ticket)
+        found = await self.files.input(sent, service, ticket, wanted)
+        if isinstance(found, DataError):
+            raise found
+        began = time.monotonic()
+        (prediction,) = all_predictions(await service.predict([found], ticket))
+        seconds = round(time.monotonic() - began, 6)
+        return {**said_by(service), **told(prediction), "seconds": seconds}, prediction, found.content or b""
