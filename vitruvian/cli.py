@@ -474,8 +474,12 @@ def serve(
         linger_seconds=linger,
         drain_seconds=drain,
     )
-    rules = Rules(share, shadow, sticky_cookie)
-    extras = server.Extras(grpc_port=grpc_port, admin_port=admin_port, challenger=challenger, rules=rules)
+    extras = server.Extras(
+        grpc_port=grpc_port,
+        admin_port=admin_port,
+        challenger=challenger,
+        rules=Rules(share, shadow, sticky_cookie),
+    )
     if processes == 1:
         server.serve(found, host, port, settings=settings, startup=startup, extras=extras, announce=announce)
         return
