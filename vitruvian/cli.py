@@ -10,7 +10,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from vitruvian.cluster.api import Cluster
     from vitruvian.cluster.settings import RaySettings
     from vitruvian.console import Teller
+    from vitruvian.inference.access.guard import Guard
+    from vitruvian.inference.access.tls import Tls
+    from vitruvian.inference.remote.fetch import Fetcher
     from vitruvian.pipeline import Stage
     from vitruvian.spec import Classifier
     from vitruvian.training.trackers import Trackers
@@ -44,8 +47,10 @@ app = typer.Typer(
 )
 spec_app = typer.Typer(help="Explain, describe and check the file that declares a classifier.", no_args_is_help=True)
 data_app = typer.Typer(help="Make and change data sets.", no_args_is_help=True)
+key_app = typer.Typer(help="Make API keys for servers.", no_args_is_help=True)
 app.add_typer(spec_app, name="spec")
 app.add_typer(data_app, name="data")
+app.add_typer(key_app, name="key")
 
 # Names of files and classes are shown as they are: ':smile:' is no picture.
 console = Console(emoji=False)
@@ -374,7 +379,8 @@ def demo(
     run_demo(console, model.value, folder, host, port, serve=serve)
 
 
-_LISTENING, _LOAD, _TRYING, _ENDING = "Listening", "How much at once", "Trying another version beside it", "Ending"
+_LISTENING, _ACCESS, _LOAD = "Listening", "Who may ask, and by what", "How much at once"
+_TRYING, _ENDING = "Trying another version beside it", "Ending"
 
 
 @app.command()
@@ -391,6 +397,18 @@ def serve(
     admin_port: Annotated[
         int | None,
         typer.Option(min=0, max=65535, help="Health and metrics on a port of their own.", rich_help_panel=_LISTENING),
+    ] = None,
+    access: Annotated[
+        Path | None, typer.Option(help="A file that says who may ask; none: all.", rich_help_panel=_ACCESS)
+    ] = None,
+    allow_url: Annotated[
+        list[str] | None,
+        typer.Option(help="A host to fetch pictures from; may be repeated; none: no URLs.", rich_help_panel=_ACCESS),
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="The server's certificate.", rich_help_panel=_ACCESS)] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key.", rich_help_panel=_ACCESS)] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="Whose certificates clients must have.", rich_help_panel=_ACCESS)
     ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name in the protocols; none: the classifier's.")] = None,
     track: Annotated[Track, typer.Option(help="A label of the metrics.")] = Track.stable,
@@ -477,6 +495,9 @@ def serve(
     extras = server.Extras(
         grpc_port=grpc_port,
         admin_port=admin_port,
+        guard=_guard(access, processes),
+        fetcher=_fetcher(allow_url, max_body),
+        tls=_tls(tls_cert, tls_key, tls_client_ca),
         challenger=challenger,
         rules=Rules(share, shadow, sticky_cookie),
     )
@@ -485,6 +506,38 @@ def serve(
         return
     code = server.serve_in_processes(found, host, port, processes, settings=settings, extras=extras, announce=announce)
     raise typer.Exit(code)
+
+
+def _guard(file: Path | None, processes: int) -> Callable[[], Guard] | None:
+    """Return what makes a process's guard; raises `SpecError` for a file that can't be carried out."""
+    if file is None:
+        return None
+    from vitruvian.inference.access.guard import Guard
+
+    # Once here, so that what is wrong is told before anything starts.
+    Guard.open(file)
+    return lambda: Guard.open(file, shares=processes)
+
+
+def _fetcher(hosts: list[str] | None, max_body: int) -> Callable[[], Fetcher] | None:
+    """Return what makes a process's fetcher; raises `SpecError` for hosts that can't be."""
+    if not hosts:
+        return None
+    from vitruvian.inference.remote.allowed import Allowed
+    from vitruvian.inference.remote.fetch import Fetcher, Limits
+
+    allowed = Allowed.parse(hosts)
+    return lambda: Fetcher(allowed, Limits(max_body=max_body))
+
+
+def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> Tls | None:
+    if certificate is None and key is None and client_ca is None:
+        return None
+    if certificate is None or key is None:
+        raise typer.BadParameter("--tls-cert and --tls-key go together")
+    from vitruvian.inference.access.tls import Files, Tls
+
+    return Tls(Files(certificate, key, client_ca))
 
 
 @app.command()
@@ -792,6 +845,18 @@ def doctor(
     else:
         shown.show(console, report)
     raise typer.Exit(1 if report.missing else 0)
+
+
+@key_app.command("new")
+def key_new(name: Annotated[str, typer.Argument(help="What the key is called in logs and limits.")]) -> None:
+    """Make an API key: it is shown once, and the lines to add to the file of keys are shown with it."""
+    with _needs("serve"):
+        from vitruvian.inference.access.keys import new_key
+        from vitruvian.spec import dump
+    key, digest = new_key()
+    console.print(f"the key, which is shown only now: [bold]{key}[/]", highlight=False, soft_wrap=True)
+    console.print("add to the list 'keys' of the file of keys:", highlight=False)
+    console.print(dump([{"name": name, "sha256": digest}]).rstrip(), highlight=False, markup=False, soft_wrap=True)
 
 
 @spec_app.command("explain")

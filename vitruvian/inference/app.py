@@ -25,6 +25,7 @@ from vitruvian.inference.startup import Startup
 from vitruvian.inference.tracks import Tracks
 
 if TYPE_CHECKING:
+    from vitruvian.inference.access.guard import Guard
     from vitruvian.inference.remote.fetch import Fetcher
 
 
@@ -39,6 +40,7 @@ def create_app(
     rules: Rules | None = None,
     fetcher: Fetcher | None = None,
     admin: bool = True,
+    guard: Guard | None = None,
 ) -> Starlette:
     """Return the application that answers for one predictor.
 
@@ -93,11 +95,21 @@ def create_app(
         # The busiest first: they are looked through in this order.
         routes=[route for part in parts for route in part.routes()],
         lifespan=lifespan,
-        middleware=[Middleware(Envelope, service=service)],
+        middleware=[Middleware(Envelope, service=service), *_guarded(guard)],
         exception_handlers=dict.fromkeys(FORESEEN, answer_error),
     )
     app.state.service, app.state.tracks = service, tracks
     return app
+
+
+def _guarded(guard: Guard | None) -> list[Middleware]:
+    """Return what asks who is there; other sites' pages ask whether they may before they say who they are."""
+    if guard is None:
+        return []
+    from vitruvian.inference.access.guard import GuardMiddleware, with_cors
+
+    cors = [Middleware(with_cors, policy=guard.policy)] if guard.policy.cors else []
+    return [*cors, Middleware(GuardMiddleware, guard=guard)]
 
 
 def create_admin(service: Service) -> Starlette:

@@ -23,6 +23,8 @@ class Kind(NamedTuple):
 
 
 MALFORMED = Kind("malformed-request", 400, "The request can't be read")
+UNAUTHENTICATED = Kind("unauthenticated", 401, "Nobody is known to ask this")
+FORBIDDEN = Kind("forbidden", 403, "This isn't allowed")
 NOT_FOUND = Kind("not-found", 404, "There is nothing here")
 WRONG_METHOD = Kind("wrong-method", 405, "This method isn't allowed here")
 TOO_SLOW = Kind("body-too-slow", 408, "The body took too long to arrive")
@@ -30,6 +32,7 @@ TOO_LARGE = Kind("body-too-large", 413, "The body is too large")
 UNSUPPORTED = Kind("unsupported-content", 415, "The body's type isn't supported")
 UNUSABLE = Kind("unusable-input", 422, "The input can't be used")
 BUSY = Kind("busy", 429, "Too many predictions are waiting")
+RATE_LIMITED = Kind("rate-limited", 429, "Too many requests in too short a time")
 LATE = Kind("no-time-left", 429, "There is no time left for an answer")
 INTERNAL = Kind("internal", 500, "The server failed")
 NOT_READY = Kind("not-ready", 503, "The server isn't ready")

@@ -66,7 +66,6 @@ class _Child:
     short_lives: int = 0
     again: float = 0.0
     """When it is started again, in monotonic seconds."""
-    was_ready: bool = False
 
 
 def prepare_metrics() -> Path:
@@ -86,7 +85,7 @@ def run(count: int, work: Callable[[int, Board], int], *, linger: float, drain: 
     """
     board = Board(count)
     children = [_Child(slot) for slot in range(count)]
-    told = False
+    told = ever_ready = False
     signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
     try:
         while True:
@@ -99,12 +98,13 @@ def run(count: int, work: Callable[[int, Board], int], *, linger: float, drain: 
                 return _end(children, heard.si_signo, linger + drain + 5)
             for child, code in _ended(children):
                 board.clear(child.slot)
-                if not child.was_ready and not any(other.was_ready for other in children):
+                if code > 0 and not ever_ready:
                     # It has told why.
                     _end(children, signal.SIGTERM, drain)
                     return code or 1
                 _wait_longer(child, code)
             _look(children, board)
+            ever_ready = ever_ready or board.ready > 0
             if not told and board.ready == count:
                 told = True
                 tell()
@@ -118,7 +118,7 @@ def _start(child: _Child, work: Callable[[int, Board], int], board: Board) -> No
     sys.stderr.flush()
     pid = os.fork()
     if pid:
-        child.pid, child.began, child.was_ready = pid, time.monotonic(), False
+        child.pid, child.began = pid, time.monotonic()
         return
     code = 1
     try:
@@ -172,13 +172,12 @@ def _wait_longer(child: _Child, code: int) -> None:
 
 
 def _look(children: list[_Child], board: Board) -> None:
-    """Note who is ready, and kill who hangs."""
+    """Kill who hangs."""
     now = time.monotonic()
     for child in children:
         seen = board.seen(child.slot)
         if not child.pid or not seen:
             continue
-        child.was_ready = True
         if now - seen > _SILENT_SECONDS:
             print(
                 f"process {child.slot} hasn't moved for {now - seen:.0f} s; it is killed", file=sys.stderr, flush=True

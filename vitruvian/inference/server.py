@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.types import ASGIApp
 
 from vitruvian.bundle import Bundle
 from vitruvian.errors import VitruvianError
@@ -34,6 +33,8 @@ from vitruvian.inference.startup import Startup
 from vitruvian.machine import keep_small_memory, usable_cpus
 
 if TYPE_CHECKING:
+    from vitruvian.inference.access.guard import Guard
+    from vitruvian.inference.access.tls import Tls
     from vitruvian.inference.grpc.server import GrpcServer
     from vitruvian.inference.remote.fetch import Fetcher
 
@@ -54,9 +55,10 @@ class Extras:
     """Where health and metrics are shown instead of on the main port."""
     fetcher: Callable[[], Fetcher] | None = None
     """Makes what gets pictures by their URLs."""
-    wrap: Callable[[ASGIApp], ASGIApp] | None = None
-    """Access control around the application."""
-    tls: Callable[[], ssl.SSLContext] | None = None
+    guard: Callable[[], Guard] | None = None
+    """Makes what lets requests in or not."""
+    tls: Tls | None = None
+    """Certificates of the main port and gRPC's."""
     challenger: str | None = None
     """The address of the bundle that is tried beside the other."""
     rules: Rules | None = None
@@ -144,7 +146,7 @@ class Server:
         # First the ports: loading a large model only to find one taken wastes a minute.
         self._sockets = _bound(host, port, extras)
         try:
-            context = extras.tls and extras.tls()
+            guard = extras.guard and extras.guard()
             with startup.time("load"):
                 lanes = settings.lanes or usable_cpus()
                 predictor = Predictor.open(bundle, threads=max(1, usable_cpus() // lanes), lanes=lanes)
@@ -157,12 +159,13 @@ class Server:
                 challenger=_challenger(extras, bundle, settings),
                 rules=extras.rules,
                 admin=extras.admin_port is None,
+                guard=guard,
             )
         except BaseException:
             for bound in self._sockets.values():
                 bound.close()
             raise
-        self.address = _url(host, self._sockets["http"].getsockname()[1], "https" if context else "http")
+        self.address = _url(host, self._sockets["http"].getsockname()[1], "https" if extras.tls else "http")
         self.service: Service = app.state.service
         self.grpc_address: str | None = None
         grpc_server = None
@@ -171,7 +174,13 @@ class Server:
 
             self.grpc_address = f"{_named(host)}:{self._sockets['grpc'].getsockname()[1]}"
             bound_to = f"{_bracketed(host)}:{self._sockets['grpc'].getsockname()[1]}"
-            grpc_server = GrpcServer(app.state.tracks, bound_to, max_message=settings.max_body)
+            grpc_server = GrpcServer(
+                app.state.tracks,
+                bound_to,
+                max_message=settings.max_body,
+                credentials=extras.tls and extras.tls.grpc_credentials(),
+                guard=guard,
+            )
         self._ready: Callable[[], None] = lambda: None
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -181,8 +190,9 @@ class Server:
         if "admin" in self._sockets:
             # Without a start and an end of its own: it shows what the other application is.
             admin = _Beside(_config(create_admin(self.service), settings, lifespan="off"))
-        wrapped = extras.wrap(app) if extras.wrap else app
-        self._uvicorn = _Uvicorn(_config(wrapped, settings, context=context), self.service, admin, self._sockets)
+        context = extras.tls.context if extras.tls else None
+        self._uvicorn = _Uvicorn(_config(app, settings, context=context), self.service, admin, self._sockets)
+        self._uvicorn.tls = extras.tls
         self._uvicorn.grpc_server = grpc_server
         self._uvicorn.ready_first = ready_first
         self._uvicorn.beat = lambda: self.beat()
@@ -242,7 +252,7 @@ def _challenger(extras: Extras, champion: Bundle, settings: Settings) -> Callabl
 
 
 def _config(
-    app: ASGIApp | Starlette, settings: Settings, *, lifespan: Any = "on", context: ssl.SSLContext | None = None
+    app: Starlette, settings: Settings, *, lifespan: Any = "on", context: ssl.SSLContext | None = None
 ) -> uvicorn.Config:
     config = uvicorn.Config(
         app,
@@ -279,6 +289,7 @@ class _Uvicorn(uvicorn.Server):
         self.beat: Callable[[], None] = lambda: None
         self.ready_first = False
         self.grpc_server: GrpcServer | None = None
+        self.tls: Tls | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         if self.ready_first:
@@ -305,6 +316,8 @@ class _Uvicorn(uvicorn.Server):
         if counter % _TICKS_OF_A_BEAT == 0:
             self._service.metrics.refresh()
             self.beat()
+            if self.tls is not None:
+                self.tls.look()
         return await super().on_tick(counter)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -18,6 +18,10 @@ from vitruvian.inference.grpc.messages import methods
 from vitruvian.inference.problems import INTERNAL, LATE, NOT_FOUND, Problem
 from vitruvian.inference.service import Service, State
 from vitruvian.inference.tracks import TOLD, Tracks
+
+if TYPE_CHECKING:
+    from vitruvian.inference.access.guard import Guard
+    from vitruvian.inference.access.policy import Group
 
 _log = logging.getLogger(__name__)
 _INFERENCE, _HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
@@ -32,12 +36,16 @@ _CODES = {
     500: grpc.StatusCode.INTERNAL,
     503: grpc.StatusCode.UNAVAILABLE,
 }
+_PROBES = ("ServerLive", "ServerReady", "ModelReady", "Check")
 _ROOM_FOR_NAMES = 65_536
 """Bytes of a message beside its tensors."""
 
-Check = Callable[[Mapping[str, str], str, str], Awaitable[object] | object]
-"""From metadata, a group of routes and the peer; raises the `Problem` of who isn't let in."""
 Handle = Callable[[Any, Any, "_Call"], Awaitable[Any]]
+
+
+def _address(peer: str) -> str:
+    """Return the address in what gRPC calls a peer, such as ipv4:127.0.0.1:5000."""
+    return peer.partition(":")[2].rpartition(":")[0]
 
 
 def _code(problem: Problem) -> grpc.StatusCode:
@@ -77,13 +85,13 @@ class GrpcServer:
         *,
         max_message: int,
         credentials: grpc.ServerCredentials | None = None,
-        check: Check | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self._tracks = tracks
         self._address = address
         self._limit = max_message + _ROOM_FOR_NAMES
         self._credentials = credentials
-        self._check = check
+        self._guard = guard
         self._server: Any = None
 
     async def start(self) -> None:
@@ -125,7 +133,8 @@ class GrpcServer:
 
     def _answered(self, route: str, handle: Handle, response: Any) -> Callable[[Any, Any], Awaitable[Any]]:
         """Return what answers a call, counts it, and turns problems into the protocol's codes."""
-        group = "predict" if route.endswith("Infer") else "metadata" if "Metadata" in route else "health"
+        name = route.rpartition("/")[2]
+        group: Group = "predict" if name == "ModelInfer" else "health" if name in _PROBES else "metadata"
 
         async def answer(asked: Any, context: Any) -> Any:
             began = time.perf_counter()
@@ -134,10 +143,10 @@ class GrpcServer:
             made, problem = None, None
             call.service.metrics.in_flight.inc()
             try:
-                if self._check is not None:
-                    allowed = self._check(call.metadata, group, context.peer())
-                    if isinstance(allowed, Awaitable):
-                        await allowed
+                if self._guard is not None:
+                    identity = await self._guard.check(call.state["headers"], group, _address(context.peer()))
+                    if identity is not None:
+                        call.state["identity"] = identity.name
                 made = await handle(asked, response, call)
             except FORESEEN as e:
                 problem = problem_of(e)
