@@ -101,9 +101,11 @@ class Pipeline:
         self.training_metrics = metrics
         self.trackers = trackers
         self.store = open_store(classifier.artifacts)
+        self._will_export = False
 
     def run(self, until: Stage = "publish") -> Made:
         """Run the stages up to one of them; raises `GateFailed` where a gate isn't met."""
+        self._will_export = STAGES.index(until) >= STAGES.index("export")
         with self.trackers or contextlib.nullcontext():
             return {
                 "prepare": lambda: self.prepared,
@@ -141,12 +143,20 @@ class Pipeline:
 
     @cached_property
     def trained(self) -> Made:
+        from vitruvian.export.formats import check
+
         settings = self.spec.training
         how = f"{workers_of(settings)}, up to {settings.epochs} epochs" if settings.epochs else "as it is"
         about = f"{self.spec.model.architecture}, {how}"
         if self.trackers:
             self._track(self.trackers)
-        make = self._train if settings.epochs else self._take
+
+        def make(folder: Path) -> None:
+            if self._will_export:
+                # A format that can't be made here is told before anything is spent, not after.
+                check(self.spec.export.formats)
+            (self._train if settings.epochs else self._take)(folder)
+
         made = self._made("train", about, self._trains_on(self.spec.model), make)
         if self.trackers:
             self.trackers.trained(self._history_of(made))

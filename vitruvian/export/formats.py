@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, cast
 
@@ -26,6 +26,14 @@ _MADE_BY: Final = {
 _RUN_BY: Final = {"torchscript": ("torchscript", "ScriptEngine"), "tensorrt": ("tensorrt", "TensorrtEngine")}
 SERVABLE: Final = frozenset(ENGINES)
 """Formats that a server, which has neither torch nor a GPU, can run."""
+
+
+def check(formats: Iterable[str]) -> None:
+    """Raise `ExportError` where one of the formats can't be made on this machine."""
+    for format in formats:
+        if format.startswith("tensorrt"):
+            # Only these need what a machine may lack.
+            cast(Callable[[str], object], _named("tensorrt", "needed"))(format)
 
 
 def exporter(format: str) -> Export:

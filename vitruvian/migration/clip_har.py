@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from vitruvian import spec
-from vitruvian.migration.table import Aside, Given, Habit, Key, Kind, Outcome, Put, Refused, Remark, System
+from vitruvian.migration.table import Given, Habit, Key, Kind, Outcome, Put, Refused, Remark, System
 
 _MODEL = "openai/clip-vit-base-patch16"
 _BATCH = 256
@@ -124,12 +124,14 @@ def _formats(given: Given) -> Iterator[Outcome]:
     if not asked or any(name not in known for name in asked):
         yield Refused("has a format that isn't known", f"choose from {', '.join(known)}")
         return
-    later = [name for name in asked if any(spec.unimplemented(spec.Export.model_validate({"formats": [name]})))]
-    now = [name for name in asked if name not in later]
-    if now:
-        yield Put("spec.export.formats", now)
-    if later:
-        yield Aside("spec.export.formats", [*now, *later], f"{', '.join(later)} can't be made yet; onnx is made")
+    precision = given.values.get("precision")
+    suffix = f"-{precision}" if precision in ("fp16", "int8") else ""
+    yield Put("spec.export.formats", [f"{name}{suffix}" if name == "tensorrt" else name for name in asked])
+
+
+def _precision(given: Given) -> Iterator[Outcome]:
+    if "tensorrt" not in (given.values.get("export_format") or ()):
+        yield Remark("was TensorRT's; set spec.export.formats to tensorrt, tensorrt-fp16 or tensorrt-int8")
 
 
 SYSTEM = System(
@@ -277,16 +279,17 @@ SYSTEM = System(
         Key(
             "export_format",
             "spec.export.formats",
-            "onnx; torchscript and tensorrt are written as a comment until they exist",
+            "onnx, torchscript, tensorrt; openvino and the formats of lower precision besides",
             Kind.list,
             ("S4.45",),
             rule=_formats,
         ),
         Key(
             "precision",
-            "not yet",
-            "of an export; ONNX is exported in full precision. In training it is `training.precision`",
+            "spec.export.formats",
+            "TensorRT's: tensorrt, tensorrt-fp16 and tensorrt-int8 are formats, as are onnx-int8 and openvino-int8",
             ids=("S4.49",),
+            rule=_precision,
         ),
         Key(
             "validate",
@@ -294,7 +297,7 @@ SYSTEM = System(
             "always; an export that answers otherwise than the model, or loses more accuracy, is refused",
             ids=("S4.50",),
         ),
-        Key("benchmark", "not yet", "one format is made, so there is none to compare", ids=("S4.45", "S4.50")),
+        Key("benchmark", "`vitruvian export`", "always; the table is in the bundle", ids=("S4.45", "S4.50")),
         Key("model_path", "`vitruvian serve BUNDLE`", _BUNDLE, ids=("S4.33", "S4.53")),
         Key("model_type", "`vitruvian serve BUNDLE`", _BUNDLE, ids=("S4.53", "S4.54")),
         Key("class_names", "`labels` in bundle.json", _BUNDLE, ids=("S4.55",)),
