@@ -16,7 +16,7 @@ import pytest
 from tritonclient import grpc as triton_grpc
 
 from tests.bundles import LABELS, make_bundle, picture
-from tests.integration.test_processes import serving
+from tests.processes import serving
 from tests.serving import sample
 from tests.versions import make_other, wait_until
 from vitruvian.bundle import open_bundle

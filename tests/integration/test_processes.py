@@ -8,8 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -19,30 +17,7 @@ import pytest
 from benchmarks.serving import tally
 from tests.bundles import make_bundle, picture
 from tests.ports import free_port
-
-
-@contextmanager
-def serving(store: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run `vitruvian serve` and yield it with its address once it is ready."""
-    port = free_port()
-    command = [sys.executable, "-c", "from vitruvian.cli import main; main()", "serve", str(store), "--port", str(port)]
-    with subprocess.Popen(
-        [*command, *flags],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "COLUMNS": "200"},
-    ) as server:
-        try:
-            assert server.stdout is not None
-            for line in server.stdout:
-                if "is ready at" in line:
-                    break
-            yield server, f"http://127.0.0.1:{port}"
-        finally:
-            for child in psutil.Process(server.pid).children() if server.poll() is None else ():
-                child.kill()
-            server.kill()
+from tests.processes import serving
 
 
 @pytest.fixture(scope="module")

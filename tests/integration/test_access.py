@@ -1,0 +1,235 @@
+"""Keys, certificates and URLs as a server that is started from the command line takes them."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import ssl
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from tritonclient import grpc as triton
+from tritonclient.utils import InferenceServerException
+from typer.testing import CliRunner
+
+from tests.bundles import make_bundle, picture
+from tests.ports import free_port
+from tests.processes import serving
+from vitruvian.cli import app
+from vitruvian.inference.access.keys import digest_of, new_key
+
+CLI = CliRunner(env={"COLUMNS": "300"})
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("bundle")
+    make_bundle(root)
+    return root / "store"
+
+
+class Authority:
+    """Signs certificates and writes them into a folder."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder = folder
+        self.name = name
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._certificate = self._signed(name, self._key, authority=True)
+        self.path = folder / f"{name}.pem"
+        self.path.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
+
+    def _signed(self, name: str, key: ec.EllipticCurvePrivateKey, *, authority: bool) -> x509.Certificate:
+        now = datetime.datetime.now(datetime.UTC)
+        places = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        return (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]))
+            .issuer_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, self.name)]))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(minutes=5))
+            .not_valid_after(now + datetime.timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName(places), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+
+    def issue(self, name: str) -> tuple[Path, Path]:
+        """Write a certificate and its key; return where they are."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = self._signed(name, key, authority=False)
+        paths = self.folder / f"{name}.pem", self.folder / f"{name}.key"
+        paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        private = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        paths[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, *private))
+        return paths
+
+
+def infer(client: triton.InferenceServerClient, **headers: str) -> Any:
+    image = triton.InferInput("image", [1], "BYTES")
+    image.set_data_from_numpy(np.array([picture("red")], dtype=np.object_))
+    return client.infer("yoga", [image], headers=headers or None).as_numpy("label")
+
+
+def test_http_and_grpc_speak_tls_and_know_clients_by_their_certificates(store: Path, tmp_path: Path) -> None:
+    ours, theirs = Authority(tmp_path, "ours"), Authority(tmp_path, "theirs")
+    certificate, key = ours.issue("server")
+    mine, stranger = ours.issue("client"), theirs.issue("stranger")
+    port = free_port()
+    flags = ("--tls-cert", certificate, "--tls-key", key, "--tls-client-ca", ours.path, "--grpc-port", port)
+    with serving(store, *map(str, flags)) as (_, address):
+        address = address.replace("http://", "https://")
+
+        def ask(chain: tuple[Path, Path] | None) -> httpx.Response:
+            context = ssl.create_default_context(cafile=str(ours.path))
+            if chain is not None:
+                context.load_cert_chain(*chain)
+            with httpx.Client(verify=context) as client:
+                return client.post(f"{address}/predict/image", content=picture("red"))
+
+        assert ask(mine).json()["predictions"][0]["class_name"] == "red"
+        for chain in (None, stranger):
+            with pytest.raises((httpx.TransportError, ssl.SSLError)):
+                ask(chain)
+        with pytest.raises(httpx.TransportError):
+            httpx.get(address.replace("https://", "http://"))
+
+        def call(chain: tuple[Path, Path] | None) -> Any:
+            files: dict[str, str] = {"root_certificates": str(ours.path)}
+            if chain is not None:
+                files |= {"certificate_chain": str(chain[0]), "private_key": str(chain[1])}
+            with triton.InferenceServerClient(f"localhost:{port}", ssl=True, **files) as client:
+                return infer(client)
+
+        assert call(mine) == [b"red"]
+        for chain in (None, stranger):
+            with pytest.raises(InferenceServerException):
+                call(chain)
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_renewed_certificate_is_taken_without_a_restart(store: Path, tmp_path: Path, processes: str) -> None:
+    first, second = Authority(tmp_path, "first"), Authority(tmp_path, "second")
+    certificate, key = first.issue("server")
+    flags = ("--tls-cert", str(certificate), "--tls-key", str(key), "--processes", processes)
+    with serving(store, *flags) as (_, address):
+        address = address.replace("http://", "https://")
+        assert httpx.get(f"{address}/health", verify=ssl.create_default_context(cafile=str(first.path))).is_success
+        second.issue("server")
+        renewed = ssl.create_default_context(cafile=str(second.path))
+        done = threading.Event()
+        for _ in range(400):
+            try:
+                assert httpx.get(f"{address}/health", verify=renewed).is_success
+                break
+            except httpx.ConnectError:
+                done.wait(0.1)
+        else:
+            pytest.fail("the new certificate isn't shown after 40 seconds")
+
+
+def test_keys_are_asked_for_over_http_and_grpc_alike(store: Path, tmp_path: Path) -> None:
+    key, reader = new_key()[0], new_key()[0]
+    entries = [{"name": "app", "sha256": digest_of(key), "rateLimit": {"requestsPerMinute": 1, "burst": 4}}]
+    entries.append({"name": "reader", "sha256": digest_of(reader), "groups": ["metadata"]})
+    (tmp_path / "keys.yaml").write_text(yaml.safe_dump({"keys": entries}))
+    (tmp_path / "access.yaml").write_text("keys: keys.yaml\n")
+    port = free_port()
+    flags = ("--access", str(tmp_path / "access.yaml"), "--grpc-port", str(port))
+    with serving(store, *flags) as (_, address), triton.InferenceServerClient(f"localhost:{port}") as client:
+        assert client.is_server_ready()
+
+        def refusal(**headers: str) -> str:
+            with pytest.raises(InferenceServerException) as caught:
+                infer(client, **headers)
+            return str(caught.value.status())
+
+        assert refusal() == "StatusCode.UNAUTHENTICATED"
+        assert refusal(authorization="Bearer vt_wrong") == "StatusCode.UNAUTHENTICATED"
+        assert refusal(authorization=f"Bearer {reader}") == "StatusCode.PERMISSION_DENIED"
+        assert client.get_model_metadata("yoga", headers={"x-api-key": reader}).name == "yoga"
+        assert infer(client, authorization=f"Bearer {key}") == [b"red"]
+        answers = [
+            httpx.post(f"{address}/predict/image", content=picture("red"), headers={"X-API-Key": key}) for _ in range(5)
+        ]
+        assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
+        assert int(answers[-1].headers["retry-after"]) >= 1
+        assert refusal(authorization=f"Bearer {key}") == "StatusCode.RESOURCE_EXHAUSTED"
+        assert httpx.post(f"{address}/predict/image", content=picture("red")).status_code == 401
+
+
+@pytest.fixture
+def site() -> Iterator[str]:
+    """Yield the address of a web server with a picture."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            content = picture("red") if self.path == "/red.png" else b""
+            self.send_response(200 if content else 404)
+            self.send_header("Content-Type", "image/png")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_pictures_are_fetched_from_allowed_hosts_and_from_no_others(store: Path, site: str) -> None:
+    with serving(store, "--allow-url", site, "--allow-url", "127.0.0.1/32") as (_, address):
+
+        def ask(url: str) -> httpx.Response:
+            return httpx.post(f"{address}/predict", json={"url": url})
+
+        assert ask(f"{site}/red.png").json()["predictions"][0]["class_name"] == "red"
+        assert ask(f"{site}/none.png").status_code == 422
+        for url in (
+            f"{site.replace('127.0.0.1', 'localhost')}/red.png",
+            "http://169.254.169.254/",
+            f"{address}/health",
+        ):
+            refused = ask(url)
+            assert refused.status_code == 422
+            assert refused.headers["content-type"] == "application/problem+json"
+            assert "fetches nothing from" in refused.json()["detail"]
+    with serving(store) as (_, address):
+        assert "switched off" in httpx.post(f"{address}/predict", json={"url": f"{site}/red.png"}).json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--access", "{folder}/none.yaml"], "none.yaml"),
+        (["--access", "{folder}/nobody.yaml"], "nobody could predict"),
+        (["--access", "{folder}/typo.yaml"], "did you mean 'rateLimit'"),
+        (["--tls-cert", "{folder}/nobody.yaml"], "go together"),
+        (["--tls-cert", "{folder}/nobody.yaml", "--tls-key", "{folder}/nobody.yaml"], "can't be used"),
+        (["--allow-url", "10.0.0.0/8"], "networks alone allow no URL"),
+        (["--allow-url", "ftp://example.com"], "ftp://example.com"),
+    ],
+)
+def test_what_cant_be_carried_out_is_told_before_anything_is_served(
+    store: Path, tmp_path: Path, flags: list[str], words: str
+) -> None:
+    (tmp_path / "nobody.yaml").write_text("public: [health]\n")
+    (tmp_path / "typo.yaml").write_text("public: [predict]\nratelimit: {requestsPerMinute: 1}\n")
+    given = [flag.format(folder=tmp_path) for flag in flags]
+    done = CLI.invoke(app, ["serve", str(store), "--port", "0", *given])
+    assert done.exit_code != 0
+    assert words in done.output or words in str(done.exception)
