@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import queue
 import subprocess
 import sys
 import threading
@@ -137,7 +138,7 @@ def test_tritons_grpc_client_gets_the_same_answer_by_every_way(server: Server, e
     client = triton_grpc.InferenceServerClient(grpc_address(server))
     assert client.is_server_live() and client.is_server_ready()
     assert client.is_model_ready("yoga") and client.is_model_ready("yoga", "v1")
-    assert client.get_server_metadata().extensions == ["binary_tensor_data"]
+    assert "binary_tensor_data" in client.get_server_metadata().extensions
     metadata = client.get_model_metadata("yoga", as_json=True)
     assert {entry["name"] for entry in metadata["inputs"]} == {"image", "pixels", "labels", "templates"}
     assert client.get_model_repository_index().models[0].state == "READY"
@@ -164,6 +165,56 @@ def test_tritons_grpc_client_gets_the_same_answer_by_every_way(server: Server, e
     assert labels(client.infer("yoga", files(triton_grpc, "blue", "red"))) == ["blue", "red"]
 
 
+def test_tritons_tools_are_told_what_a_model_takes_and_has_done(server: Server) -> None:
+    over_http = triton_http.InferenceServerClient(http_address(server))
+    over_grpc = triton_grpc.InferenceServerClient(grpc_address(server))
+
+    def counts() -> dict[str, Any]:
+        (found,) = over_http.get_inference_statistics("yoga")["model_stats"]
+        (same,) = over_grpc.get_inference_statistics("yoga", as_json=True)["model_stats"]
+        assert int(same["inference_count"]) == found["inference_count"]
+        assert same["inference_stats"]["success"]["count"] == str(found["inference_stats"]["success"]["count"])
+        return dict(found)
+
+    over_http.infer("yoga", tensors(triton_http))
+    before = counts()
+    over_http.infer("yoga", tensors(triton_http))
+    over_grpc.infer("yoga", tensors(triton_grpc))
+    with pytest.raises(InferenceServerException):
+        over_http.infer("yoga", files(triton_http, "blue") + tensors(triton_http))
+    after = counts()
+    assert (after["name"], after["version"]) == ("yoga", "v1")
+    assert after["inference_count"] - before["inference_count"] == 6
+    assert 1 <= after["execution_count"] - before["execution_count"] <= 6
+    assert after["inference_stats"]["success"]["count"] - before["inference_stats"]["success"]["count"] == 2
+    assert after["inference_stats"]["fail"]["count"] - before["inference_stats"]["fail"]["count"] == 1
+    for stage in ("success", "queue", "compute_input", "compute_infer"):
+        assert after["inference_stats"][stage]["ns"] > before["inference_stats"][stage]["ns"]
+    assert over_http.get_inference_statistics()["model_stats"][0]["name"] == "yoga"
+
+    config = over_http.get_model_config("yoga")
+    pixels = next(entry for entry in config["input"] if entry["name"] == "pixels")
+    assert (pixels["data_type"], pixels["dims"]) == ("TYPE_FP32", [3, SIZE, SIZE])
+    same = over_grpc.get_model_config("yoga", as_json=True)["config"]
+    assert same["max_batch_size"] == config["max_batch_size"] == 64
+    assert [entry["name"] for entry in same["input"]] == [entry["name"] for entry in config["input"]]
+
+
+def test_a_stream_of_requests_is_answered_in_order_and_outlives_a_wrong_one(server: Server, expected: Any) -> None:
+    answers: queue.Queue[Any] = queue.Queue()
+    with triton_grpc.InferenceServerClient(grpc_address(server)) as client:
+        client.start_stream(lambda result, error: answers.put((result, error)))
+        client.async_stream_infer("yoga", tensors(triton_grpc), request_id="1")
+        client.async_stream_infer("other", tensors(triton_grpc), request_id="2")
+        client.async_stream_infer("yoga", tensors(triton_grpc), request_id="3")
+        first, wrong, last = (answers.get(timeout=30) for _ in range(3))
+    assert "no model 'other'" in str(wrong[1])
+    for number, (result, error) in (("1", first), ("3", last)):
+        assert error is None
+        assert result.get_response().id == number
+        assert (result.as_numpy("probabilities") == expected).all()
+
+
 def test_labels_may_come_over_grpc(server: Server) -> None:
     texts = triton_grpc.InferInput("labels", [3], "BYTES")
     texts.set_data_from_numpy(np.array([b"red", b"yellow", b"white"], dtype=np.object_))
@@ -179,8 +230,10 @@ def test_labels_may_come_over_grpc(server: Server) -> None:
         (lambda client: client.infer("yoga", tensors(triton_grpc), model_version="9"), "NOT_FOUND"),
         (lambda client: client.infer("yoga", tensors(triton_grpc) * 2), "INVALID_ARGUMENT"),
         (lambda client: client.infer("yoga", tensors(triton_grpc), client_timeout=0.0001), "DEADLINE_EXCEEDED"),
-        (lambda client: client.get_inference_statistics("yoga"), "UNIMPLEMENTED"),
-        (lambda client: client.get_model_config("yoga"), "UNIMPLEMENTED"),
+        (lambda client: client.get_inference_statistics("other"), "NOT_FOUND"),
+        (lambda client: client.get_model_config("yoga", "9"), "NOT_FOUND"),
+        (lambda client: client.load_model("yoga"), "UNIMPLEMENTED"),
+        (lambda client: client.get_trace_settings("yoga"), "UNIMPLEMENTED"),
     ],
 )
 def test_tritons_grpc_client_is_told_what_there_isnt(server: Server, call: Any, status: str) -> None:

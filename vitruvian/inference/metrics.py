@@ -33,6 +33,8 @@ from vitruvian.observability import metrics as names
 from vitruvian.observability.metrics import Metric
 
 F = TypeVar("F")
+Identity = tuple[str, str, str]
+"""The values of the labels that every metric has."""
 
 
 class ServingMetrics:
@@ -47,7 +49,7 @@ class ServingMetrics:
         self._families: dict[str, Any] = {} if beside is None else beside._families
         self._asked: list[tuple[Gauge, Callable[[], float]]] = [] if beside is None else beside._asked
         self._shared = METRICS_FOLDER in os.environ
-        self.identity = (bundle.info.name, bundle.info.version, track)
+        self.identity: Identity = (bundle.info.name, bundle.info.version, track)
         if beside is None and not self._shared:
             ProcessCollector(registry=self.registry)
         self._requests = self.counter(names.REQUESTS)

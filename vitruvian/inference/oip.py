@@ -20,7 +20,7 @@ from vitruvian.inference.problems import UNUSABLE, Problem
 from vitruvian.inference.protocol import InferRequest, Malformed, Tensor
 
 VERSION = version("vitruvian")
-EXTENSIONS = ["binary_tensor_data"]
+EXTENSIONS = ["binary_tensor_data", "statistics", "model_configuration", "model_repository"]
 FILES = {"image": "image", "heatmap": "heatmap"}
 """The input that takes encoded files as BYTES, for each kind of preprocessing."""
 TEXTS = ("labels", "templates")

@@ -25,6 +25,7 @@ from vitruvian.inference.rules import CANARY, KEY, STABLE, TRACK, Rules, challen
 from vitruvian.inference.service import Service, State
 from vitruvian.inference.shadow import Shadow
 from vitruvian.inference.startup import Startup
+from vitruvian.inference.triton import statistics
 from vitruvian.observability import metrics as names
 
 _log = logging.getLogger(__name__)
@@ -280,6 +281,12 @@ class Tracks:
             }
             for service in self.services
         ]
+
+    def statistics(self, version: Service | None) -> list[dict[str, Any]]:
+        """Return the statistics of one version, or of all that are here, as Triton's tools read them."""
+        samples = list(self.stable.metrics.samples())
+        services = self.services if version is None else [version]
+        return [statistics(samples, service.metrics.identity) for service in services]
 
     def told(self) -> dict[str, Any]:
         """Return the answer to `GET /tracks`."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 
@@ -31,10 +31,24 @@ def message(name: str) -> Any:
     return message_factory.GetMessageClass(_pool().FindMessageTypeByName(name))
 
 
-def methods(service: str) -> dict[str, tuple[Any, Any]]:
-    """Return the request and response classes of each of a service's methods."""
+class Method(NamedTuple):
+    """One method of a service: the classes of its messages, and whether there are several of them each way."""
+
+    name: str
+    request: Any
+    response: Any
+    streams: bool
+
+
+def methods(service: str) -> list[Method]:
+    """Return all methods of a service."""
     found = _pool().FindServiceByName(service)
-    return {
-        method.name: (message(method.input_type.full_name), message(method.output_type.full_name))
+    return [
+        Method(
+            method.name,
+            message(method.input_type.full_name),
+            message(method.output_type.full_name),
+            method.client_streaming,
+        )
         for method in found.methods
-    }
+    ]

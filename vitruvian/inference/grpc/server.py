@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from vitruvian.errors import VitruvianError
-from vitruvian.inference import oip
+from vitruvian.inference import oip, triton
 from vitruvian.inference.envelope import FORESEEN, problem_of
 from vitruvian.inference.grpc import tensors
-from vitruvian.inference.grpc.messages import methods
-from vitruvian.inference.problems import INTERNAL, LATE, NOT_FOUND, Problem
+from vitruvian.inference.grpc.messages import message, methods
+from vitruvian.inference.problems import FORBIDDEN, INTERNAL, LATE, NOT_FOUND, UNAUTHENTICATED, Problem
 from vitruvian.inference.service import Service, State
 from vitruvian.inference.tracks import TOLD, Tracks
 
@@ -36,6 +36,7 @@ _CODES = {
     500: grpc.StatusCode.INTERNAL,
     503: grpc.StatusCode.UNAVAILABLE,
 }
+_PREDICTS = ("ModelInfer", "ModelStreamInfer")
 _PROBES = ("ServerLive", "ServerReady", "ModelReady", "Check")
 _ROOM_FOR_NAMES = 65_536
 """Bytes of a message beside its tensors."""
@@ -61,6 +62,7 @@ class _Call:
         self.context = context
         self.metadata = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
         headers = {name.encode(): value.encode() for name, value in self.metadata.items()}
+        self.request_id = self.metadata.get("x-request-id") or f"{random.getrandbits(128):032x}"
         self.state: dict[str, Any] = {"headers": headers, "service": stable}
 
     @property
@@ -122,49 +124,74 @@ class GrpcServer:
 
     def _handlers(self, service: str) -> Any:
         made = {}
-        for name, (request, response) in methods(service).items():
-            handle: Handle = getattr(self, f"_{name}")
-            made[name] = grpc.unary_unary_rpc_method_handler(
-                self._answered(f"/{service}/{name}", handle, response),
-                request_deserializer=request.FromString,
-                response_serializer=response.SerializeToString,
+        for method in methods(service):
+            handle: Handle = getattr(self, f"_{method.name}")
+            route = f"/{service}/{method.name}"
+            kind, answered = (
+                (grpc.stream_stream_rpc_method_handler, self._answered_each)
+                if method.streams
+                else (grpc.unary_unary_rpc_method_handler, self._answered)
+            )
+            made[method.name] = kind(
+                answered(route, handle, method.response),
+                request_deserializer=method.request.FromString,
+                response_serializer=method.response.SerializeToString,
             )
         return grpc.method_handlers_generic_handler(service, made)
 
     def _answered(self, route: str, handle: Handle, response: Any) -> Callable[[Any, Any], Awaitable[Any]]:
-        """Return what answers a call, counts it, and turns problems into the protocol's codes."""
-        name = route.rpartition("/")[2]
-        group: Group = "predict" if name == "ModelInfer" else "health" if name in _PROBES else "metadata"
+        """Return what answers a call, and turns problems into the protocol's codes."""
 
         async def answer(asked: Any, context: Any) -> Any:
-            began = time.perf_counter()
             call = _Call(context, self._tracks.stable)
-            request_id = call.metadata.get("x-request-id") or f"{random.getrandbits(128):032x}"
-            made, problem = None, None
-            call.service.metrics.in_flight.inc()
-            try:
-                if self._guard is not None:
-                    identity = await self._guard.check(call.state["headers"], group, _address(context.peer()))
-                    if identity is not None:
-                        call.state["identity"] = identity.name
-                made = await handle(asked, response, call)
-            except FORESEEN as e:
-                problem = problem_of(e)
-            except Exception:
-                _log.exception("request %s failed", request_id)
-                problem = Problem(INTERNAL, "this is the server's fault; its log has the details")
-            finally:
-                call.service.metrics.in_flight.dec()
-            code = 200 if problem is None else problem.kind.status
-            call.service.metrics.answered(route, code, time.perf_counter() - began)
+            made, problem = await self._counted(route, handle, response, asked, call)
             if problem is None:
-                context.set_trailing_metadata((("x-request-id", request_id), *call.said))
+                context.set_trailing_metadata((("x-request-id", call.request_id), *call.said))
                 return made
             headers = ((name.lower(), value) for name, value in problem.headers.items())
-            trailing = (("x-request-id", request_id), ("problem", problem.kind.slug), *call.said, *headers)
+            trailing = (("x-request-id", call.request_id), ("problem", problem.kind.slug), *call.said, *headers)
             return await context.abort(_code(problem), problem.detail, trailing)
 
         return answer
+
+    def _answered_each(self, route: str, handle: Handle, response: Any) -> Callable[[Any, Any], AsyncIterator[Any]]:
+        """Return what answers each message of a stream in turn; a problem is an answer, and the stream goes on."""
+
+        async def answer(asked: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+            async for one in asked:
+                call = _Call(context, self._tracks.stable)
+                made, problem = await self._counted(route, handle, response, one, call)
+                if problem is not None and problem.kind in (UNAUTHENTICATED, FORBIDDEN):
+                    await context.abort(_code(problem), problem.detail)
+                yield made if problem is None else response(error_message=problem.detail)
+
+        return answer
+
+    async def _counted(
+        self, route: str, handle: Handle, response: Any, asked: Any, call: _Call
+    ) -> tuple[Any, Problem | None]:
+        """Return the answer to one message, or what is wrong with it; counted either way."""
+        began = time.perf_counter()
+        name = route.rpartition("/")[2]
+        group: Group = "predict" if name in _PREDICTS else "health" if name in _PROBES else "metadata"
+        made, problem = None, None
+        call.service.metrics.in_flight.inc()
+        try:
+            if self._guard is not None:
+                identity = await self._guard.check(call.state["headers"], group, _address(call.context.peer()))
+                if identity is not None:
+                    call.state["identity"] = identity.name
+            made = await handle(asked, response, call)
+        except FORESEEN as e:
+            problem = problem_of(e)
+        except Exception:
+            _log.exception("request %s failed", call.request_id)
+            problem = Problem(INTERNAL, "this is the server's fault; its log has the details")
+        finally:
+            call.service.metrics.in_flight.dec()
+        code = 200 if problem is None else problem.kind.status
+        call.service.metrics.answered(route, code, time.perf_counter() - began)
+        return made, problem
 
     # One method for each of the protocol's.
 
@@ -203,6 +230,17 @@ class GrpcServer:
             share.end()
         info = service.predictor.bundle.info
         return tensors.write(request, info.name, info.version, answers)
+
+    async def _ModelStreamInfer(self, asked: Any, response: Any, call: _Call) -> Any:
+        return response(infer_response=await self._ModelInfer(asked, message("inference.ModelInferResponse"), call))
+
+    async def _ModelStatistics(self, asked: Any, response: Any, call: _Call) -> Any:
+        version = self._tracks.named(asked.name, asked.version) if asked.name else None
+        return response(model_stats=self._tracks.statistics(version))
+
+    async def _ModelConfig(self, asked: Any, response: Any, call: _Call) -> Any:
+        service = self._named(asked.name, asked.version)
+        return response(config=triton.configuration(service.predictor.bundle, service.settings.max_inputs))
 
     async def _RepositoryIndex(self, asked: Any, response: Any, call: _Call) -> Any:
         return response(models=self._tracks.indexed())

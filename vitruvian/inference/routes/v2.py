@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from vitruvian.inference import oip
+from vitruvian.inference import oip, triton
 from vitruvian.inference.protocol import HEADER_LENGTH, read_header_length, read_request, write_response
 from vitruvian.inference.routes.people import PRECISION
 from vitruvian.inference.routes.taking import as_json, header, named, suited, taken
@@ -29,8 +29,11 @@ class V2:
             Route("/v2", self.server),
             Route("/v2/models", self.models),
             Route("/v2/repository/index", self.index, methods=["POST"]),
+            Route("/v2/models/stats", self.statistics),
             *(Route(base, self.model) for base in (model, versioned)),
             *(Route(f"{base}/ready", self.model_ready) for base in (model, versioned)),
+            *(Route(f"{base}/stats", self.statistics) for base in (model, versioned)),
+            *(Route(f"{base}/config", self.configuration) for base in (model, versioned)),
         ]
 
     def health_routes(self) -> list[Route]:
@@ -61,6 +64,14 @@ class V2:
         service = named(request, self.tracks) or self.tracks.stable
         service.check_ready()
         return as_json({"name": service.predictor.bundle.info.name, "ready": True})
+
+    async def statistics(self, request: Request) -> Response:
+        version = named(request, self.tracks) if "name" in request.path_params else None
+        return as_json({"model_stats": self.tracks.statistics(version)})
+
+    async def configuration(self, request: Request) -> Response:
+        service = named(request, self.tracks) or self.tracks.stable
+        return as_json(triton.configuration(service.predictor.bundle, service.settings.max_inputs))
 
     async def infer(self, request: Request) -> Response:
         version = named(request, self.tracks)
