@@ -848,15 +848,17 @@ def doctor(
 
 
 @key_app.command("new")
-def key_new(name: Annotated[str, typer.Argument(help="What the key is called in logs and limits.")]) -> None:
-    """Make an API key: it is shown once, and the lines to add to the file of keys are shown with it."""
+def key_new(
+    name: Annotated[str, typer.Argument(help="What the key is called in logs and limits.")],
+    file: Annotated[Path, typer.Option("--file", "-f", help="The file of keys; it gets the key's digest.")],
+) -> None:
+    """Make an API key: it is printed once, and its digest added to the file of keys."""
     with _needs("serve"):
-        from vitruvian.inference.access.keys import new_key
-        from vitruvian.spec import dump
+        from vitruvian.inference.access.keys import add, new_key
     key, digest = new_key()
-    console.print(f"the key, which is shown only now: [bold]{key}[/]", highlight=False, soft_wrap=True)
-    console.print("add to the list 'keys' of the file of keys:", highlight=False)
-    console.print(dump([{"name": name, "sha256": digest}]).rstrip(), highlight=False, markup=False, soft_wrap=True)
+    add(file, name, digest)
+    print(key)
+    _remark(f"'{name}' is in {file}; the key itself is shown only now")
 
 
 @spec_app.command("explain")

@@ -141,12 +141,27 @@ def test_keys_are_read_again_when_their_file_changes_and_stay_when_it_breaks(
     assert ring.find(second)
 
 
-def test_the_command_line_makes_a_key_that_works(tmp_path: Path) -> None:
-    shown = CliRunner().invoke(app, ["key", "new", "ci"], env={"COLUMNS": "200"}).output
-    key = shown.splitlines()[0].split()[-1]
-    (tmp_path / "keys.yaml").write_text("keys:\n" + "\n".join(shown.splitlines()[2:]))
-    found = KeyRing(tmp_path / "keys.yaml").find(key)
-    assert found is not None and found.name == "ci"
+def test_the_command_line_makes_keys_that_work_and_keeps_what_else_the_file_says(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+
+    def made(name: str) -> Any:
+        return CliRunner().invoke(app, ["key", "new", name, "--file", str(path)], env={"COLUMNS": "200"})
+
+    first = made("ci").stdout.strip()
+    path.write_text(f"# ours\n{path.read_text()}".replace("- ", "  - "))
+    second = made("app").stdout.strip()
+    ring = KeyRing(path)
+    for key, name in ((first, "ci"), (second, "app")):
+        found = ring.find(key)
+        assert found is not None and found.name == name
+    assert path.read_text().startswith("# ours\n")
+    assert path.stat().st_mode & 0o077 == 0
+    assert first not in path.read_text()
+    for text in (path.read_text(), "keys: [", 'keys: [{name: a, sha256: "' + "0" * 64 + '"}]\n'):
+        path.write_text(text)
+        assert isinstance(made("ci").exception, SpecError)
+        assert path.read_text() == text
+    assert [path.name for path in tmp_path.iterdir()] == ["keys.yaml"]
 
 
 # Limits

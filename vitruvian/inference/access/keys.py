@@ -9,15 +9,21 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import os
+import re
 import secrets
+import shutil
+import tempfile
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from textwrap import indent
 from typing import Final
 
 from vitruvian.errors import SpecError
 from vitruvian.inference.access.policy import Key, read_keys
+from vitruvian.spec import dump
 
 _log = logging.getLogger(__name__)
 PREFIX: Final = "vtv_"
@@ -34,6 +40,39 @@ def new_key() -> tuple[str, str]:
 def digest_of(key: str) -> str:
     """Return what is kept of a key."""
     return hashlib.sha256(key.encode()).hexdigest()
+
+
+def entry_of(name: str, digest: str) -> str:
+    """Return the line that a file of keys has for a key."""
+    return dump([{"name": name, "sha256": digest}])
+
+
+def add(path: Path, name: str, digest: str) -> None:
+    """Add a key to a file of keys, which is made where there is none; raises `SpecError`, and then leaves it as it is.
+
+    What else the file holds, comments included, stays.
+    """
+    line = entry_of(name, digest)
+    there = path.exists()
+    text = path.read_text(encoding="utf-8") if there else "keys:\n"
+    if there:
+        read_keys(path)
+    indents = re.findall(r"^( *)- ", text, re.MULTILINE)
+    text = f"{text.rstrip()}\n{indent(line, indents[-1] if indents else '')}"
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        if there:
+            shutil.copymode(path, aside)
+        try:
+            read_keys(Path(aside))
+        except SpecError as e:
+            why = str(e).splitlines()[0].replace(aside, str(path))
+            raise SpecError(f"can't be added to ({why})", where=path, hint=f"add it yourself: {line.strip()}") from e
+        os.replace(aside, path)
+    finally:
+        Path(aside).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
