@@ -6,7 +6,7 @@ import argparse
 
 from rich.console import Console
 
-from benchmarks.serving import framework, hostile, overload, tally, tensor, vit
+from benchmarks.serving import framework, hostile, overload, photo, restarts, startup, tally, tensor, vit
 from benchmarks.serving.peers import PEERS
 
 PARTS = {
@@ -14,7 +14,10 @@ PARTS = {
     "framework": framework.run,
     "tensor": tensor.run,
     "vit": vit.run,
+    "photo": photo.run,
+    "startup": startup.run,
     "hostile": hostile.run,
+    "restarts": restarts.run,
     "tally": tally.run,
 }
 
