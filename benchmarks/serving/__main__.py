@@ -6,7 +6,7 @@ import argparse
 
 from rich.console import Console
 
-from benchmarks.serving import framework, hostile, overload, photo, restarts, startup, tally, tensor, vit
+from benchmarks.serving import framework, fuzz, hostile, overload, photo, restarts, startup, tally, tensor, vit
 from benchmarks.serving.peers import PEERS
 
 PARTS = {
@@ -17,6 +17,7 @@ PARTS = {
     "photo": photo.run,
     "startup": startup.run,
     "hostile": hostile.run,
+    "fuzz": fuzz.run,
     "restarts": restarts.run,
     "tally": tally.run,
 }
