@@ -11,9 +11,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from vitruvian import interrupt
 from vitruvian.bundle import open_bundle
 from vitruvian.console import Teller
-from vitruvian.errors import DataError
+from vitruvian.errors import DataError, Interrupted, Terminated
+from vitruvian.inference.batch import Batch, Format, Worker, begin, finish, missing
 from vitruvian.inference.predictor import Prediction, Predictor, Prepared
 from vitruvian.store import explained
 
@@ -120,6 +122,56 @@ def predict_command(
     if table is not None:
         console.print(f"{len(files) - failed} of {len(files)} files are in {_printable(str(table))}", soft_wrap=True)
     return failed
+
+
+def batch_command(bundle: str, source: str, out: str, format: Format, size: int, console: Console) -> None:
+    """Predict all files of a folder or S3 prefix to parts of `size` files, those parts that aren't there yet.
+
+    A file that can't be used is a row with the error. Shows a bar; where no terminal is, a line for each part. Raises
+    `Interrupted` after Ctrl-C, `Terminated` after SIGTERM, and what `begin` raises.
+    """
+    kept = "nothing is written yet"
+    with interrupt.termination_at_once() as terminated:
+        try:
+            batch = begin(bundle, source, out, format, size)
+            for parts in _written(batch, console):
+                kept = f"{parts:,} of {batch.parts:,} parts are in {_printable(out)}, and stay"
+                interrupt.look()
+        except BaseException as e:
+            # Foreign code may have swallowed the signal's exception, or made another one of it.
+            if not (isinstance(e, KeyboardInterrupt) or interrupt.came() or terminated()):
+                raise
+            kind, name = (Terminated, "terminated") if terminated() else (Interrupted, "interrupted")
+            raise kind(f"{name}: {kept}", hint="run the same command again to go on") from e
+
+
+def _written(batch: Batch, console: Console) -> Iterator[int]:
+    """Write the parts that are missing, then mark them as complete; yield how many are there, at first and after each.
+
+    The console is told of it.
+    """
+
+    def tell(text: str) -> None:
+        console.print(_printable(text), markup=False, highlight=False, soft_wrap=True)
+
+    left = missing(batch)
+    before, files, failed = batch.parts - len(left), len(batch.keys), 0
+    done = files - sum(len(batch.keys_of(part)) for part in left)
+    tell(f"{files:,} files in {batch.parts:,} parts" + (f", {before:,} of them done before" if before else ""))
+    yield before
+    worker = Worker(batch)
+    with Teller(console).bar("predicting", files) as advance:
+        advance(done)
+        for parts, part in enumerate(left, before + 1):
+            failed += worker.write(part, advance)
+            done += len(batch.keys_of(part))
+            if not console.is_terminal:
+                tell(f"{parts:,} of {batch.parts:,} parts: {done:,} files")
+            yield parts
+    finish(batch)
+    tell(f"{files:,} files are in {batch.out}")
+    if failed:
+        tell(f"{failed:,} of those predicted now can't be used: their rows say why")
 
 
 def _print(console: Console, rows: Iterable[Row], files: Sequence[Path], labels: Sequence[str]) -> None:
