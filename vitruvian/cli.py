@@ -616,6 +616,20 @@ def predict(
     batch_command(bundle, paths[0], out, (format or Rows.parquet).value, part or 1000, console)
 
 
+@app.command()
+def search(
+    bundle: Address,
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Pictures: a folder or s3://")],
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT…", help="What to look for.")],
+    top: Annotated[int, typer.Option(min=1, help="Pictures for each text.")] = 10,
+    csv: Annotated[Path | None, typer.Option(help="Write the rows here instead of printing them.")] = None,
+) -> None:
+    """Find the pictures that fit words best, with a CLIP's bundle; pictures are embedded once."""
+    with _needs("serve"):
+        from vitruvian.inference.search import search_command
+    search_command(bundle, folder, texts, top, csv, console, _remark)
+
+
 Namespace = Annotated[str | None, typer.Option("--namespace", "-n", help="The namespace; none: kubectl's current.")]
 Context = Annotated[str | None, typer.Option(help="The kubeconfig's context; none: the current one.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run, or a classifier: its latest run.")]

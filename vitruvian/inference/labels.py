@@ -95,6 +95,15 @@ def _texts(value: object, name: str, most: int, longest: int) -> tuple[str, ...]
     return texts
 
 
+def vectors(embeddings: NDArray[np.float32], labels: int) -> NDArray[np.float32]:
+    """Return each label's vector (labels, width) of length 1: the mean over its sentences.
+
+    `embeddings` are those of all prompts, one label's after another's.
+    """
+    means = embeddings.reshape(labels, -1, embeddings.shape[1]).mean(1)
+    return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), np.float32)
+
+
 class LabelSets:
     """The sets of labels that one bundle's server knows; to be used from one event loop.
 
@@ -197,9 +206,7 @@ class LabelSets:
             part = texts[start : start + _AT_ONCE]
             # Whoever asked may leave: others may wait for the same.
             found.append(await self.embed(part, Ticket(_BUILD_SECONDS)))
-        means = np.concatenate(found).reshape(len(labels), len(asked.templates), -1).mean(1)
-        means /= np.linalg.norm(means, axis=1, keepdims=True)
-        return dict(zip(labels, means, strict=True))
+        return dict(zip(labels, vectors(np.concatenate(found), len(labels)), strict=True))
 
     def _encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         if self._encoder is None:
