@@ -131,6 +131,28 @@ def test_predicting_as_the_docs_say(trained: Path) -> None:
             assert done.returncode == 0, done.stderr
 
 
+def test_many_files_are_predicted_as_the_docs_say(trained: Path) -> None:
+    (line,) = [line for line in commands("docs/batch.md") if line.startswith("vitruvian")]
+    done = shell(line, trained)
+    assert done.returncode == 0, done.stderr
+    assert (trained / "answers" / "_SUCCESS").exists()
+    assert len((trained / "answers" / "part-000000.csv").read_text().splitlines()) == 41
+
+
+def test_pictures_are_found_by_words_as_the_docs_say(tmp_path: Path) -> None:
+    make_bundle(tmp_path, clip=True)
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "store").rename(tmp_path / "artifacts" / "poses")
+    write_data(tmp_path / "data")
+    (tmp_path / "data" / "standing").rename(tmp_path / "data" / "new")
+    (line,) = commands("docs/search.md")
+    done = shell(line, tmp_path, XDG_CACHE_HOME=str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == ["tree pose", "a person lying down"]
+    assert len(lines) == 12 and all("data/new/" in line for line in lines if line.startswith(" "))
+
+
 def test_planning_as_the_docs_say(home: Path) -> None:
     (line,) = [line for line in commands("docs/plan.md") if line.startswith("vitruvian plan")]
     done = shell(line, home)
@@ -345,7 +367,7 @@ def test_existing_configs_are_imported_as_the_docs_say(tmp_path: Path) -> None:
 def test_every_command_in_the_docs_is_one_that_a_test_runs() -> None:
     pages = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
     known = ("make ", "vitruvian run -f", "vitruvian serve", "vitruvian predict", "vitruvian data render-keypoints")
-    tools = ("vitruvian plan", "vitruvian study", "vitruvian tune", "vitruvian spec import")
+    tools = ("vitruvian search", "vitruvian plan", "vitruvian study", "vitruvian tune", "vitruvian spec import")
     setup = (
         ". .venv/bin/activate",
         "export AWS_",
