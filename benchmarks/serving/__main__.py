@@ -6,7 +6,19 @@ import argparse
 
 from rich.console import Console
 
-from benchmarks.serving import framework, fuzz, hostile, overload, photo, restarts, startup, tally, tensor, vit
+from benchmarks.serving import (
+    framework,
+    fuzz,
+    hostile,
+    overload,
+    photo,
+    restarts,
+    startup,
+    tally,
+    tensor,
+    vit,
+    zeroshot,
+)
 from benchmarks.serving.peers import PEERS
 
 PARTS = {
@@ -15,6 +27,7 @@ PARTS = {
     "tensor": tensor.run,
     "vit": vit.run,
     "photo": photo.run,
+    "zeroshot": zeroshot.run,
     "startup": startup.run,
     "hostile": hostile.run,
     "fuzz": fuzz.run,
