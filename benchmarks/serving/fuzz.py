@@ -125,7 +125,7 @@ def seeds() -> list[Request]:
     sized = {**tensor, "parameters": {"binary_data_size": 4 + len(image)}}
     del sized["data"]
     raw = json.dumps({"inputs": [sized]}).encode()
-    own = {"image": text, "labels": ["red", "green"], "templates": ["a {label} thing"], "top_k": 1}
+    own = {"image": text, "labels": ["red", "green"], "templates": ["a {} thing"], "top_k": 1}
     json_type = (("Host", HOST), ("Content-Type", "application/json"))
     form = _form(("file", image), ("top_k", b"2"), ("labels", b'["red", "blue"]'))
     forms = (("Host", HOST), ("Content-Type", "multipart/form-data; boundary=cut"))

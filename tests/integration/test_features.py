@@ -9,11 +9,14 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from tests.training_runs import chosen_weights, equal, make_job, train_ranks, train_until
+from tests.training_runs import chosen_weights, equal, last_checkpoint, make_job, train_ranks, train_until
 from vitruvian.data.prepared import Prepared
 from vitruvian.data.preprocess import ImagePreprocess
+from vitruvian.errors import TrainingError
 from vitruvian.models.registry import Featured, architecture
 from vitruvian.spec import Model
+from vitruvian.store import open_store
+from vitruvian.training.checkpoints import read_state
 from vitruvian.training.features import computed, fixed
 
 SIZES = {"imageSize": 16, "patchSize": 8, "hiddenSize": 16, "layers": 1, "heads": 2}
@@ -99,6 +102,33 @@ def test_a_run_that_goes_on_and_workers_use_the_same_features(root: Path) -> Non
     train_ranks(two, 2)
     for key, value in chosen_weights(whole).items():
         assert torch.allclose(value, chosen_weights(two)[key], atol=1e-4), key
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_checkpoints_hold_what_learns_and_a_run_goes_on_from_them_to_the_bit(root: Path, name: str) -> None:
+    declared = Model.model_validate(FROZEN[name])
+    whole = make_job(root, model=declared, run=f"learns {name}")
+    train_until(whole)
+    learning, chosen = last_checkpoint(whole)["model"], chosen_weights(whole)
+    assert 0 < sum(value.numel() for value in learning.values()) < sum(value.numel() for value in chosen.values())
+    broken = make_job(root, model=declared, run=f"learns {name} broken")
+    train_until(broken, lambda event: event["kind"] == "checkpoint" and event["step"] == 18)
+    assert read_state(open_store(broken.checkpoints)).weights is None
+    train_until(broken)
+    assert equal(chosen, chosen_weights(broken))
+    assert equal(last_checkpoint(whole), last_checkpoint(broken))
+
+
+def test_weights_that_dont_learn_must_be_those_that_a_run_began_with(root: Path, tmp_path: Path) -> None:
+    built = Model.model_validate({"architecture": "vit", "dimensions": SIZES})
+    architecture("vit").save(architecture("vit").build(built, ["sit", "stand"]), tmp_path / "weights")
+    declared = Model.model_validate({"architecture": "vit", "pretrained": str(tmp_path / "weights"), "freezeLayers": 1})
+    job = make_job(root, model=declared, run="other weights")
+    train_until(job, lambda event: event["kind"] == "checkpoint" and event["step"] == 10)
+    torch.manual_seed(1)
+    architecture("vit").save(architecture("vit").build(built, ["sit", "stand"]), tmp_path / "weights")
+    with pytest.raises(TrainingError, match="are not those that this run began with"):
+        train_until(job)
 
 
 @pytest.mark.parametrize(

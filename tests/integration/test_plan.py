@@ -126,7 +126,8 @@ def test_a_real_checkpoint_has_the_planned_bytes(tmp_path: Path, name: str) -> N
     train_until(job)
     classes = tuple(json.loads((Path(job.prepared) / "index.json").read_text())["classes"])
     saved = last_checkpoint(job)
-    total = sum(own(tensor).nbytes for part in ("model", "optimizer") for tensor in _tensors(saved[part]))
+    parts = [saved["model"], saved["optimizer"], saved.get("chosen")]
+    total = sum(own(tensor).nbytes for part in parts for tensor in _tensors(part))
     assert total == checkpoint_bytes(count(job.model, classes))
 
 

@@ -114,7 +114,9 @@ def checkpoint_bytes(counts: Counts) -> int:
     """Return the bytes of a checkpoint's tensors, all workers' together."""
     learning = [p for p in counts.parameters if p.learns]
     moments = sum(2 * p.values * _BYTES + _STEP for p in learning)
-    return weights_bytes(counts) + moments
+    learned = sum(p.values for p in learning) * _BYTES + counts.saved_buffers
+    # What doesn't learn isn't saved; what the chosen epoch learned is, beside the latest.
+    return moments + (learned if len(learning) == len(counts.parameters) else 2 * learned)
 
 
 def weights_bytes(counts: Counts) -> int:

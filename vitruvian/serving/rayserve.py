@@ -3,7 +3,7 @@
 serve run vitruvian.serving.rayserve:app bundle=s3://BUCKET/PREFIX
 serve run vitruvian.serving.rayserve:models root=s3://BUCKET/PREFIX most=3
 
-`serve build` writes a Serve config of either.
+`serve build vitruvian.serving.rayserve:built` writes a Serve config of the bundle that VITRUVIAN_BUNDLE names.
 """
 
 # No postponed annotations here: Serve reads those of `app` to check what it is given.
@@ -35,6 +35,8 @@ from vitruvian.inference.service import Settings
 from vitruvian.inference.startup import Startup
 from vitruvian.machine import usable_cpus
 
+BUNDLE = "VITRUVIAN_BUNDLE"
+"""The environment variable with the address of the bundle of `built`."""
 METRICS_PORT = "VITRUVIAN_METRICS_PORT"
 """The environment variable with the port on which a replica shows its metrics; unset: only through the proxy."""
 
@@ -96,6 +98,15 @@ def app(arguments: Arguments) -> Application:
     """Return the Serve application for a bundle; `serve run` and a RayService build it."""
     bound: Any = Server
     return bound.bind(arguments)
+
+
+def __getattr__(name: str) -> Application:
+    # `serve build` takes an application, not what makes one, and gives it no arguments.
+    if name != "built":
+        raise AttributeError(name)
+    if not os.environ.get(BUNDLE):
+        raise VitruvianError("isn't set", where=BUNDLE, hint="set it to a bundle's folder or s3:// address")
+    return app(Arguments(bundle=os.environ[BUNDLE]))
 
 
 class ModelsArguments(BaseModel):

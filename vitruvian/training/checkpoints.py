@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
@@ -29,10 +29,12 @@ from vitruvian import artifact
 from vitruvian.errors import ArtifactError, Conflict, NotFound, TrainingError
 from vitruvian.store import Store
 from vitruvian.training.behind import Behind
+from vitruvian.training.frozen import Chosen
 from vitruvian.training.precision import LossScale
 from vitruvian.training.together import everywhere
 
 STATE = "state.json"
+_LEARNED = StateDictOptions(ignore_frozen_params=True, strict=False)
 # As many may claim a run at once.
 _CLAIMS = 1000
 
@@ -74,6 +76,10 @@ class Checkpoints:
     store: Store
     keep: int
     state: State = field(default_factory=State)
+    frozen: str | None = None
+    """What the weights that don't learn are known by: no checkpoint holds them."""
+    chosen: Chosen | None = None
+    """What is saved of the chosen epoch instead of its whole weights, where some don't learn."""
     _tag: str | None = None
     _behind: Behind = field(default_factory=Behind)
     _stager: DefaultStager = field(default_factory=lambda: _stager())
@@ -116,9 +122,10 @@ class Checkpoints:
             group = dist.new_group(backend="gloo")
             assert isinstance(group, dist.ProcessGroup)
             self._group = group
-        copied: Any = self._stager.stage(_tensors(module, optimizer, rank))
+        copied: Any = self._stager.stage(self._tensors(module, optimizer, rank))
         prefix = f"step-{step:08d}-attempt-{self.state.attempt}"
         about = {"attempt": self.state.attempt, "step": step, "world": world, "position": asdict(position)}
+        about["frozen"] = self.frozen
 
         def write() -> None:
             self._write_out(copied, prefix, about, rank, world)
@@ -188,18 +195,38 @@ class Checkpoints:
     def load(
         self, folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, rank: int, world: int
     ) -> Position:
-        """Restore what `find` found into a module and its optimizer."""
-        state = _tensors(module, optimizer, rank)
+        """Restore what `find` found into a module and its optimizer.
+
+        Raises `TrainingError` where the weights that don't learn are others than when it was saved.
+        """
+        state = self._tensors(module, optimizer, rank)
         former, position = _place(folder, str(folder))
+        if json.loads((folder / artifact.MANIFEST).read_text()).get("frozen") != self.frozen:
+            what = "the weights that don't learn are not those that this run began with"
+            hint = "bring back what model.pretrained led to, or delete the run's checkpoints to begin anew"
+            raise TrainingError(what, where=self.store.url, hint=hint)
         if rank >= former:
             # More workers than before: this one keeps the generator it was seeded with.
             state = {name: value for name, value in state.items() if name not in _generators(rank)}
         load(state, checkpoint_id=folder, no_dist=world == 1)
-        set_state_dict(module, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+        set_state_dict(
+            module,
+            optimizer,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizer"],
+            options=_LEARNED if self.frozen else None,
+        )
         for name, generator in _generators(rank).items():
             if name in state:
                 generator.set_state(state[name])
         return position
+
+    def _tensors(self, module: nn.Module, optimizer: torch.optim.Optimizer, rank: int) -> dict[str, Any]:
+        model, optim = get_state_dict(module, optimizer, options=_LEARNED if self.frozen else None)
+        # DCP keeps one rank's value of a key: each rank's generator has a key of its own.
+        generators = {name: generator.get_state() for name, generator in _generators(rank).items()}
+        chosen = {"chosen": self.chosen.state} if self.chosen else {}
+        return {"model": model, "optimizer": optim, **chosen, **generators}
 
     def _commit(self, prefix: str) -> None:
         names = (*self.state.checkpoints, prefix)
@@ -260,13 +287,6 @@ def _place(folder: Path, where: str) -> tuple[int, Position]:
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise ArtifactError("is damaged", where=where, hint="delete this checkpoint") from e
     return world, position
-
-
-def _tensors(module: nn.Module, optimizer: torch.optim.Optimizer, rank: int) -> dict[str, Any]:
-    model, optim = get_state_dict(module, optimizer)
-    # DCP keeps one rank's value of a key: each rank's generator has a key of its own.
-    generators = {name: generator.get_state() for name, generator in _generators(rank).items()}
-    return {"model": model, "optimizer": optim, **generators}
 
 
 def _stager() -> DefaultStager:

@@ -23,6 +23,7 @@ from vitruvian.training import notice, precision
 from vitruvian.training.batches import ahead, augment, load, order, share
 from vitruvian.training.checkpoints import Checkpoints, Position
 from vitruvian.training.features import Features, computed, fixed, hindrance
+from vitruvian.training.frozen import Chosen, frozen_digest
 from vitruvian.training.job import Emit, Job, waited
 from vitruvian.training.parallel import Learner
 from vitruvian.training.together import anywhere
@@ -66,11 +67,13 @@ def _train(job: Job, rank: int, world: int, emit: Emit, device: torch.device) ->
     part, validation = prepared.part("train"), prepared.part("validation")
     # Drawn on the CPU: the same weights whatever trains them.
     module = architecture(job.model.architecture).build(job.model, prepared.classes).to(device)
+    frozen = frozen_digest(module)
     kept = _features(module, prepared, settings, rank, world, device, emit)
     learner = Learner(module, settings, world, device, on_features=kept is not None)
     optimizer = _optimizer(module, settings, settings.learning_rate or default_learning_rate(job.model))
 
-    checkpoints = Checkpoints(open_store(job.checkpoints), settings.checkpoints.keep)
+    checkpoints = Checkpoints(open_store(job.checkpoints), settings.checkpoints.keep, frozen=frozen)
+    checkpoints.chosen = chosen = Chosen(module) if frozen else None
     position = _resume(checkpoints, module, optimizer, rank, world, emit)
     learner.scale = position.scale or learner.scale
     if position == Position():
@@ -150,10 +153,16 @@ def _train(job: Job, rank: int, world: int, emit: Emit, device: torch.device) ->
         position = Position(epoch + 1, history=(*position.history, record), scale=learner.scale)
         # Which epoch is the last is known before; which is the best so far is not.
         taken = position.epoch == settings.epochs if settings.select == "last" else waited(position.history) == 0
-        if taken:
+        if taken and chosen is not None:
+            chosen.take()
+        elif taken:
             learner.keep_whole(architecture(job.model.architecture).save, checkpoints, epoch + 1, rank)
         _save(checkpoints, module, optimizer, position, position.epoch * steps, rank, world, emit)
         emit({"kind": "epoch", **record})
+    if chosen is not None:
+        # Whole only now: most of them stay the same from epoch to epoch.
+        chosen.put_back()
+        learner.keep_whole(architecture(job.model.architecture).save, checkpoints, position.epoch, rank)
     checkpoints.settle()
     notice.answer()
 
