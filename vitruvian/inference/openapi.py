@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from vitruvian.bundle import Bundle
@@ -27,6 +28,13 @@ _PART = {
 }
 _TOOK_ON = (400, 408, 413, 415, 422, 429, 503)
 """What everything that predicts may answer besides."""
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+_PROBLEM: Schema = {"description": "A problem (RFC 9457)", "content": {PROBLEM_JSON: {"schema": _ref("Problem")}}}
 
 
 def document(bundle: Bundle, routed: Collection[str]) -> Schema:
@@ -82,14 +90,13 @@ def _paths(bundle: Bundle, more: Schema) -> dict[str, Schema]:
         ),
         "/tracks": _get("compare", "Both versions, their state and how far they agree", _OBJECT),
         "/v1/models": _get("v1", "The models", _OBJECT),
-        "/v1/models/{name}": _get("v1", "Whether a model is ready", _OBJECT, named=True, ready=True),
+        "/v1/models/{name}": _get("v1", "Whether a model is ready", _OBJECT, ready=True),
         "/v1/models/{name}:predict": _post(
             "v1",
             "Classify instances",
             _object({"predictions": {"type": "array", "items": _OBJECT}}),
             {_JSON: _object({"instances": {"type": "array", "minItems": 1}} | more)},
-            [_name(), *precise],
-            missing=True,
+            precise,
         ),
         "/v1/embeddings": _post(
             "v1",
@@ -114,20 +121,28 @@ def _paths(bundle: Bundle, more: Schema) -> dict[str, Schema]:
         "/openapi.json": _get("server", "This description for programs", _OBJECT),
     }
     for base in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
-        at = {"named": True, "versioned": base.endswith("}") and "versions" in base}
-        described[base] = _get("v2", "A model's inputs and outputs", _OBJECT, **at)
-        described[f"{base}/ready"] = _get("v2", "Whether a model is ready", _OBJECT, ready=True, **at)
-        described[f"{base}/config"] = _get("v2", "A model's configuration, as Triton has it", _OBJECT, **at)
-        described[f"{base}/stats"] = _get("v2", "What was asked of a model", _OBJECT, **at)
+        described[base] = _get("v2", "A model's inputs and outputs", _OBJECT)
+        described[f"{base}/ready"] = _get("v2", "Whether a model is ready", _OBJECT, ready=True)
+        described[f"{base}/config"] = _get("v2", "A model's configuration, as Triton has it", _OBJECT)
+        described[f"{base}/stats"] = _get("v2", "What was asked of a model", _OBJECT)
         described[f"{base}/infer"] = _post(
             "v2",
             "Classify tensors or files",
             _ref("InferResponse"),
             {_JSON: _ref("InferRequest"), "application/octet-stream": _FILE},
-            [_name(), *([_version()] if at["versioned"] else []), *precise],
-            missing=True,
+            precise,
         )
-    return described
+    return {path: _with_path(item, re.findall(r"{(\w+)}", path)) for path, item in described.items()}
+
+
+def _with_path(item: Schema, names: Sequence[str]) -> Schema:
+    """Return a path's operations with the names that stand in the path, and the answer to wrong ones."""
+    if names:
+        item["parameters"] = [{"name": name, "in": "path", "required": True, "schema": _TEXT} for name in names]
+        for operation in item.values():
+            if isinstance(operation, dict):
+                operation["responses"] |= {"404": _PROBLEM}
+    return item
 
 
 def _options(bundle: Bundle) -> Schema:
@@ -214,15 +229,12 @@ def _get(
     *,
     kind: str = _JSON,
     html: bool = False,
-    named: bool = False,
-    versioned: bool = False,
     tracked: bool = False,
     ready: bool = False,
 ) -> Schema:
     content = {kind: {"schema": schema}} | ({"text/html": {"schema": _TEXT}} if html else {})
-    parameters = [*([_name()] if named else []), *([_version()] if versioned else []), *(_who_answers()[:1] * tracked)]
-    statuses = [*((404,) if named or tracked else ()), *((503,) if ready else ())]
-    return {"get": _operation(part, summary, content, statuses, parameters)}
+    statuses = [*((404,) if tracked else ()), *((503,) if ready else ())]
+    return {"get": _operation(part, summary, content, statuses, _who_answers()[:1] if tracked else [])}
 
 
 def _post(
@@ -230,12 +242,12 @@ def _post(
     summary: str,
     schema: Schema,
     bodies: Mapping[str, Schema] | None = None,
-    parameters: list[Schema] | None = None,
+    parameters: Sequence[Schema] = (),
     *,
     missing: bool = False,
 ) -> Schema:
     statuses = [*((404,) if missing else ()), *(_TOOK_ON if bodies else ())]
-    operation = _operation(part, summary, {_JSON: {"schema": schema}}, statuses, parameters or [])
+    operation = _operation(part, summary, {_JSON: {"schema": schema}}, statuses, parameters)
     if bodies:
         content = {kind: {"schema": body} for kind, body in bodies.items()}
         operation["requestBody"] = {"required": True, "content": content}
@@ -243,13 +255,12 @@ def _post(
 
 
 def _operation(
-    part: str, summary: str, content: Schema, statuses: Collection[int], parameters: Collection[Schema]
+    part: str, summary: str, content: Schema, statuses: Collection[int], parameters: Sequence[Schema]
 ) -> Schema:
-    problem = {"description": "A problem (RFC 9457)", "content": {PROBLEM_JSON: {"schema": _ref("Problem")}}}
     operation: Schema = {"tags": [_PART[part]], "summary": summary}
     if parameters:
         operation["parameters"] = list(parameters)
-    told = {str(status): problem for status in sorted({401, 403, *statuses})}
+    told = {str(status): _PROBLEM for status in sorted({401, 403, *statuses})}
     operation["responses"] = {"200": {"description": "The answer", "content": content}} | told
     return operation
 
@@ -266,18 +277,6 @@ def _header(name: str, description: str, schema: Schema) -> Schema:
     return {"name": name, "in": "header", "description": description, "schema": schema}
 
 
-def _name() -> Schema:
-    return {"name": "name", "in": "path", "required": True, "schema": _TEXT}
-
-
-def _version() -> Schema:
-    return {"name": "version", "in": "path", "required": True, "schema": _TEXT}
-
-
 def _object(properties: Schema, *required: str) -> Schema:
     """Return an object's schema; the first property is needed where none is named."""
     return {"type": "object", "properties": properties, "required": list(required) or [next(iter(properties))]}
-
-
-def _ref(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}

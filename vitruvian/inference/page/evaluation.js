@@ -80,7 +80,7 @@ function confusion({ confusion: counts, classes, mostConfused }) {
     const support = found.reduce((a, b) => a + b, 0) || 1;
     return row(labels[truth], ...found.map((count, predicted) => {
       const part = count / support, right = truth === predicted;
-      const cell = make("td", (right ? "right" : "wrong") + (part > (right ? 0.5 : 0.25) ? " strong" : ""), count ? String(count) : "");
+      const cell = make("td", right ? "right" : "wrong", count ? String(count) : "");
       cell.style.setProperty("--share", right ? part : Math.sqrt(part));
       cell.title = `${count} of ${labels[truth]} taken for ${labels[predicted]}, ${percent(part)}`;
       return cell;

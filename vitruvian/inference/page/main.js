@@ -40,7 +40,7 @@ const camera = new Camera({
 
 function add(list) {
   if (!list.length) return;
-  location.hash = "try";
+  if (opened !== "try") location.hash = "try";
   camera.stop();
   files.add(list);
 }
@@ -112,7 +112,7 @@ let opened = "try";
 async function look(name) {
   opened = name;
   if (name === "try") return;
-  if (name !== "try") camera.stop();
+  camera.stop();
   const place = byId(name === "card" ? "card-here" : "evaluation-here");
   const headers = byId("whose").value === "canary" ? { "X-Vitruvian-Track": "canary" } : {};
   byId("of-champion").hidden = byId("whose").value === "canary";

@@ -22,10 +22,10 @@ def _page(document: dict[str, Any]) -> Iterator[str]:
     yield f'<p class="lead">{escape(document["info"]["description"])}</p>'
     for tag in document["tags"]:
         routes = [
-            (method, path, operation)
+            (method, path, item[method] | {"parameters": _parameters(item, method)})
             for path, item in document["paths"].items()
-            for method, operation in item.items()
-            if tag["name"] in operation["tags"]
+            for method in ("get", "post")
+            if tag["name"] in item.get(method, {}).get("tags", ())
         ]
         if routes:
             yield f"<h2>{escape(tag['name'])}</h2>"
@@ -44,7 +44,7 @@ def _route(method: str, path: str, operation: dict[str, Any]) -> str:
         f"<code>{escape(path)}</code> <span>{escape(operation['summary'])}</span></summary>",
         '<div class="inner">',
     ]
-    if "parameters" in operation:
+    if operation["parameters"]:
         rows = "".join(_parameter(parameter) for parameter in operation["parameters"])
         parts.append(f"<h3>Path and headers</h3><table><tbody>{rows}</tbody></table>")
     if "requestBody" in operation:
@@ -55,6 +55,10 @@ def _route(method: str, path: str, operation: dict[str, Any]) -> str:
     others = ", ".join(status for status in operation["responses"] if status != "200")
     parts.append(f"<p>Or {_link('Problem')} with status {escape(others)}.</p></div></details>")
     return "".join(parts)
+
+
+def _parameters(item: dict[str, Any], method: str) -> list[dict[str, Any]]:
+    return [*item.get("parameters", ()), *item[method].get("parameters", ())]
 
 
 def _parameter(parameter: dict[str, Any]) -> str:

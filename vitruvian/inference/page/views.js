@@ -6,17 +6,22 @@ const NAMES = ["try", "evaluation", "card"];
 
 /** Show what the address names, now and whenever it changes; `opened(name)` is told. */
 export function listenForViews(opened) {
-  const show = (moved) => {
-    const name = NAMES.includes(location.hash.slice(1)) ? location.hash.slice(1) : "try";
+  let shown = null;
+
+  const show = () => {
+    const asked = location.hash.slice(1), name = NAMES.includes(asked) ? asked : (shown ?? "try");
+    if (name === shown) return;
     for (const each of NAMES) {
       byId(`view-${each}`).hidden = each !== name;
       const link = document.querySelector(`.views a[href="#${each}"]`);
       if (each === name) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
     }
-    opened(name);
     // Who can't see it hears where they are.
-    if (moved) byId(`view-${name}`).focus({ preventScroll: true });
+    if (shown) byId(`view-${name}`).focus({ preventScroll: true });
+    shown = name;
+    opened(name);
   };
-  addEventListener("hashchange", () => show(true));
-  show(false);
+
+  addEventListener("hashchange", show);
+  show();
 }
