@@ -17,7 +17,7 @@ _TEXT: Schema = {"type": "string"}
 _NUMBER: Schema = {"type": "number"}
 _OBJECT: Schema = {"type": "object"}
 _TEXTS: Schema = {"type": "array", "items": _TEXT, "minItems": 1}
-_FILE: Schema = {"type": "string", "format": "binary"}
+_FILE: Schema = {"type": "string", "format": "binary", "description": "the file"}
 _BASE64: Schema = {"type": "string", "description": "base64, or a data: URL"}
 _PART = {
     "predict": "Pictures in, labels out",

@@ -22,8 +22,10 @@ export class Bars {
       this.list.replaceChildren(...order);
     }
     this.rows = rows;
+    const best = Math.max(...shown.map(({ score }) => score));
     for (const { class_name: name, score } of shown) {
-      const { fill, share } = rows.get(name);
+      const { item, fill, share } = rows.get(name);
+      item.classList.toggle("best", score === best);
       share.textContent = percent(score);
       requestAnimationFrame(() => requestAnimationFrame(() => { fill.style.transform = `scaleX(${score})`; }));
     }

@@ -10,17 +10,18 @@ const bars = { stable: new Bars("Probabilities of the champion"), canary: new Ba
 /** Whether both are asked. */
 export const comparing = () => byId("compare").checked && !byId("compare").disabled;
 
-/** Offer what there is to compare with; `changed()` is called when people choose. */
+/** Offer what there is to compare with, `changed()` being called when people choose; return whether that may be another soon. */
 export async function offerCompare(changed) {
   const { ok, body } = await ask("tracks"), other = ok ? body.tracks.canary : null;
-  byId("comparing").hidden = byId("whose-choice").hidden = !other;
-  if (!other) return;
+  byId("comparing").hidden = byId("whose").hidden = !other;
+  if (!other) return false;
   const ready = other.state === "ready", was = comparing();
   byId("compare").disabled = !ready;
   byId("compare-name").textContent = other.version ?? "";
   byId("compare-why").textContent = ready ? "" : ` (${other.reason ? `not served: ${other.reason}` : other.state})`;
   byId("compare").onchange = changed;
   if (was !== comparing()) changed();
+  return ["loading", "starting"].includes(other.state);
 }
 
 export function compared({ stable, canary, same, difference }) {
@@ -32,7 +33,7 @@ export function compared({ stable, canary, same, difference }) {
     bars[answer.track].show([...answer.predictions].sort((a, b) => at(a) - at(b)));
     return make("section", "version",
       make("h3", "", NAMES[answer.track], " ", make("code", "", answer.version)),
-      make("div", "verdict", make("p", "name", answer.label), make("strong", "", percent(answer.confidence))),
+      make("div", "verdict", make("p", "called", answer.label), make("strong", "", percent(answer.confidence))),
       make("p", "took", `predicted in ${(1000 * answer.seconds).toFixed(1)} ms`), bars[answer.track].list);
   });
   return [make("h2", same ? "same" : "other", verdict),

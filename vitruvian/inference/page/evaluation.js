@@ -10,7 +10,7 @@ export function showEvaluation(place, metrics) {
   place.replaceChildren(
     headline(metrics),
     make("div", "sheet card", make("h3", "", "Each class"), scroll("Each class", perClass(metrics.classes))),
-    make("div", "sheet card", make("h3", "", "What is taken for what"), ...confusion(metrics)));
+    make("div", "sheet card", make("h3", "", "What is taken for what"), confusion(metrics)));
 }
 
 function headline(metrics) {
@@ -20,7 +20,7 @@ function headline(metrics) {
     ["balanced accuracy", percent(metrics.balancedAccuracy), "the mean recall of the classes"],
     ["F1", percent(metrics.f1), "weighted by examples"],
     ["worst class recall", percent(metrics.worstClassRecall), metrics.worstClass],
-    ["calibration error", number(metrics.calibrationError), "of confidence against accuracy"],
+    ["calibration error", metrics.calibrationError?.toFixed(3) ?? "n/a", "of confidence against accuracy"],
     ["examples", String(metrics.examples), "in the test part"],
   ];
   return make("dl", "tiles", ...tiles.map(([name, value, note]) =>
@@ -87,12 +87,13 @@ function confusion({ confusion: counts, classes, mostConfused }) {
     }));
   });
   const table = make("table", "confusion" + (dense ? " dense" : ""),
-    make("caption", "", "A row for each true class, a column for each answer; the darker, the larger the share of the row"),
     make("thead", "", make("tr", "", make("td"), ...heads)), make("tbody", "", ...rows));
   table.id = "confusion";
   const pairs = (mostConfused ?? []).slice(0, 5).map(({ truth, predicted, count, share: part }) =>
     make("li", "", make("b", "", truth), " taken for ", make("b", "", predicted), ` ${count} times, ${percent(part)} of its examples`));
-  return [scroll("Confusion matrix", table), ...(pairs.length ? [make("h4", "", "Most often"), make("ol", "pairs", ...pairs)] : [])];
+  const most = pairs.length ? [make("h4", "", "Most often"), make("ol", "pairs", ...pairs)] : [];
+  const legend = make("p", "soft", "A row for each true class, a column for each answer; the stronger the colour, the larger the share of the row.");
+  return make("div", "beside", scroll("Confusion matrix", table), make("div", "", legend, ...most));
 }
 
 /** The gates that the bundle was held against. */

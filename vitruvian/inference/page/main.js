@@ -64,8 +64,9 @@ async function describe() {
   const { ok, body } = await ask("./"), state = ok ? body.state : "unreachable";
   byId("state").dataset.state = byId("state").textContent = state;
   if (ok && body.digest !== about?.digest) showAbout(body);
-  if (state === "ready") await offerCompare(changed);
-  setTimeout(describe, state === "ready" ? 30000 : 1000);
+  const soon = state !== "ready" || (await offerCompare(changed));
+  byId("whose-choice").hidden = opened === "try" || byId("whose").hidden;
+  setTimeout(describe, soon ? 1000 : 30000);
 }
 
 function showAbout(told) {
@@ -111,6 +112,7 @@ let opened = "try";
 
 async function look(name) {
   opened = name;
+  byId("whose-choice").hidden = name === "try" || byId("whose").hidden;
   if (name === "try") return;
   camera.stop();
   const place = byId(name === "card" ? "card-here" : "evaluation-here");
