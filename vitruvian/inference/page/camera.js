@@ -12,7 +12,7 @@ const WHY = {
 export class Camera {
   /** `answer(blob)` asks about a frame; `began()` and `ended()` tell of the stage, `show(answer)` shows, `keep(file)` keeps a frame. */
   constructor({ answer, began, show, keep, ended }) {
-    Object.assign(this, { answer, began, show, keep, ended, stream: null, canvas: make("canvas") });
+    Object.assign(this, { answer, began, show, keep, ended, stream: null, turn: 0, canvas: make("canvas") });
     this.video = byId("video");
     byId("camera").addEventListener("click", () => (this.stream ? this.stop() : this.start()));
     byId("keep").addEventListener("click", () => this.snap());
@@ -21,29 +21,37 @@ export class Camera {
 
   async start(device) {
     this.stop();
+    const turn = this.turn;
+    let stream;
     try {
       // Browsers hide it from pages that came over plain http from elsewhere.
       if (!navigator.mediaDevices) throw new Error("Browsers lend the camera only over https, or to http://localhost.");
       const video = device ? { deviceId: { exact: device } } : { width: { ideal: 1280 }, facingMode: "user" };
-      this.stream = await navigator.mediaDevices.getUserMedia({ video });
+      stream = await navigator.mediaDevices.getUserMedia({ video });
     } catch (error) {
       this.show({ problem: { title: "The camera can't be used", detail: WHY[error.name] ?? error.message } });
-      return;
+      return null;
     }
-    const stream = this.stream, [track] = stream.getVideoTracks();
+    // While the browser asked its user, they may have gone elsewhere, or asked again.
+    if (turn !== this.turn) return stream.getTracks().forEach((each) => each.stop());
+    this.stream = stream;
+    const [track] = stream.getVideoTracks();
     track.addEventListener("ended", () => stream === this.stream && this.stop());
     // People know themselves from mirrors; what is sent isn't mirrored.
     this.video.classList.toggle("mirrored", track.getSettings().facingMode !== "environment");
     this.video.srcObject = stream;
     this.began();
     this.showTools(true);
-    await this.video.play();
+    // It may be stopped before it plays.
+    await this.video.play().catch(() => {});
     await this.offerDevices(track);
+    if (stream !== this.stream) return null;
     say("The camera is on");
-    await this.run(stream);
+    return this.run(stream);
   }
 
   stop() {
+    this.turn += 1;
     if (!this.stream) return;
     for (const track of this.stream.getTracks()) track.stop();
     this.stream = this.video.srcObject = null;

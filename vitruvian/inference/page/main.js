@@ -116,7 +116,8 @@ async function look(name) {
   if (name === "try") return;
   camera.stop();
   const place = byId(name === "card" ? "card-here" : "evaluation-here");
-  const headers = byId("whose").value === "canary" ? { "X-Vitruvian-Track": "canary" } : {};
+  // Named even where it is the champion: a cookie may speak for the other.
+  const headers = byId("whose").hidden ? {} : { "X-Vitruvian-Track": byId("whose").value };
   byId("of-champion").hidden = byId("whose").value === "canary";
   const { ok, body } = await ask(name, { headers });
   if (!ok) place.replaceChildren(make("p", "waiting", body.detail || body.title));
@@ -127,9 +128,15 @@ async function look(name) {
 byId("whose").addEventListener("change", () => look(opened));
 byId("file").addEventListener("change", (event) => { add([...event.target.files]); event.target.value = ""; });
 document.addEventListener("paste", (event) => add(event.clipboardData.files));
-document.addEventListener("dragover", (event) => { event.preventDefault(); byId("drop").classList.add("over"); });
+document.addEventListener("dragover", (event) => {
+  // Text that is dragged into a field is none of this.
+  if (!event.dataTransfer.types.includes("Files")) return;
+  event.preventDefault();
+  byId("drop").classList.add("over");
+});
 document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) byId("drop").classList.remove("over"); });
 document.addEventListener("drop", (event) => {
+  if (!event.dataTransfer.types.includes("Files")) return;
   event.preventDefault();
   byId("drop").classList.remove("over");
   add(event.dataTransfer.files);
