@@ -59,18 +59,20 @@ export class Files {
         item.button.addEventListener("click", () => this.select(item));
         strip.append(item.button);
       }
-      const thumb = make("span", "thumb"), verdict = make("b", "", said(item.answer));
+      const thumb = make("span", "thumb"), [label, share] = said(item.answer);
       if (item.thumb) thumb.style.backgroundImage = `url("${item.thumb}")`;
       item.button.className = item.answer?.problem ? "failed" : "";
       item.button.setAttribute("aria-current", String(item === this.current));
-      item.button.replaceChildren(thumb, verdict, make("small", "", item.name));
+      item.button.replaceChildren(thumb, make("b", "", make("span", "", label), " ", share), make("small", "", item.name));
     }
   }
 }
 
+/** An answer in a few letters: what it is, and how sure. */
 function said(answer) {
-  if (!answer) return "…";
-  if (answer.problem) return "can't be used";
-  if (answer.both) return answer.both.same ? answer.both.stable.label : `${answer.both.stable.label} / ${answer.both.canary.label}`;
-  return `${answer.one.label} ${percent(answer.one.confidence)}`;
+  if (!answer) return ["…", ""];
+  if (answer.problem) return ["can't be used", ""];
+  if (answer.one) return [answer.one.label, percent(answer.one.confidence)];
+  const { stable, canary, same } = answer.both;
+  return [same ? stable.label : `${stable.label} / ${canary.label}`, ""];
 }
