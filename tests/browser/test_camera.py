@@ -36,6 +36,23 @@ def test_the_camera_is_answered_live_with_its_frame_rate(images: Server, visit: 
     assert not playing(page)
 
 
+def test_a_live_answer_is_read_out_only_when_it_is_another(images: Server, visit: Open) -> None:
+    page = visit(images)
+    page.evaluate(
+        """() => {
+          window.heard = [];
+          const said = document.getElementById("said");
+          new MutationObserver(() => heard.push(said.textContent)).observe(said, { childList: true });
+        }"""
+    )
+    start(page)
+    # Many frames of the same green picture.
+    expect(page.locator("#latency-plot .dot").nth(12)).to_be_attached()
+    heard = page.evaluate("heard")
+    assert heard[0] == "The camera is on"
+    assert 1 <= heard.count("green") <= 2
+
+
 def test_a_frame_is_sent_only_when_the_last_answer_is_there(images: Server, visit: Open) -> None:
     page = visit(images)
     waiting, most, sent = [0], [0], [0]

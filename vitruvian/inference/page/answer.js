@@ -29,7 +29,7 @@ export function showAnswer(answer, { live = false } = {}) {
 }
 
 const QUIET = 2000;
-let told = "", toldAt = 0;
+let told = "", toldAt = -Infinity;
 
 function tell(text, live) {
   const now = performance.now();

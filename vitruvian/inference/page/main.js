@@ -99,6 +99,7 @@ function flat(value, path = "") {
 
 /** The command that asks what the page asks. */
 function showCommand() {
+  if (!about) return;
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   const fields = Object.entries(ownLabels() ?? {}).filter(([, texts]) => texts.length);
   byId("curl").textContent = ["curl", "-F", "file=@" + (about.input.kind === "heatmap" ? "heatmap.npy" : "photo.jpg"),
@@ -117,9 +118,10 @@ async function look(name) {
   camera.stop();
   const place = byId(name === "card" ? "card-here" : "evaluation-here");
   // Named even where it is the champion: a cookie may speak for the other.
-  const headers = byId("whose").hidden ? {} : { "X-Vitruvian-Track": byId("whose").value };
-  byId("of-champion").hidden = byId("whose").value === "canary";
+  const whose = byId("whose").value, headers = byId("whose").hidden ? {} : { "X-Vitruvian-Track": whose };
+  byId("of-champion").hidden = whose === "canary";
   const { ok, body } = await ask(name, { headers });
+  if (whose !== byId("whose").value) return;
   if (!ok) place.replaceChildren(make("p", "waiting", body.detail || body.title));
   else if (name === "card") place.replaceChildren(...cardElements(body));
   else showEvaluation(place, body);
