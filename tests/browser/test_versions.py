@@ -117,6 +117,18 @@ def test_versions_that_differ_are_said_to(two: Server, visit: Open) -> None:
     expect(page.locator(".answer .took").first).to_have_text(re.compile(r"Largest difference of a probability: \d"))
 
 
+def test_the_cameras_frames_are_answered_by_both(two: Server, visit: Open) -> None:
+    page = visit(two)
+    page.get_by_role("button", name="Use the camera").click()
+    expect(page.locator(".bars li")).to_have_count(3)
+    compare(page)
+    expect(page.locator(".version")).to_have_count(2)
+    expect(page.locator("#rate")).to_contain_text("frames/s")
+    page.get_by_role("checkbox", name=re.compile("^Compare")).uncheck()
+    expect(page.locator(".version")).to_have_count(0)
+    expect(page.locator(".bars li")).to_have_count(3)
+
+
 def test_a_challenger_that_cant_be_served_says_why(tmp_path: Path, visit: Open) -> None:
     bundle = make_bundle(tmp_path / "one")
     wrong = make_other(tmp_path / "wrong", golden_shift=0.5)

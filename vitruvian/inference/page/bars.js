@@ -22,10 +22,10 @@ export class Bars {
       this.list.replaceChildren(...order);
     }
     this.rows = rows;
-    const best = Math.max(...shown.map(({ score }) => score));
+    const best = shown.reduce((a, b) => (b.score > a.score ? b : a)).class_name;
     for (const { class_name: name, score } of shown) {
       const { item, fill, share } = rows.get(name);
-      item.classList.toggle("best", score === best);
+      item.classList.toggle("best", name === best);
       share.textContent = percent(score);
       requestAnimationFrame(() => requestAnimationFrame(() => { fill.style.transform = `scaleX(${score})`; }));
     }
