@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-integration test-browser test-cluster images image-sizes lint format bench-motion bench-demo clean
+.PHONY: help setup demo test test-unit test-integration test-browser test-cluster images image-sizes lint format bench-serving bench-motion bench-demo clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ lint: $(READY) ## Check style and types
 format: $(READY) ## Put the style right
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench-serving: $(READY) ## Measure serving beside its peers, which are installed into build/peers
+	@$(BIN)/python -m benchmarks.serving $(ARGS)
 
 bench-motion: $(READY) ## Compare the architectures with a logistic regression on real motion capture
 	@$(BIN)/python benchmarks/motion.py $(ARGS)

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vitruvian import interrupt
-from vitruvian.errors import NotFound, SpecError, Terminated, VitruvianError
+from vitruvian.errors import Interrupted, NotFound, SpecError, Terminated, VitruvianError
 from vitruvian.store import explained
 
 if TYPE_CHECKING:
@@ -109,6 +109,14 @@ class ExportFormat(StrEnum):
     tensorrt_int8 = "tensorrt-int8"
 
 
+class Rows(StrEnum):
+    """What a batch's answers are written as."""
+
+    parquet = "parquet"
+    csv = "csv"
+    jsonl = "jsonl"
+
+
 class Track(StrEnum):
     """What a server is to its classifier."""
 
@@ -130,6 +138,8 @@ def main() -> None:
         sys.exit(code)
     except KeyboardInterrupt:
         _end_at_once("interrupted; run the same command again to go on", INTERRUPTED)
+    except Interrupted as e:
+        _end_at_once(str(e), e.exit_code)
     except Exception as e:
         if interrupt.came():
             _end_at_once("interrupted; run the same command again to go on", INTERRUPTED)
@@ -567,17 +577,57 @@ def probe(
     console.print(f"{what}: {_plain(answer.label)}, {answer.confidence:.1%}", highlight=False)
 
 
+_BATCH = "Many files, in parts"
+
+
 @app.command()
 def predict(
     bundle: Address,
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="Files, or folders of files.")],
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH…", help="Files, or folders of files; with --out one folder or s3://")
+    ],
     csv: Annotated[Path | None, typer.Option(help="Write a row for each file here instead of a table.")] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Folder or s3:// for the answers.", rich_help_panel=_BATCH)
+    ] = None,
+    format: Annotated[Rows | None, typer.Option(help="None: parquet.", rich_help_panel=_BATCH)] = None,
+    part: Annotated[
+        int | None, typer.Option(min=1, help="Files of a part; none: 1,000.", rich_help_panel=_BATCH)
+    ] = None,
 ) -> None:
-    """Predict files: path, label, confidence and every class's probability for each."""
+    """Predict files: path, label, confidence and every class's probability for each.
+
+    With --out all files of a folder or S3 prefix are predicted in parts; the same command goes on where it was ended.
+    """
     with _needs("serve"):
-        from vitruvian.inference.offline import predict_command
-    failed = predict_command(bundle, paths, csv, console, _complain)
-    raise typer.Exit(1 if failed else 0)
+        from vitruvian.inference.offline import batch_command, predict_command
+    if out is None:
+        if format or part:
+            raise SpecError("are for answers in parts", where="--format and --part", hint="add --out ADDRESS")
+        remote = next((path for path in paths if path.startswith("s3://")), None)
+        if remote:
+            raise SpecError("is predicted in parts only", where=remote, hint="add --out ADDRESS")
+        failed = predict_command(bundle, list(map(Path, paths)), csv, console, _complain)
+        raise typer.Exit(1 if failed else 0)
+    if csv is not None:
+        raise SpecError("and --out exclude each other", where="--csv", hint="for parts as CSV: --out and --format csv")
+    if len(paths) != 1:
+        raise SpecError(f"takes one folder or s3:// prefix, not {len(paths)}", where="--out", hint="name one")
+    batch_command(bundle, paths[0], out, (format or Rows.parquet).value, part or 1000, console)
+
+
+@app.command()
+def search(
+    bundle: Address,
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Pictures: a folder or s3://")],
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT…", help="What to look for.")],
+    top: Annotated[int, typer.Option(min=1, help="Pictures for each text.")] = 10,
+    csv: Annotated[Path | None, typer.Option(help="Write the rows here instead of printing them.")] = None,
+) -> None:
+    """Find the pictures that fit words best, with a CLIP's bundle; pictures are embedded once."""
+    with _needs("serve"):
+        from vitruvian.inference.search import search_command
+    search_command(bundle, folder, texts, top, csv, console, _remark)
 
 
 Namespace = Annotated[str | None, typer.Option("--namespace", "-n", help="The namespace; none: kubectl's current.")]

@@ -71,15 +71,19 @@ class TrainingError(VitruvianError):
 
 
 class Terminated(VitruvianError):
-    """A run that SIGTERM ended."""
+    """Work that SIGTERM ended."""
 
     exit_code = 143
 
 
-class Unwatched(VitruvianError):
-    """Work on a cluster that goes on after Ctrl-C."""
+class Interrupted(VitruvianError):
+    """Work that Ctrl-C ended, with what is kept of it."""
 
     exit_code = 130
+
+
+class Unwatched(Interrupted):
+    """Work on a cluster that goes on after Ctrl-C."""
 
 
 class ExportError(VitruvianError):

@@ -60,6 +60,29 @@ def termination() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextlib.contextmanager
+def termination_at_once() -> Iterator[Callable[[], bool]]:
+    """Yield what tells whether SIGTERM came: in the block it raises `KeyboardInterrupt`, for what has nothing to save.
+
+    It is raised once, so that what then tidies up isn't torn apart.
+    """
+    signals: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+
+    def take(number: int, frame: FrameType | None) -> None:
+        signals.append(number)
+        if len(signals) == 1:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, take)
+    try:
+        yield lambda: bool(signals)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _take(number: int, frame: FrameType | None) -> None:
     global _came
     _came += 1

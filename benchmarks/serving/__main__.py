@@ -6,7 +6,19 @@ import argparse
 
 from rich.console import Console
 
-from benchmarks.serving import framework, hostile, overload, tally, tensor, vit
+from benchmarks.serving import (
+    framework,
+    fuzz,
+    hostile,
+    overload,
+    photo,
+    restarts,
+    startup,
+    tally,
+    tensor,
+    vit,
+    zeroshot,
+)
 from benchmarks.serving.peers import PEERS
 
 PARTS = {
@@ -14,7 +26,12 @@ PARTS = {
     "framework": framework.run,
     "tensor": tensor.run,
     "vit": vit.run,
+    "photo": photo.run,
+    "zeroshot": zeroshot.run,
+    "startup": startup.run,
     "hostile": hostile.run,
+    "fuzz": fuzz.run,
+    "restarts": restarts.run,
     "tally": tally.run,
 }
 

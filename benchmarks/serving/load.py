@@ -21,6 +21,12 @@ def request(path: str, body: bytes, headers: dict[str, str] | None = None, metho
     return f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body
 
 
+def with_header(content: bytes, name: str, value: str) -> bytes:
+    """Return a request with one header more."""
+    first, rest = content.split(b"\r\n", 1)
+    return first + f"\r\n{name}: {value}\r\n".encode() + rest
+
+
 @dataclass
 class Tally:
     """What came back."""

@@ -10,16 +10,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import nn
 from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTForImageClassification
 
 from benchmarks.serving.pictures import photograph
+from vitruvian import spec
 from vitruvian.bundle import Bundle, BundleInfo, Golden, Machine, open_bundle, publish
+from vitruvian.console import Teller
 from vitruvian.data.preprocess import ImagePreprocess
 from vitruvian.export.make import export_all
 from vitruvian.export.parity import Examples
 from vitruvian.machine import cpu_features, cpu_model, usable_cpus
 from vitruvian.models import clip
+from vitruvian.pipeline import Pipeline
 from vitruvian.spec import Clip, Dimensions, Model
 from vitruvian.store import open_store
 
@@ -27,6 +31,20 @@ FOLDER = Path("build/serving")
 CLASSES = tuple(f"class-{number:02d}" for number in range(15))
 FORMATS = ("onnx", "openvino-int8")
 _CALIBRATION = 16
+
+
+_POSES = """
+apiVersion: vitruvian.dev/v1alpha1
+kind: Classifier
+metadata: {{name: poses}}
+spec:
+  data: {{source: "synthetic://poses?count=4000", format: images, groupBy: subject}}
+  model:
+    architecture: vit
+    dimensions: {{imageSize: 64, patchSize: 8, hiddenSize: 96, layers: 4, heads: 4, intermediateSize: 192}}
+  training: {{strategy: none, epochs: 20, batchSize: 32, learningRate: 2.0e-3, augmentation: light}}
+  artifacts: "{folder}"
+"""
 
 
 class _Vit(nn.Module):
@@ -43,6 +61,23 @@ class _Vit(nn.Module):
 def vit() -> Bundle:
     """Return a ViT-B/16 as ONNX and in 8 bits, made once."""
     return _made("vit", "vit", lambda: _Vit())
+
+
+def vit_weights() -> Path:
+    """Return a folder with the same model's weights, as transformers reads them."""
+    folder = FOLDER / "vit-weights"
+    if not (folder / "config.json").exists():
+        _Vit().inner.save_pretrained(folder)
+    return folder
+
+
+def poses() -> Bundle:
+    """Return a small ViT that was trained on synthetic poses, made once."""
+    folder = FOLDER / "poses"
+    classifier = spec.parse(_POSES.format(folder=folder.absolute()))
+    if not (folder / "champion.json").exists():
+        Pipeline(classifier, Teller(Console(quiet=True))).run()
+    return open_bundle(folder)
 
 
 def clip_b32() -> Bundle:

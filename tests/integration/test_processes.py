@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from benchmarks.serving import tally
+from benchmarks.serving import restarts, tally
 from tests.bundles import make_bundle, picture
 from tests.ports import free_port
 from tests.processes import serving
@@ -33,6 +33,13 @@ def test_counters_equal_what_clients_got_though_processes_are_killed() -> None:
     assert sum(counted.clients.values()) > 1800
     assert counted.lost == 0
     assert counted.unseen <= counted.broken
+
+
+def test_no_client_notices_that_processes_end_and_are_replaced() -> None:
+    found = restarts.restart(4)
+    assert found.done == 4
+    assert found.failed == 0, found.outcomes
+    assert found.outcomes[200] > 100
 
 
 def test_a_killed_process_is_replaced_and_all_end_together_with_0(store: Path) -> None:

@@ -117,7 +117,7 @@ def test_many_files_are_predicted_as_the_docs_say(project: Path, tmp_path: Path)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(picture("green", (20, 20)))
     (source / "0" / "broken.png").write_bytes(b"no picture")
-    (line,) = [line for line in commands("docs/serving.md") if line.startswith("ray job submit")]
+    (line,) = [line for line in commands("docs/batch.md") if line.startswith("ray job submit")]
     places = {"s3://models/yoga": tmp_path / "bundle" / "store", "s3://data/new": source, "s3://data/answers": out}
     for address, folder in places.items():
         line = line.replace(address, str(folder))

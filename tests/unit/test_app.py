@@ -358,7 +358,8 @@ def test_a_fault_of_the_server_is_a_problem_document_without_its_text(bundle: Bu
 
 
 def test_metadata_follows_the_protocol(client: TestClient) -> None:
-    assert client.get("/v2").json()["extensions"] == ["binary_tensor_data"]
+    extensions = client.get("/v2").json()["extensions"]
+    assert extensions == ["binary_tensor_data", "statistics", "model_configuration", "model_repository"]
     model = client.get("/v2/models/yoga").json()
     assert model == client.get("/v2/models/yoga/versions/v1").json()
     assert (model["name"], model["versions"]) == ("yoga", ["v1"])

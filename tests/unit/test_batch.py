@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pyarrow import parquet  # type: ignore[import-untyped]
 
 from tests.bundles import LABELS, make_bundle, picture
 from vitruvian.errors import DataError
-from vitruvian.inference.batch import ASKED, DONE, Batch, Worker, begin, finish, missing
+from vitruvian.inference.batch import ASKED, DONE, Batch, Format, Worker, begin, finish, missing
 
 COLOURS = ("red", "green", "blue")
 WORK = """
@@ -138,3 +141,63 @@ def test_what_cant_be_predicted_is_refused(bundle: str, source: Path, tmp_path: 
         begin(bundle, str(tmp_path / "empty"), str(tmp_path / "out"))
     with pytest.raises(DataError, match="31 of 31 parts are missing; run the same command again"):
         finish(begin(bundle, str(source), str(tmp_path / "out"), "csv", 1))
+
+
+def test_the_answers_of_another_bundle_or_source_are_refused(bundle: str, source: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    begin(bundle, str(source), out, "csv", 10)
+    # The same version's name, but another classifier.
+    make_bundle(tmp_path / "other", weights=np.eye(3, dtype=np.float32))
+    with pytest.raises(DataError, match="answers to something else are here: another bundle; name another place"):
+        begin(str(tmp_path / "other" / "store"), str(source), out, "csv", 10)
+    shutil.copytree(source, tmp_path / "copy", copy_function=shutil.copy2)
+    with pytest.raises(DataError, match="answers to something else are here: another source; name another place"):
+        begin(bundle, str(tmp_path / "copy"), out, "csv", 10)
+
+
+def test_parts_that_nothing_is_known_of_are_not_taken_for_answers(bundle: str, source: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "part-000000.csv").write_text("path,label")
+    with pytest.raises(DataError, match=r"parts are here, but not batch\.json"):
+        begin(bundle, str(source), str(tmp_path / "out"), "csv", 10)
+
+
+def test_a_place_that_cant_be_the_source_or_take_the_answers_is_refused(
+    bundle: str, source: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(source)
+    for out in (source, source / "answers", tmp_path / "link" / "answers"):
+        with pytest.raises(DataError, match="the answers can't go to where the files are; name a place outside of it"):
+            begin(bundle, str(source), str(out))
+    with pytest.raises(DataError, match="nowhere: there is no such folder"):
+        begin(bundle, str(tmp_path / "nowhere"), str(tmp_path / "out"))
+    with pytest.raises(DataError, match=r"000\.png: is not a folder"):
+        begin(bundle, str(source / "0" / "000.png"), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    # What only begins with the same letters is another place.
+    begin(bundle, str(source), f"{source}-answers")
+
+
+@pytest.mark.parametrize("format", ["parquet", "csv", "jsonl"])
+def test_files_that_cant_be_read_are_rows_with_the_error(
+    bundle: str, source: Path, tmp_path: Path, format: Format
+) -> None:
+    (source / "back\\slash.png").write_bytes(picture("red", (20, 20)))
+    for name, content in ((b"odd\xff.png", picture("red", (20, 20))), (b"odd\xfe.png", b"no picture")):
+        Path(os.fsdecode(os.path.join(os.fsencode(source), name))).write_bytes(content)
+    batch = begin(bundle, str(source), str(tmp_path / "out"), format, 100)
+    (source / "0" / "000.png").unlink()
+    assert Worker(batch).write(0) == 4
+    path = tmp_path / "out" / f"part-000000.{format}"
+    if format == "parquet":
+        rows = parquet.read_table(path).to_pylist()
+    elif format == "csv":
+        with open(path, newline="", errors="surrogateescape") as file:
+            rows = list(csv.DictReader(file))
+    else:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len({row["path"] for row in rows}) == len(rows) == 34
+    errors = {row["path"].encode(errors="replace").decode(): row["error"] for row in rows if row["error"]}
+    assert "was removed meanwhile" in errors["0/000.png"]
+    assert "can't be a key" in errors["back\\slash.png"]
+    assert len(errors) == 4

@@ -27,6 +27,7 @@ SERVER = {"enabled": True, "bundle": "s3://models/yoga"}
 SCALED = {"autoscaling": {"enabled": True}}
 KEYS = {"create": True, "accessKeyId": "writes", "secretAccessKey": "w"}
 READ_ONLY = {"serverSecret": "read-only", "serverAccessKeyId": "reads", "serverSecretAccessKey": "r"}
+PORTS = {"http": 8080, "grpc": 8081, "admin": 9090}
 Objects = dict[tuple[str, str], dict[str, Any]]
 
 pytestmark = pytest.mark.skipif(shutil.which("helm") is None, reason="needs helm on the PATH")
@@ -328,3 +329,36 @@ def test_what_a_cluster_lacks_is_named_with_the_value_that_needs_it(
 
 def test_a_cluster_without_kserve_and_prometheus_takes_the_chart_that_needs_neither() -> None:
     assert helm(NO_KSERVE, kinds=["v1/ConfigMap"]).returncode == 0
+
+
+def test_servers_that_ask_for_keys_or_speak_tls_show_health_and_metrics_beside() -> None:
+    server = SERVER | {"access": {"secret": "who"}, "tls": {"secret": "certificate"}, "grpc": {"enabled": True}}
+    found = made(server=server, monitoring={"podMonitor": True})
+    pod = found["Deployment", "v-server"]["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    assert {port["name"]: port["containerPort"] for port in container["ports"]} == PORTS
+    assert {container[probe]["httpGet"]["port"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")} == {
+        9090
+    }
+    assert pod["metadata"]["annotations"]["prometheus.io/port"] == "9090"
+    mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    secrets = {each["name"]: each["secret"]["secretName"] for each in pod["spec"]["volumes"] if "secret" in each}
+    assert secrets == {"access": "who", "tls": "certificate"}
+    assert f"--access={mounted['access']}/access.yaml" in container["args"]
+    assert f"--tls-cert={mounted['tls']}/tls.crt" in container["args"]
+    assert {port["name"]: port["port"] for port in found["Service", "v-server"]["spec"]["ports"]} == PORTS | {
+        "http": 80
+    }
+    allowed = found["NetworkPolicy", "v-server"]["spec"]["ingress"]
+    assert {port["port"] for rule in allowed for port in rule["ports"]} == {8080, 8081, 9090}
+    # `helm test` has no key.
+    assert ("Pod", "v-test") not in found
+    assert found["PodMonitor", "v-server-admin"]["spec"]["podMetricsEndpoints"][0]["port"] == "admin"
+
+
+def test_a_server_of_which_nothing_more_is_asked_has_one_port() -> None:
+    found = made(server=SERVER | {"access": None, "tls": None, "grpc": None})
+    (container,) = found["Deployment", "v-server"]["spec"]["template"]["spec"]["containers"]
+    assert [port["name"] for port in container["ports"]] == ["http"]
+    assert "--linger=10" in container["args"]
+    assert ("Pod", "v-test") in found

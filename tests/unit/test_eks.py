@@ -261,5 +261,6 @@ def test_the_chart_makes_what_the_page_promises() -> None:
     assert accounts < {one["serviceAccountName"] for one in cluster()["iam"]["podIdentityAssociations"]}
     # A pod answers until the load balancer has let go of it.
     drain = re.search(r"timeout_seconds=(\d+)", annotations["alb.ingress.kubernetes.io/target-group-attributes"])
-    assert drain and pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"] >= int(drain[1])
+    (linger,) = [word for word in pod["containers"][0]["args"] if word.startswith("--linger=")]
+    assert drain and int(linger.removeprefix("--linger=")) >= int(drain[1])
     assert ("Secret", "vitruvian-s3") not in found

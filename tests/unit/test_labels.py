@@ -135,7 +135,7 @@ def test_memory_is_bounded_by_bytes() -> None:
         await known.head(asked("label 19"), Ticket(60))
 
     run(main)
-    assert len(known._known) == 3
+    assert len(known.known) == 3
 
 
 def test_too_many_new_sets_at_once_are_refused() -> None:
@@ -162,6 +162,37 @@ def test_sets_are_found_again_after_a_restart(tmp_path: Path) -> None:
     assert tower.texts == []
 
 
+def test_what_memory_dropped_is_found_on_disk(tmp_path: Path) -> None:
+    pairs = asked("run", "sit"), asked("lie", "jump")
+
+    async def main(known: LabelSets) -> list[Any]:
+        return [await known.head(pair, Ticket(60)) for pair in (*pairs, *pairs)]
+
+    first = run(lambda: main(sets(Tower(), tmp_path)))
+    tower = Tower()
+    small = sets(tower, tmp_path, most_bytes=3 * 128 * 4)
+    again = run(lambda: main(small))
+    assert small.known == [pairs[1]]
+    assert all((one.weight == other.weight).all() for one, other in zip(first, again, strict=True))
+    assert tower.texts == []
+
+
+def test_warming_fills_what_room_there_is_and_drops_nothing_that_was_asked_for(tmp_path: Path) -> None:
+    known, other = sets(Tower(), tmp_path, most_bytes=3 * 128 * 4), sets(Tower(), tmp_path)
+
+    async def main() -> None:
+        for label in ("run", "sit"):
+            await known.head(asked(label), Ticket(60))
+        for label in ("lie", "jump"):
+            await other.head(asked(label), Ticket(60))
+        await known.warm()
+        assert known.known == [asked("jump"), asked("run"), asked("sit")]
+        await known.head(asked("stand"), Ticket(60))
+        assert known.known == [asked("run"), asked("sit"), asked("stand")]
+
+    run(main)
+
+
 def test_sets_of_another_tower_and_damaged_files_are_left_out(tmp_path: Path) -> None:
     run(lambda: sets(Tower(), tmp_path).head(asked("run", "sit"), Ticket(60)))
     (kept,) = tmp_path.glob("*.safetensors")
@@ -169,7 +200,7 @@ def test_sets_of_another_tower_and_damaged_files_are_left_out(tmp_path: Path) ->
     (tmp_path / "junk.safetensors").write_bytes(b"junk")
     other = LabelSets(Tower, in_thread, scale=10.0, identity="another", templates=USUAL, folder=tmp_path)
     run(other.warm)
-    assert not other._known
+    assert other.known == []
     assert list(tmp_path.glob("*.safetensors")) == [kept]
 
 

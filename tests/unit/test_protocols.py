@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import os
 import time
 import zlib
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from starlette.testclient import TestClient
 
 from tests.bundles import LABELS, SIZE, heatmaps, make_bundle, npy, picture
 from tests.serving import Held, b64, infer_binary, items, problem, service, serving
+from tests.versions import wait_until
 from vitruvian.bundle import Bundle
 from vitruvian.inference.predictor import Predictor
 from vitruvian.inference.service import Settings
@@ -198,6 +200,45 @@ def test_a_models_inputs_name_what_labels_go_in(client: TestClient, plain: TestC
 )
 def test_what_cant_be_asked_is_refused(client: TestClient, asked: dict[str, Any], words: str) -> None:
     assert words in problem(client.post("/predict", json={"image": b64(picture("red")), **asked}), 400)["detail"]
+
+
+def test_a_start_warms_known_labels_in_the_background_and_waits_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    bundle = make_bundle(tmp_path, clip=True)
+    asked = {"image": b64(picture("yellow")), "labels": ["white", "yellow"]}
+    with serving(Predictor.open(bundle)) as client:
+        answer = client.post("/predict", json=asked).json()["predictions"]
+    # From now on nothing can be encoded, and the first file that is read hangs until somebody writes to it.
+    (bundle.folder / "exports/text/model.onnx").unlink()
+    folder = tmp_path / "cache" / "vitruvian" / "labels"
+    os.mkfifo(folder / "slow.safetensors")
+    with serving(Predictor.open(bundle)) as client:
+        labels = service(client).labels
+        assert labels is not None
+        assert client.get("/v2/health/ready").status_code == 200
+        assert client.post("/predict/image", content=picture("red")).status_code == 200
+        assert not labels.known
+        (folder / "slow.safetensors").write_bytes(b"")
+        wait_until(lambda: labels.known != [], "labels are warm")
+        for path in folder.iterdir():
+            path.unlink()
+        assert client.post("/predict", json=asked).json()["predictions"] == answer
+
+
+def test_known_labels_are_there_before_they_are_warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    bundle = make_bundle(tmp_path, clip=True)
+    asked = {"image": b64(picture("yellow")), "labels": ["white", "yellow"]}
+    with serving(Predictor.open(bundle)) as client:
+        answer = client.post("/predict", json=asked).json()["predictions"]
+    (bundle.folder / "exports/text/model.onnx").unlink()
+    slow = tmp_path / "cache" / "vitruvian" / "labels" / "slow.safetensors"
+    os.mkfifo(slow)
+    with serving(Predictor.open(bundle)) as client:
+        assert client.post("/predict", json=asked).json()["predictions"] == answer
+        slow.write_bytes(b"")
 
 
 def test_a_model_without_a_text_tower_refuses_labels(plain: TestClient) -> None:

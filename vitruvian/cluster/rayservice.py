@@ -42,7 +42,21 @@ _MOST_PODS: Final = 1000
 _LONGEST_NAME: Final = 47
 _PLACES: Final = ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
 # What is asked from outside, as in the chart: neither /metrics nor what Serve says of itself.
-_PUBLIC: Final = {"/": "Exact", "/health": "Exact", "/predict": "Prefix", "/v2": "Prefix"}
+_PUBLIC: Final = {
+    "/": "Exact",
+    "/card": "Exact",
+    "/compare": "Exact",
+    "/docs": "Exact",
+    "/evaluation": "Exact",
+    "/health": "Exact",
+    "/limits": "Exact",
+    "/openapi.json": "Exact",
+    "/page": "Prefix",
+    "/predict": "Prefix",
+    "/tracks": "Exact",
+    "/v1": "Prefix",
+    "/v2": "Prefix",
+}
 METRICS_VARIABLE: Final = "VITRUVIAN_METRICS_PORT"
 IMPORT_PATH: Final = "vitruvian.serving.rayserve:app"
 

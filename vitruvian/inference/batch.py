@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 from vitruvian.artifact import digest_of
 from vitruvian.bundle import BUNDLES, CHECKSUMS, open_bundle
 from vitruvian.errors import Conflict, DataError, StoreError
+from vitruvian.inference import stored
 from vitruvian.inference.predictor import Prediction, Predictor, Prepared
 from vitruvian.store import Store, open_store
 
@@ -58,31 +59,29 @@ def begin(bundle: str, source: str, out: str, format: Format = "parquet", size: 
     """
     if size < 1:
         raise DataError(f"a part can't hold {size} files", where="--part", hint="use 1 or more")
+    if format == "parquet":
+        _pyarrow()
+    files, store = open_store(source), open_store(out)
+    if stored.within(store, files):
+        hint = "name a place outside of it"
+        raise DataError("the answers can't go to where the files are", where=store.url, hint=hint)
     opened = open_bundle(bundle)
-    found = [
-        entry
-        for entry in open_store(source).list()
-        if Path(entry.key).suffix.lower() in opened.preprocess.suffixes and not _hidden(entry.key)
-    ]
-    if not found:
-        what = f"holds no file that ends in {', '.join(opened.preprocess.suffixes)}"
-        raise DataError(what, where=source, hint="give a folder or prefix with such files")
+    found = stored.suitable(files, opened.preprocess.suffixes)
     # Another version may become the champion while parts are written.
     published = open_store(bundle).tag(CHECKSUMS) is None
     pinned = f"{bundle.rstrip('/')}/{BUNDLES}/{opened.info.version}" if published else bundle
     batch = Batch(pinned, source, out, format, size, tuple(entry.key for entry in found))
-    asked: dict[str, Any] = {"bundle": opened.info.version, "source": source, "format": format, "size": size}
+    version = f"{opened.info.version} {opened.digest[:16]}"
+    asked: dict[str, Any] = {"bundle": version, "source": files.url, "format": format, "size": size}
     asked |= {"files": len(found), "digest": digest_of([[entry.key, entry.size, entry.tag] for entry in found])}
-    store = open_store(out)
+    if any(store.list("part-")) and store.tag(ASKED) is None:
+        what = f"parts are here, but not {ASKED}, which says what they are of"
+        raise DataError(what, where=store.url, hint="name another place for the answers")
     try:
         store.put(ASKED, json.dumps(asked, indent=1).encode(), if_absent=True)
     except Conflict:
         _refuse_another(asked, store)
     return batch
-
-
-def _hidden(key: str) -> bool:
-    return any(part.startswith(".") for part in key.split("/"))
 
 
 def _refuse_another(asked: Mapping[str, Any], store: Store) -> None:
@@ -123,11 +122,16 @@ class Worker:
     def _predictor(self) -> Predictor:
         return Predictor.open(open_bundle(self.batch.bundle))
 
-    def write(self, part: int) -> int:
-        """Write the answers to a part; return how many of its files can't be used."""
+    def write(self, part: int, advance: Callable[[int], None] = lambda count: None) -> int:
+        """Write the answers to a part; return how many of its files can't be used.
+
+        `advance` is told how many files are predicted.
+        """
         source, keys = open_store(self.batch.source), self.batch.keys_of(part)
-        chunks = self._predictor.predict_in_chunks(keys, lambda key: self._prepared(source, key), source.address)
-        results = [result for chunk in chunks for _, result in chunk]
+        results: list[Prediction | DataError] = []
+        for chunk in self._predictor.predict_in_chunks(keys, lambda key: self._prepared(source, key), source.address):
+            results += [result for _, result in chunk]
+            advance(len(chunk))
         with tempfile.TemporaryDirectory(prefix="vitruvian-batch-") as folder:
             file = Path(folder) / "part"
             _WRITERS[self.batch.format](keys, results, self._predictor.labels, file)
@@ -135,8 +139,8 @@ class Worker:
         return sum(isinstance(result, DataError) for result in results)
 
     def _prepared(self, source: Store, key: str) -> Prepared:
-        # A store that doesn't answer is no fault of the file: the part is done again later.
-        return self._predictor.prepare(source.get(key), source.address(key))
+        content = stored.read(source, key)
+        return content if isinstance(content, DataError) else self._predictor.prepare(content, source.address(key))
 
 
 def _row(key: str, result: Prediction | DataError) -> dict[str, Any]:
@@ -161,7 +165,8 @@ def _write_jsonl(
 def _write_csv(
     keys: Sequence[str], results: Sequence[Prediction | DataError], labels: Sequence[str], file: Path
 ) -> None:
-    with open(file, "w", encoding="utf-8", newline="") as out:
+    # A file's name need not be text; its bytes come out as they are.
+    with open(file, "w", encoding="utf-8", errors="surrogateescape", newline="") as out:
         writer = csv.writer(out)
         writer.writerow(["path", "label", "confidence", "error", *labels])
         for key, result in zip(keys, results, strict=True):
@@ -174,23 +179,33 @@ def _write_csv(
 def _write_parquet(
     keys: Sequence[str], results: Sequence[Prediction | DataError], labels: Sequence[str], file: Path
 ) -> None:
-    try:
-        import pyarrow as pa  # type: ignore[import-untyped]
-        from pyarrow import parquet
-    except ImportError as e:
-        hint = "pip install 'vitruvian[train]', or ask for csv or jsonl"
-        raise StoreError("Parquet needs pyarrow", where="--format", hint=hint) from e
+    pa, parquet = _pyarrow()
     rows = [_row(key, result) for key, result in zip(keys, results, strict=True)]
     columns = {
-        "path": pa.array([row["path"] for row in rows], pa.string()),
+        "path": pa.array([_text(row["path"]) for row in rows], pa.string()),
         "label": pa.array([row["label"] for row in rows], pa.string()),
         "confidence": pa.array([row["confidence"] for row in rows], pa.float32()),
         "probabilities": pa.array([row["probabilities"] for row in rows], pa.list_(pa.float32())),
-        "error": pa.array([row["error"] for row in rows], pa.string()),
+        "error": pa.array([row["error"] and _text(row["error"]) for row in rows], pa.string()),
     }
     # What each of the probabilities belongs to.
     table = pa.table(columns).replace_schema_metadata({"labels": json.dumps(list(labels))})
     parquet.write_table(table, file)
+
+
+def _text(name: str) -> str:
+    """Return a file's name, which need not be text, as text; different names stay different."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow  # type: ignore[import-untyped]
+        from pyarrow import parquet
+    except ImportError as e:
+        hint = "pip install 'vitruvian[train]', or ask for csv or jsonl"
+        raise StoreError("Parquet needs pyarrow", where="--format", hint=hint) from e
+    return pyarrow, parquet
 
 
 _WRITERS: Final[dict[Format, Callable[..., None]]] = {

@@ -10,7 +10,6 @@ import asyncio
 import json
 import logging
 import math
-import os
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from vitruvian.artifact import digest_of
 from vitruvian.errors import StoreError
 from vitruvian.inference.admission import Ticket
+from vitruvian.inference.aside import aside
 from vitruvian.inference.predictor import Head
 from vitruvian.inference.problems import BUSY, LATE, retry
 from vitruvian.inference.protocol import Malformed
@@ -95,6 +95,15 @@ def _texts(value: object, name: str, most: int, longest: int) -> tuple[str, ...]
     return texts
 
 
+def vectors(embeddings: NDArray[np.float32], labels: int) -> NDArray[np.float32]:
+    """Return each label's vector (labels, width) of length 1: the mean over its sentences.
+
+    `embeddings` are those of all prompts, one label's after another's.
+    """
+    means = embeddings.reshape(labels, -1, embeddings.shape[1]).mean(1)
+    return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), np.float32)
+
+
 class LabelSets:
     """The sets of labels that one bundle's server knows; to be used from one event loop.
 
@@ -127,6 +136,11 @@ class LabelSets:
         self._building: dict[Labels, asyncio.Task[Head]] = {}
         self._turn = asyncio.Semaphore(1)
 
+    @property
+    def known(self) -> list[Labels]:
+        """The sets that are in memory, those that were asked for latest last."""
+        return list(self._known)
+
     async def head(self, asked: Labels, ticket: Ticket) -> Head:
         """Return what tells these labels apart; whoever asks for a new set first has it encoded for all.
 
@@ -156,10 +170,12 @@ class LabelSets:
         return embeddings
 
     async def warm(self) -> None:
-        """Read what lies on disk, the latest first, as far as there is room."""
-        for asked, head in await asyncio.to_thread(self._read_all):
-            if asked not in self._known:
+        """Read what lies on disk, the latest first, as far as there is room; to be run while others are answered."""
+        for asked, head in await aside(self._read_all):
+            if asked not in self._known and self._bytes + head.weight.nbytes <= self._most_bytes:
                 self._keep(asked, head)
+                # Whatever was asked for since the start is newer.
+                self._known.move_to_end(asked, last=False)
 
     def _built(self, asked: Labels, task: asyncio.Task[Head]) -> None:
         del self._building[asked]
@@ -167,6 +183,10 @@ class LabelSets:
             self._keep(asked, task.result())
 
     async def _build(self, asked: Labels) -> Head:
+        # It may not be warm yet, or any more, or another process may have encoded it.
+        kept = await aside(lambda: self._find(asked))
+        if kept is not None:
+            return kept
         async with self._turn:
             rows = self._rows(asked.templates)
             missing = [label for label in asked.labels if label not in rows]
@@ -197,9 +217,7 @@ class LabelSets:
             part = texts[start : start + _AT_ONCE]
             # Whoever asked may leave: others may wait for the same.
             found.append(await self.embed(part, Ticket(_BUILD_SECONDS)))
-        means = np.concatenate(found).reshape(len(labels), len(asked.templates), -1).mean(1)
-        means /= np.linalg.norm(means, axis=1, keepdims=True)
-        return dict(zip(labels, means, strict=True))
+        return dict(zip(labels, vectors(np.concatenate(found), len(labels)), strict=True))
 
     def _encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         if self._encoder is None:
@@ -212,8 +230,9 @@ class LabelSets:
     # What is kept.
 
     def _keep(self, asked: Labels, head: Head) -> None:
+        former = self._known.pop(asked, None)
         self._known[asked] = head
-        self._bytes += head.weight.nbytes
+        self._bytes += head.weight.nbytes - (0 if former is None else former.weight.nbytes)
         while self._bytes > self._most_bytes and len(self._known) > 1:
             _, dropped = self._known.popitem(last=False)
             self._bytes -= dropped.weight.nbytes
@@ -221,6 +240,12 @@ class LabelSets:
     def _name(self, asked: Labels) -> str:
         key = digest_of([self._identity, self._scale, asked.labels, asked.templates])
         return f"{key[:32]}.safetensors"
+
+    def _find(self, asked: Labels) -> Head | None:
+        """Return a set that lies on disk."""
+        path = None if self._folder is None else self._folder / self._name(asked)
+        read = _read(path, self._identity) if path is not None else None
+        return read[1] if read is not None and read[0] == asked else None
 
     def _write(self, asked: Labels, head: Head) -> None:
         from safetensors.numpy import save
@@ -261,25 +286,27 @@ class LabelSets:
                 read = _read(path, self._identity)
                 if read is not None and (size := size + read[1].weight.nbytes) <= self._most_bytes:
                     found.append(read)
-        # The latest last, as they are kept.
-        return found[::-1]
+        return found
 
 
 def _read(path: Path, identity: str) -> tuple[Labels, Head] | None:
     """Return a set of this tower's; None for another's. What is damaged is removed."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
 
     try:
-        with safe_open(os.fspath(path), framework="numpy") as file:
-            about: Mapping[str, str] = file.metadata() or {}
-            if about.get("identity") != identity:
-                return None
-            labels, templates = tuple(json.loads(about["labels"])), tuple(json.loads(about["templates"]))
-            weight = file.get_tensor("weight")
+        # Not by the library: it would hold up all other threads while a disk is slow.
+        content = path.read_bytes()
+        weight = load(content)["weight"]
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        about: Mapping[str, str] = header.get("__metadata__", {})
+        if about.get("identity") != identity:
+            return None
+        labels, templates = tuple(json.loads(about["labels"])), tuple(json.loads(about["templates"]))
         if weight.ndim != 2 or len(weight) != len(labels) or not np.isfinite(weight).all():
             raise ValueError
         return Labels(labels, templates), Head(labels, np.asarray(weight, np.float32))
-    except (SafetensorError, ValueError, KeyError, TypeError, OSError):
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError):
         with suppress(OSError):
             path.unlink()
         return None

@@ -11,9 +11,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from vitruvian import interrupt
 from vitruvian.bundle import open_bundle
 from vitruvian.console import Teller
-from vitruvian.errors import DataError
+from vitruvian.errors import DataError, Interrupted, Terminated
+from vitruvian.inference.batch import Batch, Format, Worker, begin, finish, missing
 from vitruvian.inference.predictor import Prediction, Predictor, Prepared
 from vitruvian.store import explained
 
@@ -69,6 +71,12 @@ def write_csv(rows: Iterable[Row], path: Path, labels: Sequence[str]) -> None:
 
     The file is there whole or not at all; raises `StoreError` where it can't be written.
     """
+    cells = (_cells(row.path, row.result) for row in rows if isinstance(row.result, Prediction))
+    write_table(path, ["path", "label", "confidence", *labels], cells)
+
+
+def write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a CSV file, whole or not at all; raises `StoreError` where it can't be written."""
     # A link is followed, and what isn't a file (a pipe, a terminal) can't be replaced.
     path = path.resolve()
     if path.exists() and not path.is_file():
@@ -80,8 +88,8 @@ def write_csv(rows: Iterable[Row], path: Path, labels: Sequence[str]) -> None:
             # A file name need not be text; its bytes come out as they are.
             with open(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
                 writer = csv.writer(file)
-                writer.writerow(["path", "label", "confidence", *labels])
-                writer.writerows(_cells(row.path, row.result) for row in rows if isinstance(row.result, Prediction))
+                writer.writerow(head)
+                writer.writerows(rows)
             aside.chmod(0o644)
             os.replace(aside, path)
         finally:
@@ -107,7 +115,7 @@ def predict_command(
         for row in rows:
             if isinstance(row.result, DataError):
                 failed += 1
-                complain(_printable(str(row.result)))
+                complain(printable(str(row.result)))
             else:
                 yield row
 
@@ -118,8 +126,54 @@ def predict_command(
         else:
             write_csv(rows, table, predictor.labels)
     if table is not None:
-        console.print(f"{len(files) - failed} of {len(files)} files are in {_printable(str(table))}", soft_wrap=True)
+        say(console, f"{len(files) - failed} of {len(files)} files are in {table}")
     return failed
+
+
+def batch_command(bundle: str, source: str, out: str, format: Format, size: int, console: Console) -> None:
+    """Predict all files of a folder or S3 prefix to parts of `size` files, those parts that aren't there yet.
+
+    A file that can't be used is a row with the error. Shows a bar; where no terminal is, a line for each part. Raises
+    `Interrupted` after Ctrl-C, `Terminated` after SIGTERM, and what `begin` raises.
+    """
+    kept = "nothing is written yet"
+    with interrupt.termination_at_once() as terminated:
+        try:
+            batch = begin(bundle, source, out, format, size)
+            for parts in _written(batch, console):
+                kept = f"{parts:,} of {batch.parts:,} parts are in {printable(out)}, and stay"
+                interrupt.look()
+        except BaseException as e:
+            # Foreign code may have swallowed the signal's exception, or made another one of it.
+            if not (isinstance(e, KeyboardInterrupt) or interrupt.came() or terminated()):
+                raise
+            kind, name = (Terminated, "terminated") if terminated() else (Interrupted, "interrupted")
+            raise kind(f"{name}: {kept}", hint="run the same command again to go on") from e
+
+
+def _written(batch: Batch, console: Console) -> Iterator[int]:
+    """Write the parts that are missing, then mark them as complete; yield how many are there, at first and after each.
+
+    The console is told of it.
+    """
+    left = missing(batch)
+    before, files, failed = batch.parts - len(left), len(batch.keys), 0
+    done = files - sum(len(batch.keys_of(part)) for part in left)
+    say(console, f"{files:,} files in {batch.parts:,} parts" + (f", {before:,} of them done before" if before else ""))
+    yield before
+    worker = Worker(batch)
+    with Teller(console).bar("predicting", files) as advance:
+        advance(done)
+        for parts, part in enumerate(left, before + 1):
+            failed += worker.write(part, advance)
+            done += len(batch.keys_of(part))
+            if not console.is_terminal:
+                say(console, f"{parts:,} of {batch.parts:,} parts: {done:,} files")
+            yield parts
+    finish(batch)
+    say(console, f"{files:,} files are in {batch.out}")
+    if failed:
+        say(console, f"{failed:,} of those predicted now can't be used: their rows say why")
 
 
 def _print(console: Console, rows: Iterable[Row], files: Sequence[Path], labels: Sequence[str]) -> None:
@@ -133,7 +187,7 @@ def _print(console: Console, rows: Iterable[Row], files: Sequence[Path], labels:
 
     def line(cells: Sequence[str]) -> None:
         words = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        console.print(_printable("  ".join(words).rstrip()), markup=False, highlight=False, soft_wrap=True)
+        say(console, "  ".join(words).rstrip())
 
     line(heads)
     for row in rows:
@@ -141,8 +195,13 @@ def _print(console: Console, rows: Iterable[Row], files: Sequence[Path], labels:
             line(_cells(row.path, row.result))
 
 
-def _printable(text: str) -> str:
-    # The name of a file need not be text.
+def say(console: Console, text: str) -> None:
+    """Print a line as it is, however long."""
+    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """Return what can be printed of a text: the name of a file need not be one."""
     return text.encode(errors="replace").decode()
 
 

@@ -161,7 +161,7 @@ class Predictor:
         labels = head.labels if head else self.labels
         rows = self.probabilities(outputs, head)
         return [
-            Prediction(labels, row) if np.isfinite(row).all() else _out_of_range(place)
+            Prediction(labels, row) if np.isfinite(row).all() else out_of_range(place)
             for row, place in zip(rows, where, strict=True)
         ]
 
@@ -203,11 +203,8 @@ class Predictor:
 
         `prepare` is called for several at once; `where` says what an error calls an item.
         """
-        with ThreadPoolExecutor(usable_cpus()) as pool:
-            for start in range(0, len(items), CHUNK):
-                chunk = items[start : start + CHUNK]
-                prepared = list(pool.map(prepare, chunk))
-                yield list(zip(chunk, self.predict_prepared(prepared, list(map(where, chunk))), strict=True))
+        for chunk, prepared in in_chunks(items, prepare):
+            yield list(zip(chunk, self.predict_prepared(prepared, list(map(where, chunk))), strict=True))
 
     def predict_files(self, files: Sequence[tuple[bytes, object]]) -> list[Prediction | DataError]:
         """Return the answer, or what is wrong, for each file given as (content, where it comes from)."""
@@ -264,6 +261,17 @@ class Predictor:
         return outputs
 
 
+def in_chunks(items: Sequence[T], prepare: Callable[[T], Prepared]) -> Iterator[tuple[Sequence[T], list[Prepared]]]:
+    """Yield the items in order, as many at a time as a model is given, with what `prepare` makes of each.
+
+    `prepare` is called for several at once.
+    """
+    with ThreadPoolExecutor(usable_cpus()) as pool:
+        for start in range(0, len(items), CHUNK):
+            chunk = items[start : start + CHUNK]
+            yield chunk, list(pool.map(prepare, chunk))
+
+
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return probabilities (n, classes) for logits (n, classes); a row that overflowed stays not a number."""
     with np.errstate(invalid="ignore"):
@@ -275,9 +283,9 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 def _checked(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
     finite = np.isfinite(probabilities).all(axis=1)
     if not finite.all():
-        raise _out_of_range(f"input {int(finite.argmin())}")
+        raise out_of_range(f"input {int(finite.argmin())}")
     return probabilities
 
 
-def _out_of_range(where: object) -> DataError:
+def out_of_range(where: object) -> DataError:
     return DataError("drives the model out of its range", where=where, hint="send values like those in training")

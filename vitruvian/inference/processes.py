@@ -36,9 +36,8 @@ class Board:
     """What the processes tell each other: when each was last alive, and whether it is ready."""
 
     def __init__(self, count: int) -> None:
-        self._shared = mmap.mmap(-1, count * _SLOT.size)
+        self._shared = mmap.mmap(-1, count * _SLOT.size + 1)
         self.count = count
-        self.pids = mmap.mmap(-1, count * 8)
 
     def beat(self, slot: int, ready: bool) -> None:
         """Tell that a child is alive."""
@@ -51,6 +50,15 @@ class Board:
     def seen(self, slot: int) -> float:
         """Return when a child was alive last, in monotonic seconds; 0 for none."""
         return float(_SLOT.unpack_from(self._shared, slot * _SLOT.size)[0])
+
+    def end(self) -> None:
+        """Tell that all of them end."""
+        self._shared[-1] = 1
+
+    @property
+    def ends(self) -> bool:
+        """Whether all of them end, not just one."""
+        return bool(self._shared[-1])
 
     @property
     def ready(self) -> int:
@@ -95,6 +103,7 @@ def run(count: int, work: Callable[[int, Board], int], *, linger: float, drain: 
                     _start(child, work, board)
             heard = signal.sigtimedwait(_HEARD, _SECONDS_BETWEEN_LOOKS)
             if heard is not None and heard.si_signo in (signal.SIGTERM, signal.SIGINT):
+                board.end()
                 return _end(children, heard.si_signo, linger + drain + 5)
             for child, code in _ended(children):
                 board.clear(child.slot)

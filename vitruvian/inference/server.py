@@ -110,6 +110,7 @@ def serve_in_processes(
         os.environ["VITRUVIAN_CPUS"] = str(max(1, usable_cpus() // count))
         server = Server(bundle, host, port, settings=each, extras=shared, ready_first=True)
         server.beat = lambda: board.beat(slot, server.service.state is State.READY)
+        server.others_go_on = lambda: not board.ends
         server.run()
         return 0
 
@@ -186,6 +187,8 @@ class Server:
         self._thread: threading.Thread | None = None
         self.beat: Callable[[], None] = lambda: None
         """Called twice a second while the event loop moves."""
+        self.others_go_on: Callable[[], bool] = lambda: False
+        """Whether other processes accept from the same socket after this one has ended."""
         admin = None
         if "admin" in self._sockets:
             # Without a start and an end of its own: it shows what the other application is.
@@ -196,6 +199,7 @@ class Server:
         self._uvicorn.grpc_server = grpc_server
         self._uvicorn.ready_first = ready_first
         self._uvicorn.beat = lambda: self.beat()
+        self._uvicorn.others_go_on = lambda: self.others_go_on()
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Answer until a signal or `stop`.
@@ -287,6 +291,7 @@ class _Uvicorn(uvicorn.Server):
         self._sockets = sockets
         self._lingering: threading.Timer | None = None
         self.beat: Callable[[], None] = lambda: None
+        self.others_go_on: Callable[[], bool] = lambda: False
         self.ready_first = False
         self.grpc_server: GrpcServer | None = None
         self.tls: Tls | None = None
@@ -333,8 +338,8 @@ class _Uvicorn(uvicorn.Server):
             await beside
 
     def end(self) -> None:
-        # At once, so that no probe finds the server ready between now and the end of its sockets.
-        self._service.drain()
+        # At once, so that no probe finds the server ready; what reaches its sockets until they are closed is answered.
+        self._service.leave()
         self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -346,6 +351,10 @@ class _Uvicorn(uvicorn.Server):
             self.end()
             return
         self._service.leave()
+        if self.others_go_on():
+            # A connection that the others can take is better with them. In the loop: this is a signal's handler.
+            for server in self.servers:
+                server.get_loop().call_soon_threadsafe(server.close)
         _log.info("not ready any more; answers for %g s yet", seconds)
         self._lingering = threading.Timer(seconds, self.end)
         self._lingering.daemon = True

@@ -168,9 +168,11 @@ class Service:
         )
 
     def leave(self) -> None:
-        """Be ready no more, but go on answering."""
-        if self.state in (State.STARTING, State.READY):
+        """Be ready no more; a server that was goes on answering what reaches it."""
+        if self.state is State.READY:
             self.state = State.LEAVING
+        elif self.state is State.STARTING:
+            self.drain()
 
     @property
     def ends(self) -> bool:

@@ -14,7 +14,10 @@ import work
 from tests.bundles import make_bundle
 from vitruvian.bundle import open_bundle
 from vitruvian.inference import server
+from vitruvian.inference.access.guard import Guard
+from vitruvian.inference.access.keys import add, digest_of
 from vitruvian.inference.predictor import Predictor
+from vitruvian.inference.server import Extras
 from vitruvian.inference.service import Settings
 
 
@@ -45,6 +48,14 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         bundle = make_bundle(Path(folder), name="m", size=int(os.environ.get("BENCH_SIZE", "32")))
         # One at a time is what that model can do, and a second is what its clients wait.
+        extras = Extras()
+        key = os.environ.get("BENCH_KEY")
+        if key:
+            keys = Path(folder) / "keys.yaml"
+            add(keys, "bench", digest_of(key))
+            access = Path(folder) / "access.yaml"
+            access.write_text("keys: keys.yaml\nrateLimit: {requestsPerMinute: 1.0e+9, burst: 1.0e+6}\n")
+            extras = Extras(guard=lambda: Guard.open(access))
         settings = Settings(deadline_seconds=1.0, lanes=1) if work.MODEL == "sleep" else Settings()
         server.Predictor = Working
-        server.serve(bundle, port=int(sys.argv[1]), settings=settings)
+        server.serve(bundle, port=int(sys.argv[1]), settings=settings, extras=extras)

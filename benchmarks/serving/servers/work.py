@@ -24,7 +24,11 @@ def load():
 
         torch.manual_seed(0)
         torch.set_num_threads(int(os.environ.get("BENCH_THREADS", "2")))
-        _module = ViTForImageClassification(ViTConfig(num_labels=CLASSES)).eval()
+        weights = os.environ.get("BENCH_WEIGHTS")
+        if weights:
+            _module = ViTForImageClassification.from_pretrained(weights).eval()
+        else:
+            _module = ViTForImageClassification(ViTConfig(num_labels=CLASSES)).eval()
 
 
 def classify(jpeg):

@@ -30,10 +30,16 @@ app.kubernetes.io/component: server
 {{ $image.repository }}:{{ $image.tag | default .root.Chart.AppVersion }}
 {{- end -}}
 
+{{- /* Whether health and metrics of this release's own servers have a port of their own: where the other asks for keys or
+speaks TLS, kubelet and Prometheus need one that doesn't. */ -}}
+{{- define "vitruvian.admin" -}}
+{{- if or (.Values.server.access | default dict).secret (.Values.server.tls | default dict).secret -}}true{{- end -}}
+{{- end -}}
+
 {{- define "vitruvian.scrape" -}}
-{{- if .Values.monitoring.annotations }}
+{{- if .root.Values.monitoring.annotations }}
 prometheus.io/scrape: "true"
-prometheus.io/port: "8080"
+prometheus.io/port: {{ .port | quote }}
 prometheus.io/path: /metrics
 {{- end }}
 {{- end -}}
@@ -67,8 +73,17 @@ release {{ $release }} in namespace {{ $namespace }}
 {{- /* What is asked from outside: all but /metrics, which says how much is asked and how the models answer. */ -}}
 {{- define "vitruvian.publicPaths" -}}
 - {path: /, type: Exact}
+- {path: /card, type: Exact}
+- {path: /compare, type: Exact}
+- {path: /docs, type: Exact}
+- {path: /evaluation, type: Exact}
 - {path: /health, type: Exact}
+- {path: /limits, type: Exact}
+- {path: /openapi.json, type: Exact}
+- {path: /page, type: Prefix}
 - {path: /predict, type: Prefix}
+- {path: /tracks, type: Exact}
+- {path: /v1, type: Prefix}
 - {path: /v2, type: Prefix}
 {{- end -}}
 
@@ -106,36 +121,37 @@ people do, not as 2e+07. */ -}}
 {{- end }}
 {{- end -}}
 
-{{- /* What a server's container has in common under KServe and without it. */ -}}
+{{- /* What a server's container has in common under KServe and without it: `port` is where probes ask, `ports` are all
+by name. */ -}}
 {{- define "vitruvian.serverContainer" -}}
-image: {{ include "vitruvian.image" (dict "root" . "role" "server") | quote }}
-imagePullPolicy: {{ .Values.images.server.pullPolicy | quote }}
+{{- $server := .root.Values.server -}}
+image: {{ include "vitruvian.image" (dict "root" .root "role" "server") | quote }}
+imagePullPolicy: {{ .root.Values.images.server.pullPolicy | quote }}
 env:
-{{- include "vitruvian.serverEnv" . }}
+{{- include "vitruvian.serverEnv" .root }}
 ports:
-- {name: http, containerPort: 8080, protocol: TCP}
+{{- range $name, $port := .ports }}
+- {name: {{ $name }}, containerPort: {{ $port }}, protocol: TCP}
+{{- end }}
 startupProbe:
-  httpGet: {path: /v2/health/ready, port: 8080}
+  httpGet: {path: /v2/health/ready, port: {{ .port }}}
   periodSeconds: 1
-  failureThreshold: {{ .Values.server.startupSeconds }}
+  failureThreshold: {{ $server.startupSeconds }}
 readinessProbe:
-  httpGet: {path: /v2/health/ready, port: 8080}
+  httpGet: {path: /v2/health/ready, port: {{ .port }}}
   periodSeconds: 2
   timeoutSeconds: 3
   failureThreshold: 3
 livenessProbe:
-  httpGet: {path: /v2/health/live, port: 8080}
+  httpGet: {path: /v2/health/live, port: {{ .port }}}
   periodSeconds: 10
   timeoutSeconds: 5
-lifecycle:
-  # Endpoints and proxies learn of a pod's end later than the pod itself.
-  preStop: {sleep: {seconds: {{ .Values.server.drainSeconds }}}}
-{{- with .Values.server.resources }}
+{{- with $server.resources }}
 resources:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 securityContext:
-  {{- include "vitruvian.containerSecurity" . | nindent 2 }}
+  {{- include "vitruvian.containerSecurity" .root | nindent 2 }}
 volumeMounts:
 - {name: tmp, mountPath: /tmp}
 - {name: home, mountPath: /home/vitruvian}
