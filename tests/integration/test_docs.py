@@ -254,6 +254,15 @@ def test_labels_of_ones_own_and_embeddings_as_the_docs_say(home: Path, tmp_path:
             )
 
 
+def test_what_the_page_shows_is_there_for_programs(server: Path) -> None:
+    requests = [line for line in commands("docs/page.md") if line.startswith("curl")]
+    assert len(requests) == 5
+    for line in requests:
+        done = shell(line.replace("curl -s", "curl -sS --fail-with-body"), server)
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        assert "yoga" in done.stdout or '"confusion"' in done.stdout
+
+
 def test_another_version_is_tried_as_the_docs_say(trained: Path) -> None:
     # Which version it is is not the point here.
     shutil.copytree(trained / "artifacts" / "yoga", trained / "artifacts" / "yoga-next")

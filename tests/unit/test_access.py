@@ -68,6 +68,8 @@ def predict(client: TestClient, **headers: str) -> Any:
         ("GET", "/metrics", "metrics"),
         ("GET", "/", "page"),
         ("GET", "/docs", "page"),
+        ("GET", "/page/main.js", "page"),
+        ("GET", "/card", "metadata"),
         ("GET", "/v2/models/yoga", "metadata"),
         ("GET", "/tracks", "metadata"),
         ("POST", "/predict/image", "predict"),

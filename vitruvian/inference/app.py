@@ -15,6 +15,7 @@ from vitruvian.inference.predictor import Predictor
 from vitruvian.inference.routes.about import About
 from vitruvian.inference.routes.compare import Compare
 from vitruvian.inference.routes.openai import OpenAi
+from vitruvian.inference.routes.page import Page
 from vitruvian.inference.routes.people import People
 from vitruvian.inference.routes.taking import Files
 from vitruvian.inference.routes.v1 import V1
@@ -90,6 +91,7 @@ def create_app(
         OpenAi(tracks, files),
         Compare(tracks, files),
         About(tracks, admin=admin),
+        Page(tracks),
     )
     app = Starlette(
         # The busiest first: they are looked through in this order.

@@ -20,6 +20,7 @@ Group = Literal["health", "page", "metadata", "predict", "metrics"]
 """health: probes; page: the page and the description of all routes; metadata: what else is read; predict: all POSTs."""
 _HEALTH: Final = ("/health", "/v2/health/live", "/v2/health/ready")
 _PAGE: Final = ("/", "/docs", "/openapi.json")
+_PAGE_FILES: Final = "/page/"
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
@@ -29,7 +30,7 @@ def group_of(path: str, method: str) -> Group:
         return "health"
     if path == "/metrics":
         return "metrics"
-    if path in _PAGE:
+    if path in _PAGE or path.startswith(_PAGE_FILES):
         return "page"
     return "predict" if method == "POST" else "metadata"
 

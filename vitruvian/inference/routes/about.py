@@ -13,10 +13,13 @@ from starlette.routing import Route
 from vitruvian.bundle import Bundle
 from vitruvian.data.decode import MAX_PIXELS
 from vitruvian.inference import oip
-from vitruvian.inference.page import page
+from vitruvian.inference.page import page_files
+from vitruvian.inference.routes.page import shown
 from vitruvian.inference.routes.taking import as_json
 from vitruvian.inference.service import Settings
 from vitruvian.inference.tracks import Tracks
+
+_VARY = {"Vary": "Accept"}
 
 
 class About:
@@ -38,16 +41,8 @@ class About:
 
     async def home(self, request: Request) -> Response:
         if "text/html" in request.headers.get("accept", ""):
-            html, policy = page()
-            headers = {
-                "Content-Security-Policy": policy,
-                "X-Content-Type-Options": "nosniff",
-                "Referrer-Policy": "no-referrer",
-                "Cache-Control": "no-cache",
-                "Vary": "Accept",
-            }
-            return Response(html, headers=headers, media_type="text/html")
-        return as_json({**self._about, "state": self.service.state}, {"Vary": "Accept"})
+            return shown(request, page_files()["index.html"], _VARY)
+        return as_json({**self._about, "state": self.service.state}, _VARY)
 
     async def health(self, request: Request) -> Response:
         self.service.check_ready()
