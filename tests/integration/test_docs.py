@@ -153,6 +153,17 @@ def test_pictures_are_found_by_words_as_the_docs_say(tmp_path: Path) -> None:
     assert len(lines) == 12 and all("data/new/" in line for line in lines if line.startswith(" "))
 
 
+def test_exporting_as_the_docs_say(trained: Path) -> None:
+    of_declaration, of_bundle = commands("docs/export.md")
+    done = shell(of_declaration, trained)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("✓ fresh") == 5
+    done = shell(of_bundle, trained)
+    assert done.returncode == 0, done.stderr
+    assert (trained / "exports").is_dir()
+    assert "openvino-int8" in done.stdout
+
+
 def test_planning_as_the_docs_say(home: Path) -> None:
     (line,) = [line for line in commands("docs/plan.md") if line.startswith("vitruvian plan")]
     done = shell(line, home)
@@ -376,7 +387,14 @@ def test_existing_configs_are_imported_as_the_docs_say(tmp_path: Path) -> None:
 def test_every_command_in_the_docs_is_one_that_a_test_runs() -> None:
     pages = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
     known = ("make ", "vitruvian run -f", "vitruvian serve", "vitruvian predict", "vitruvian data render-keypoints")
-    tools = ("vitruvian search", "vitruvian plan", "vitruvian study", "vitruvian tune", "vitruvian spec import")
+    tools = (
+        "vitruvian export",
+        "vitruvian search",
+        "vitruvian plan",
+        "vitruvian study",
+        "vitruvian tune",
+        "vitruvian spec import",
+    )
     setup = (
         ". .venv/bin/activate",
         "export AWS_",
