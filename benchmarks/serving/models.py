@@ -38,11 +38,11 @@ apiVersion: vitruvian.dev/v1alpha1
 kind: Classifier
 metadata: {{name: poses}}
 spec:
-  data: {{source: "synthetic://poses?count=4000", format: images, groupBy: subject}}
+  data: {{source: "synthetic://poses?count=2000", format: images, groupBy: subject}}
   model:
     architecture: vit
     dimensions: {{imageSize: 64, patchSize: 8, hiddenSize: 96, layers: 4, heads: 4, intermediateSize: 192}}
-  training: {{strategy: none, epochs: 20, batchSize: 32, learningRate: 2.0e-3, augmentation: light}}
+  training: {{strategy: none, epochs: 12, batchSize: 32, learningRate: 2.0e-3, augmentation: light}}
   artifacts: "{folder}"
 """
 

@@ -26,7 +26,7 @@ _PART = {
     "v1": "V1 and OpenAI",
     "server": "The server and its model",
 }
-_TOOK_ON = (400, 408, 413, 415, 422, 429, 503)
+_TOOK_ON = (400, 404, 408, 413, 415, 422, 429, 503)
 """What everything that predicts may answer besides."""
 
 
