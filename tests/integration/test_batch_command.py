@@ -69,6 +69,8 @@ def _start(bundle: str, source: Store, out: Store, *flags: str) -> subprocess.Po
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "COLUMNS": "300", "OMP_NUM_THREADS": "1"},
+        # Ctrl-C is heard even where these tests run in the background.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
