@@ -261,7 +261,7 @@ def _parts(body: bytes, boundary: bytes, most: int) -> Iterator[tuple[bytes, byt
         at = body.find(mark) + len(mark)
         if at < len(mark):
             raise Malformed("the multipart form can't be read: its boundary isn't in it")
-    for _ in range(most + 1):
+    for _ in range(most):
         if body.startswith(b"--", at):
             return
         begin = body.find(b"\r\n", at, at + _MOST_PADDING)
@@ -275,7 +275,8 @@ def _parts(body: bytes, boundary: bytes, most: int) -> Iterator[tuple[bytes, byt
             raise Malformed(f"the multipart form can't be read: a part has no end of its headers in {_MOST_HEAD} bytes")
         yield body[begin : content - 4], body[content:end]
         at = end + len(mark)
-    raise Malformed(f"the multipart form has more than {most} parts")
+    if not body.startswith(b"--", at):
+        raise Malformed(f"the multipart form has more than {most} parts")
 
 
 def _names(head: bytes) -> tuple[str, str]:
