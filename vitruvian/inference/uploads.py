@@ -304,6 +304,8 @@ def _asked_in_form(content_type: str, body: bytes, fields: Sequence[str], most: 
             files.append(Sent(file[:100] or name, content))
         else:
             texts.setdefault(name, []).append(content)
+    if "" in texts:
+        raise Malformed("a part of the multipart form names no field")
     _check_known(texts, (*fields, *_OPTIONS), "field")
     if most == 1 and len(files) != 1:
         raise Malformed(f"the form has {len(files)} fields named {' or '.join(FIELDS)}, not one")
