@@ -19,6 +19,7 @@ from tests.bundles import make_bundle, picture
 from tests.serving import b64, infer_binary, problem, service, serving
 from vitruvian.bundle import Bundle
 from vitruvian.inference import protocol, uploads
+from vitruvian.inference.admission import Ticket
 from vitruvian.inference.grpc import tensors
 from vitruvian.inference.grpc.messages import message
 from vitruvian.inference.predictor import Predictor
@@ -54,7 +55,7 @@ def file(content: bytes, name: str = "file") -> bytes:
 
 
 def asked(body: bytes) -> Asked:
-    return asyncio.run(asked_in_body(FORM["content-type"], body))
+    return asyncio.run(asked_in_body(FORM["content-type"], body, Ticket(60)))
 
 
 # Forms
@@ -184,7 +185,7 @@ def test_large_bodies_are_read_in_a_thread_one_after_the_other_and_small_ones_at
         inside -= 1
 
     async def several(size: int) -> None:
-        await asyncio.gather(*(in_turn(size, read) for _ in range(4)))
+        await asyncio.gather(*(in_turn(size, read, Ticket(60)) for _ in range(4)))
 
     asyncio.run(several(LARGE + 1))
     assert most == len(threads) == 1
@@ -192,6 +193,21 @@ def test_large_bodies_are_read_in_a_thread_one_after_the_other_and_small_ones_at
     threads.clear()
     asyncio.run(several(LARGE))
     assert threads == {threading.current_thread()}
+
+
+def test_who_waits_for_a_turn_waits_no_longer_than_for_an_answer() -> None:
+    go, read = threading.Event(), []
+
+    async def wait() -> None:
+        first = asyncio.create_task(in_turn(LARGE + 1, lambda: go.wait(30), Ticket(60)))
+        await asyncio.sleep(0)
+        with pytest.raises(Problem, match="deadline"):
+            await in_turn(LARGE + 1, lambda: read.append(1), Ticket(0.01))
+        go.set()
+        assert await first
+
+    asyncio.run(wait())
+    assert not read
 
 
 @pytest.mark.parametrize("size", [1000, LARGE])
@@ -354,5 +370,5 @@ def test_one_line_is_no_list_of_labels(client: TestClient) -> None:
 def test_json_without_a_content_type_is_still_json() -> None:
     body = json.dumps({"image": RED}).encode()
     for content_type in ("", "application/x-www-form-urlencoded", "application/json"):
-        (sent,) = asyncio.run(asked_in_json(content_type, body)).files
+        (sent,) = asyncio.run(asked_in_json(content_type, body, Ticket(60))).files
         assert sent.content == picture("red")

@@ -14,6 +14,7 @@ import orjson
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
+from vitruvian.inference.admission import Ticket, late
 from vitruvian.inference.problems import TOO_LARGE, UNSUPPORTED, Problem
 from vitruvian.inference.protocol import LARGE, Malformed, check_values, read_base64, read_json
 from vitruvian.inference.service import Settings
@@ -87,13 +88,19 @@ def _inflated(body: bytes, encoding: str, limit: int) -> bytes | None:
     return plain
 
 
-async def in_turn(size: int, read: Callable[[], T]) -> T:
+async def in_turn(size: int, read: Callable[[], T], ticket: Ticket) -> T:
     """Return what a function reads of a body, `size` bytes of JSON or of a form.
 
     Large ones are read in a thread, one after the other: the event loop goes on meanwhile, and what such bodies take
-    while they are read is there once.
+    while they are read is there once. Raises a `Problem` where the turn doesn't come in time.
     """
-    return read() if size <= LARGE else await asyncio.get_running_loop().run_in_executor(_READER, read)
+    if size <= LARGE:
+        return read()
+    try:
+        async with asyncio.timeout(max(0.0, ticket.left)):
+            return await asyncio.get_running_loop().run_in_executor(_READER, read)
+    except TimeoutError as e:
+        raise late() from e
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +140,14 @@ def _kind(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
-async def asked_in_body(content_type: str, body: bytes) -> Asked:
+async def asked_in_body(content_type: str, body: bytes, ticket: Ticket) -> Asked:
     """Return what a body asks: a form, or a file itself.
 
     Raises `Malformed`, or a `Problem` for a content type that carries no file.
     """
     kind = _kind(content_type)
     if kind == _FORM:
-        return await in_turn(len(body), lambda: _asked_in_form(content_type, body, FIELDS, 1))
+        return await in_turn(len(body), lambda: _asked_in_form(content_type, body, FIELDS, 1), ticket)
     if kind in _RAW or kind.startswith("image/"):
         return Asked((Sent("the body", body),))
     fields = " or ".join(f"'{field}'" for field in FIELDS)
@@ -151,14 +158,14 @@ async def asked_in_body(content_type: str, body: bytes) -> Asked:
     )
 
 
-async def asked_in_json(content_type: str, body: bytes) -> Asked:
+async def asked_in_json(content_type: str, body: bytes, ticket: Ticket) -> Asked:
     """Return what a JSON body asks of one file.
 
     Raises `Malformed`, or a `Problem` for a content type that surely is something else.
     """
     if _kind(content_type) == _FORM or _kind(content_type).startswith("image/"):
         raise Problem(UNSUPPORTED, "/predict takes JSON; send a form, or the file as the body, to /predict/image")
-    return await in_turn(len(body), lambda: _asked_in_json(body))
+    return await in_turn(len(body), lambda: _asked_in_json(body), ticket)
 
 
 def _asked_in_json(body: bytes) -> Asked:
@@ -174,17 +181,18 @@ def _asked_in_json(body: bytes) -> Asked:
     return _asked((sent_in_json(value, name),), document)
 
 
-async def asked_in_batch(content_type: str, body: bytes, most: int) -> Asked:
+async def asked_in_batch(content_type: str, body: bytes, most: int, ticket: Ticket) -> Asked:
     """Return what a form or a JSON body asks of several files, at most so many.
 
     Raises `Malformed`, or a `Problem` for a content type that surely is something else.
     """
     kind = _kind(content_type)
     if kind == _FORM:
-        return await in_turn(len(body), lambda: _asked_in_form(content_type, body, (*FIELDS, "files", "images"), most))
+        fields = (*FIELDS, "files", "images")
+        return await in_turn(len(body), lambda: _asked_in_form(content_type, body, fields, most), ticket)
     if kind.startswith("image/"):
         raise Problem(UNSUPPORTED, "send several files as a multipart form or as JSON, and one file to /predict/image")
-    return await in_turn(len(body), lambda: _asked_of_several(body, most))
+    return await in_turn(len(body), lambda: _asked_of_several(body, most), ticket)
 
 
 def _asked_of_several(body: bytes, most: int) -> Asked:

@@ -42,8 +42,8 @@ class Compare:
             self.tracks.claim(challenger, request.state.headers, ticket.left)
             content_type = header(request, "content-type") or ""
             in_json = content_type.partition(";")[0].strip().lower() == "application/json"
-            read = asked_in_json(content_type, body) if in_json else asked_in_body(content_type, body)
-            asked = (await read).or_else(query(request))
+            read = asked_in_json if in_json else asked_in_body
+            asked = (await read(content_type, body, ticket)).or_else(query(request))
             mine, one, content = await self._answer(champion, asked, asked.files[0], held)
             # A URL is fetched once.
             theirs, other, _ = await self._answer(challenger, asked, Sent(asked.files[0].where, content), held)

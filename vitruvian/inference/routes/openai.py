@@ -45,7 +45,7 @@ class OpenAi:
             name = service.predictor.bundle.info.name
             if service.predictor.head is None:
                 raise Problem(UNUSABLE, "this model gives no embeddings; a clip with prompts does")
-            document = await in_turn(len(held.body), lambda: read_json(held.body))
+            document = await in_turn(len(held.body), lambda: read_json(held.body), held.ticket)
             if document.get("model", name) != name:
                 raise Problem(NOT_FOUND, f"there is no model '{str(document['model'])[:100]}' here, but '{name}'")
             form = _one_of(document, "encoding_format", _FORMS, "float")

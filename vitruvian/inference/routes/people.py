@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from vitruvian.errors import DataError
+from vitruvian.inference.admission import Ticket
 from vitruvian.inference.lanes import Answer, Input
 from vitruvian.inference.oip import all_predictions
 from vitruvian.inference.predictor import Prediction
@@ -51,7 +52,7 @@ class People:
     async def predict_batch(self, request: Request) -> Response:
         content_type = header(request, "content-type") or ""
         async with taken(request, self.tracks) as held:
-            read = asked_in_batch(content_type, held.body, held.service.settings.max_inputs)
+            read = asked_in_batch(content_type, held.body, held.service.settings.max_inputs, held.ticket)
             asked = (await read).or_else(query(request))
             top = checked_top(asked.top_k)
             service, answers = await self._answers(request, held, asked, several=True)
@@ -64,9 +65,9 @@ class People:
         ]
         return as_json({**said_by(service), "results": results, "request_id": request.state.request_id})
 
-    async def _one(self, request: Request, read: Callable[[bytes], Coroutine[Any, Any, Asked]]) -> Response:
+    async def _one(self, request: Request, read: Callable[[bytes, Ticket], Coroutine[Any, Any, Asked]]) -> Response:
         async with taken(request, self.tracks) as held:
-            asked = (await read(held.body)).or_else(query(request))
+            asked = (await read(held.body, held.ticket)).or_else(query(request))
             top = checked_top(asked.top_k)
             service, answers = await self._answers(request, held, asked)
             (prediction,) = all_predictions(answers)

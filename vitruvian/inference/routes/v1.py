@@ -58,7 +58,7 @@ class V1:
     async def predict(self, request: Request) -> Response:
         named(request, self.tracks)
         async with taken(request, self.tracks) as (drawn, ticket, body, fetched):
-            document = await in_turn(len(body), lambda: _read(body, drawn.settings.max_inputs))
+            document = await in_turn(len(body), lambda: _read(body, drawn.settings.max_inputs), ticket)
             precision = header(request, PRECISION) or document.get("precision")
             tensors = any(isinstance(each, np.ndarray) for each in document["instances"])
             labels = document.get("labels")

@@ -83,7 +83,7 @@ class V2:
             # What is binary is only looked at, not read.
             size = len(body) if header_length is None else min(header_length, len(body))
             asked, labels, templates = oip.take_texts(
-                await in_turn(size, lambda: read_request(body, header_length, most))
+                await in_turn(size, lambda: read_request(body, header_length, most), ticket)
             )
             ticket.limit(oip.timeout(asked))
             precision = header(request, PRECISION) or asked.parameters.get("precision")
