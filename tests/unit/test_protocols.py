@@ -150,7 +150,18 @@ def test_heatmaps_may_be_a_batch(tmp_path: Path) -> None:
         assert [result["label"] for result in results] == ["blue", "red"]
 
 
-@pytest.mark.parametrize("images", [None, "AAAA", [], ["AAAA"] * 65, [{"b64": "AAAA", "url": "x"}], [{"path": "x"}]])
+def test_what_is_wrong_with_one_of_a_batch_stays_in_its_place(plain: TestClient) -> None:
+    red = b64(picture("red"))
+    images = [red, "zz!", None, {"url": "https://example.com/a.png"}, {"path": "x"}, {"image": red}, {"b64": red}]
+    results = plain.post("/predict/batch", json={"images": images}).json()["results"]
+    assert [result.get("label") for result in results] == ["red", None, None, None, None, "red", "red"]
+    words = ("images[1]' is not base64", "not a string of base64", "switched off", "needs one of")
+    for result, word in zip(results[1:5], words, strict=True):
+        assert word in result["error"]["detail"]
+    problem(plain.post("/predict", json={"image": "zz!"}), 400)
+
+
+@pytest.mark.parametrize("images", [None, "AAAA", [], ["AAAA"] * 65])
 def test_batches_that_cant_be_are_refused(plain: TestClient, images: Any) -> None:
     problem(plain.post("/predict/batch", json={"images": images}), 400)
 

@@ -490,6 +490,17 @@ def test_one_picture_is_answered_by_both_as_each_answers_alone(client: TestClien
         assert answer["difference"] == pytest.approx(max(abs(one[label] - two[label]) for label in LABELS), abs=2e-6)
 
 
+def test_a_comparison_shows_as_many_labels_as_are_wanted(client: TestClient) -> None:
+    content = picture("red")
+    for answer in (
+        client.post("/compare?top_k=1", content=content).json(),
+        client.post("/compare", files={"file": content}, data={"top_k": "1"}).json(),
+        client.post("/compare", json={"image": b64(content), "top_k": 1}).json(),
+    ):
+        assert [len(answer[part]["predictions"]) for part in ("stable", "canary")] == [1, 1]
+    assert "top_k" in problem(client.post("/compare", json={"image": b64(content), "topk": 1}), 400)["detail"]
+
+
 def test_a_comparison_is_refused_as_a_prediction_is(client: TestClient) -> None:
     problem(client.post("/compare", content=b"junk"), 422)
     problem(client.post("/compare", json={}), 400)

@@ -69,24 +69,32 @@ def document(bundle: Bundle, routed: Collection[str]) -> Schema:
 
 def _paths(bundle: Bundle, more: Schema) -> dict[str, Schema]:
     kind = bundle.preprocess.kind
-    one = {"oneOf": [_object({"image": _BASE64} | more), _object({"url": _TEXT} | more, "url")]}
+    one = {"oneOf": [_only({name: schema} | more) for name, schema in {"image": _BASE64, "url": _TEXT}.items()]}
     if kind == "heatmap":
-        one["oneOf"].append(_object({"heatmap": _BASE64} | more))
-    form = _object({"file": _FILE} | more)
+        one["oneOf"].append(_only({"heatmap": _BASE64} | more))
+    form = _only({"file": _FILE} | more)
     upload = {"multipart/form-data": form, "application/octet-stream": _FILE}
     if kind == "image":
         upload |= {"image/*": _FILE}
+    by_address = _only({"url": _TEXT})
     several = {
-        "multipart/form-data": _object({"files": {"type": "array", "items": _FILE}} | more),
-        _JSON: _object({"images": {"type": "array", "items": _BASE64}} | more),
+        "multipart/form-data": _only({"files": {"type": "array", "items": _FILE}} | more),
+        _JSON: _only({"images": {"type": "array", "items": {"oneOf": [_BASE64, by_address]}}} | more),
     }
     precise = [_header("X-Precision", "fp32 for an answer in full precision", {"enum": ["fp32"]}), *_who_answers()]
+    in_query = [_parameter("query", name, **more[name]) for name in ("top_k", "precision")]
+    asked = [*precise, *in_query]
     described = {
-        "/predict/image": _post("predict", "Classify a file", _ref("Prediction"), upload, precise),
-        "/predict": _post("predict", "Classify a file in JSON", _ref("Prediction"), {_JSON: one}, precise),
-        "/predict/batch": _post("predict", "Classify several files", _ref("Predictions"), several, precise),
+        "/predict/image": _post("predict", "Classify a file", _ref("Prediction"), upload, asked),
+        "/predict": _post("predict", "Classify a file in JSON", _ref("Prediction"), {_JSON: one}, asked),
+        "/predict/batch": _post("predict", "Classify several files", _ref("Predictions"), several, asked),
         "/compare": _post(
-            "compare", "Have both versions answer one file", _ref("Comparison"), {**upload, _JSON: one}, missing=True
+            "compare",
+            "Have both versions answer one file",
+            _ref("Comparison"),
+            {**upload, _JSON: one},
+            in_query,
+            missing=True,
         ),
         "/tracks": _get("compare", "Both versions, their state and how far they agree", _OBJECT),
         "/v1/models": _get("v1", "The models", _OBJECT),
@@ -274,9 +282,18 @@ def _who_answers() -> list[Schema]:
 
 
 def _header(name: str, description: str, schema: Schema) -> Schema:
-    return {"name": name, "in": "header", "description": description, "schema": schema}
+    return _parameter("header", name, description, **schema)
+
+
+def _parameter(place: str, name: str, description: str, **schema: Any) -> Schema:
+    return {"name": name, "in": place, "description": description, "schema": schema}
 
 
 def _object(properties: Schema, *required: str) -> Schema:
     """Return an object's schema; the first property is needed where none is named."""
     return {"type": "object", "properties": properties, "required": list(required) or [next(iter(properties))]}
+
+
+def _only(properties: Schema) -> Schema:
+    """Return an object's schema that has no other properties, and needs the first."""
+    return _object(properties) | {"additionalProperties": False}

@@ -12,7 +12,7 @@ import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, Literal, TypeGuard
 
 import numpy as np
@@ -20,10 +20,16 @@ import orjson
 import pybase64
 from numpy.typing import NDArray
 
-from vitruvian.inference.problems import json_bytes
+from vitruvian.inference.problems import UNUSABLE, Problem, json_bytes
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 DATATYPES = ("FP32", "BYTES")
+LARGE = 256_000
+"""Bytes of JSON or of a form from which on reading them could hold up others."""
+MOST_ITEMS = 65_536
+"""Items of a BYTES tensor, where nothing else bounds them."""
+_MOST_MARKS = 100_000
+_BYTES_OF_A_MARK = 32
 _MAX_RANK = 8
 _MAX_SIZE = 1 << 31
 _NUMBERS = {int, float}
@@ -66,8 +72,12 @@ def read_header_length(header: str | None) -> int | None:
     return int(header)
 
 
-def read_json(content: bytes) -> dict[str, Any]:
-    """Return the JSON object in a body; raises `Malformed`."""
+def read_json(content: bytes, *, numbers: bool = False) -> dict[str, Any]:
+    """Return the JSON object in a body; raises `Malformed`.
+
+    Of a large one most has to be the texts in it, or its numbers where those are meant.
+    """
+    check_values(content, numbers=numbers)
     try:
         value = orjson.loads(content)
     except orjson.JSONDecodeError as e:
@@ -75,6 +85,21 @@ def read_json(content: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Malformed("the body is not a JSON object")
     return value
+
+
+def check_values(content: bytes, *, numbers: bool = False) -> None:
+    """Raise `Malformed` where JSON holds far more values than files, tensors and texts of its size have.
+
+    Each value takes tens of bytes once it is read, while `[],` is three.
+    """
+    if len(content) <= LARGE:
+        return
+    left = _MOST_MARKS + len(content) // _BYTES_OF_A_MARK
+    # Lists, objects and texts are known by how they begin, numbers only by what parts them.
+    for mark in (b"[", b"{", b'"', *(() if numbers else (b",",))):
+        left -= content.count(mark)
+        if left < 0:
+            raise Malformed(f"the body holds too many values for its {len(content)} bytes")
 
 
 def read_base64(text: object, what: str) -> bytes:
@@ -85,22 +110,26 @@ def read_base64(text: object, what: str) -> bytes:
         return pybase64.b64decode(text, validate=True)
     except ValueError:
         try:
-            return pybase64.b64decode("".join(text.split()), validate=True)
+            # As bytes: a list of what whitespace parts can be many times as large as the text.
+            return pybase64.b64decode(text.encode("ascii").translate(None, b" \t\n\r\v\f"), validate=True)
         except ValueError as e:
             raise Malformed(f"{what} is not base64") from e
 
 
-def read_request(body: bytes, header_length: int | None) -> InferRequest:
-    """Return the inference request in a body; raises `Malformed`."""
+def read_request(body: bytes, header_length: int | None, most: int = MOST_ITEMS) -> InferRequest:
+    """Return the inference request in a body.
+
+    Raises `Malformed`, and a `Problem` for a BYTES input of more than `most` items.
+    """
     if header_length is not None and header_length > len(body):
         raise Malformed(f"{HEADER_LENGTH} is {header_length}, but the body has {len(body)} bytes")
     end = len(body) if header_length is None else header_length
-    document = read_json(body[:end])
+    document = read_json(body[:end], numbers=True)
     identity = document.get("id")
     if identity is not None and not isinstance(identity, str):
         raise Malformed("'id' is not a string")
     blob = _Blob(memoryview(body)[end:])
-    inputs = tuple(_input(entry, blob) for entry in _entries(document, "inputs"))
+    inputs = tuple(_input(entry, blob, most) for entry in _entries(document, "inputs"))
     if not inputs:
         raise Malformed("'inputs' is missing or empty")
     blob.finish()
@@ -112,7 +141,9 @@ def read_request(body: bytes, header_length: int | None) -> InferRequest:
         for entry in _entries(document, "outputs")
     ]
     _refuse_twice("outputs", [name for name, _ in outputs])
-    return InferRequest(inputs, identity, dict(outputs), binary, parameters)
+    # By the protocol there are no others, and these are kept for as long as the answer takes.
+    scalars = {key: value for key, value in parameters.items() if not isinstance(value, (list, dict))}
+    return InferRequest(inputs, identity, dict(outputs), binary, scalars)
 
 
 def write_response(
@@ -195,13 +226,14 @@ def _is_size(value: object, least: int) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value < _MAX_SIZE
 
 
-def _input(entry: Mapping[str, Any], blob: _Blob) -> Tensor:
+def _input(entry: Mapping[str, Any], blob: _Blob, most: int) -> Tensor:
     name = _text(entry, "name")
     shape, datatype, parameters = entry.get("shape"), entry.get("datatype"), _parameters(entry)
     if not isinstance(shape, list) or len(shape) > _MAX_RANK or not all(_is_size(size, 1) for size in shape):
         raise Malformed(f"the shape of input '{name}' is not a list of at most {_MAX_RANK} sizes from 1")
     if datatype not in DATATYPES:
         raise Malformed(f"the datatype of input '{name}' is none of: {', '.join(DATATYPES)}")
+    check_items(name, datatype, math.prod(shape), most)
     size = parameters.get("binary_data_size")
     if size is None:
         data = _from_json(name, datatype, math.prod(shape), entry.get("data"))
@@ -242,8 +274,8 @@ def _flat(name: str, data: list[Any]) -> list[Any]:
 def from_binary(name: str, datatype: Datatype, count: int, content: memoryview) -> NDArray[np.float32] | list[bytes]:
     """Return a tensor's items, so many as its shape means, from its bytes; raises `Malformed`."""
     if datatype == "BYTES":
-        items = list(_bytes_items(name, content))
-        _check_count(name, count, len(items))
+        items = list(islice(_bytes_items(name, content), count + 1))
+        _check_count(name, count, len(items) if len(items) <= count else "more")
         return items
     if len(content) % 4:
         raise Malformed(f"input '{name}' has {len(content)} bytes, not a multiple of 4")
@@ -263,7 +295,13 @@ def _bytes_items(name: str, content: memoryview) -> Iterator[bytes]:
         yield bytes(content[at - size : at])
 
 
-def _check_count(name: str, claimed: int, found: int) -> None:
+def check_items(name: str, datatype: str, count: int, most: int) -> None:
+    """Raise a `Problem` where a BYTES tensor's shape means more than `most` items: before any of them is made."""
+    if datatype == "BYTES" and count > most:
+        raise Problem(UNUSABLE, f"input '{name}' has {_short(count)} items, and may have {most} at most")
+
+
+def _check_count(name: str, claimed: int, found: int | str) -> None:
     if claimed != found:
         raise Malformed(f"the shape of input '{name}' means {_short(claimed)} items, but it has {found}")
 

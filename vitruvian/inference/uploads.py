@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import orjson
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
+from vitruvian.inference.admission import Ticket, late
 from vitruvian.inference.problems import TOO_LARGE, UNSUPPORTED, Problem
-from vitruvian.inference.protocol import Malformed, read_base64, read_json
+from vitruvian.inference.protocol import LARGE, Malformed, check_values, read_base64, read_json
 from vitruvian.inference.service import Settings
+
+T = TypeVar("T")
 
 FIELDS = ("file", "image")
 """What the field of a form or of a JSON body may be called."""
 _URLS = ("url", "image_url")
 _IN_JSON = ("image", "heatmap", *_URLS)
+_OPTIONS = ("labels", "templates", "precision", "top_k")
+"""What may be asked of files, in the order in which `Asked` has it."""
+_IN_QUERY = ("precision", "top_k")
+_FORM = "multipart/form-data"
 _ENCODINGS = ("identity", "gzip", "deflate")
 _RAW = ("application/octet-stream", "application/x-npy", "")
+_MOST_OTHERS = 1024
+"""Parts of a form that are no files: each label may be one."""
+_MOST_HEAD = 8192
+"""Bytes of a part's headers."""
+_MOST_PADDING = 100
+_READER = ThreadPoolExecutor(1, "reader")
 
 
 async def read_body(request: Request, settings: Settings, add: Callable[[int], None] = lambda size: None) -> bytes:
@@ -73,13 +88,29 @@ def _inflated(body: bytes, encoding: str, limit: int) -> bytes | None:
     return plain
 
 
+async def in_turn(size: int, read: Callable[[], T], ticket: Ticket) -> T:
+    """Return what a function reads of a body, `size` bytes of JSON or of a form.
+
+    Large ones are read in a thread, one after the other: the event loop goes on meanwhile, and what such bodies take
+    while they are read is there once. Raises a `Problem` where the turn doesn't come in time.
+    """
+    if size <= LARGE:
+        return read()
+    try:
+        async with asyncio.timeout(max(0.0, ticket.left)):
+            return await asyncio.get_running_loop().run_in_executor(_READER, read)
+    except TimeoutError as e:
+        raise late() from e
+
+
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A file that a request carries, or the URL where it lies."""
+    """A file that a request carries, or the URL where it lies; or what is wrong with one of several."""
 
     where: str
     content: bytes = b""
     url: str | None = None
+    wrong: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +123,31 @@ class Asked:
     precision: object = None
     top_k: object = None
 
+    def or_else(self, query: Mapping[str, str]) -> Asked:
+        """Return what is asked by the body or, where that says nothing, by the query; raises `Malformed`."""
+        if not query:
+            return self
+        _check_known(query, _IN_QUERY, "parameter")
+        precision, top_k = self.precision, self.top_k
+        if precision is None:
+            precision = query.get("precision")
+        if top_k is None and "top_k" in query:
+            top_k = _number(query["top_k"].encode())
+        return replace(self, precision=precision, top_k=top_k)
 
-def asked_in_body(content_type: str, body: bytes) -> Asked:
+
+def _kind(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
+async def asked_in_body(content_type: str, body: bytes, ticket: Ticket) -> Asked:
     """Return what a body asks: a form, or a file itself.
 
     Raises `Malformed`, or a `Problem` for a content type that carries no file.
     """
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind == "multipart/form-data":
-        return _asked_in_form(content_type, body)
+    kind = _kind(content_type)
+    if kind == _FORM:
+        return await in_turn(len(body), lambda: _asked_in_form(content_type, body, FIELDS, 1), ticket)
     if kind in _RAW or kind.startswith("image/"):
         return Asked((Sent("the body", body),))
     fields = " or ".join(f"'{field}'" for field in FIELDS)
@@ -111,9 +158,19 @@ def asked_in_body(content_type: str, body: bytes) -> Asked:
     )
 
 
-def asked_in_json(body: bytes) -> Asked:
-    """Return what a JSON body asks of one file; raises `Malformed`."""
+async def asked_in_json(content_type: str, body: bytes, ticket: Ticket) -> Asked:
+    """Return what a JSON body asks of one file.
+
+    Raises `Malformed`, or a `Problem` for a content type that surely is something else.
+    """
+    if _kind(content_type) == _FORM or _kind(content_type).startswith("image/"):
+        raise Problem(UNSUPPORTED, "/predict takes JSON; send a form, or the file as the body, to /predict/image")
+    return await in_turn(len(body), lambda: _asked_in_json(body), ticket)
+
+
+def _asked_in_json(body: bytes) -> Asked:
     document = read_json(body)
+    _check_known(document, (*_IN_JSON, *_OPTIONS), "field")
     names = [name for name in _IN_JSON if name in document]
     if len(names) != 1:
         raise Malformed(
@@ -124,23 +181,53 @@ def asked_in_json(body: bytes) -> Asked:
     return _asked((sent_in_json(value, name),), document)
 
 
-def asked_in_batch(content_type: str, body: bytes, most: int) -> Asked:
-    """Return what a form or a JSON body asks of several files; raises `Malformed`."""
-    if content_type.partition(";")[0].strip().lower() == "multipart/form-data":
-        asked = _asked_in_form(content_type, body, several=True)
-    else:
-        document = read_json(body)
-        images = document.get("images")
-        if not isinstance(images, list):
-            raise Malformed("the body needs a list of files as base64 in 'images'")
-        asked = _asked(tuple(sent_in_json(image, f"images[{at}]") for at, image in enumerate(images)), document)
-    if not 1 <= len(asked.files) <= most:
-        raise Malformed(f"{len(asked.files)} files were sent, and 1 to {most} may be")
-    return asked
+async def asked_in_batch(content_type: str, body: bytes, most: int, ticket: Ticket) -> Asked:
+    """Return what a form or a JSON body asks of several files, at most so many.
+
+    Raises `Malformed`, or a `Problem` for a content type that surely is something else.
+    """
+    kind = _kind(content_type)
+    if kind == _FORM:
+        fields = (*FIELDS, "files", "images")
+        return await in_turn(len(body), lambda: _asked_in_form(content_type, body, fields, most), ticket)
+    if kind.startswith("image/"):
+        raise Problem(UNSUPPORTED, "send several files as a multipart form or as JSON, and one file to /predict/image")
+    return await in_turn(len(body), lambda: _asked_of_several(body, most), ticket)
+
+
+def _asked_of_several(body: bytes, most: int) -> Asked:
+    document = read_json(body)
+    _check_known(document, ("images", *_OPTIONS), "field")
+    images = document.get("images")
+    if not isinstance(images, list):
+        raise Malformed("the body needs a list of files as base64 in 'images'")
+    _check_count(len(images), most)
+    return _asked(tuple(_sent_or_why(image, f"images[{at}]") for at, image in enumerate(images)), document)
+
+
+def _check_count(count: int, most: int) -> None:
+    if not 1 <= count <= most:
+        raise Malformed(f"{count} files were sent, and 1 to {most} may be")
+
+
+def _check_known(given: Iterable[str], known: Sequence[str], what: str) -> None:
+    """Raise `Malformed` for a name that nothing is known by, with the nearest that is."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name[:100].lower(), known, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(known)}"
+            raise Malformed(f"there is no {what} '{name[:100]}'; {hint}")
 
 
 def _asked(files: tuple[Sent, ...], document: Mapping[str, object]) -> Asked:
-    return Asked(files, *(document.get(name) for name in ("labels", "templates", "precision", "top_k")))
+    return Asked(files, *(document.get(name) for name in _OPTIONS))
+
+
+def _sent_or_why(value: object, where: str) -> Sent:
+    try:
+        return sent_in_json(value, where)
+    except Malformed as e:
+        return Sent(where, wrong=str(e))
 
 
 def sent_in_json(value: object, where: str) -> Sent:
@@ -152,7 +239,7 @@ def sent_in_json(value: object, where: str) -> Sent:
         if kind in _URLS:
             address = _url(inner)
             return sent_in_json(address, where) if address.startswith("data:") else Sent(where, url=address)
-        if kind != "b64":
+        if kind not in ("b64", *_IN_JSON):
             raise Malformed(f"'{where}' needs one of 'b64' and 'url'")
         value = inner
     if isinstance(value, str) and value.startswith("data:"):
@@ -171,86 +258,92 @@ def _url(value: object) -> str:
     return value
 
 
-class _Form:
-    """What a multipart form holds: (field, file name, content) for each part."""
+def _parts(body: bytes, boundary: bytes, most: int) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the headers and the content of each part of a multipart form (RFC 2046), at most so many.
 
-    def __init__(self, boundary: bytes) -> None:
-        self.parts: list[tuple[str, str, bytes]] = []
-        self._header, self._value = b"", b""
-        self._disposition = b""
-        self._chunks: list[bytes] = []
-        self.parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._begin,
-                "on_header_field": self._add_header,
-                "on_header_value": self._add_value,
-                "on_header_end": self._end_header,
-                "on_part_data": self._add_data,
-                "on_part_end": self._end,
-            },
-        )
-
-    def _begin(self) -> None:
-        self._disposition, self._chunks = b"", []
-
-    def _add_header(self, data: bytes, start: int, end: int) -> None:
-        self._header += data[start:end]
-
-    def _add_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def _end_header(self) -> None:
-        if self._header.lower() == b"content-disposition":
-            self._disposition = self._value
-        self._header, self._value = b"", b""
-
-    def _add_data(self, data: bytes, start: int, end: int) -> None:
-        self._chunks.append(data[start:end])
-
-    def _end(self) -> None:
-        _, options = parse_options_header(self._disposition)
-        name, file = options.get(b"name", b""), options.get(b"filename", b"")
-        self.parts.append((name.decode(errors="replace"), file.decode(errors="replace"), b"".join(self._chunks)))
+    Raises `Malformed`. It looks for what parts them and nothing else, so that no content makes it slow.
+    """
+    mark = b"\r\n--" + boundary
+    at = len(mark) - 2
+    if not body.startswith(mark[2:]):
+        at = body.find(mark) + len(mark)
+        if at < len(mark):
+            raise Malformed("the multipart form can't be read: its boundary isn't in it")
+    for _ in range(most):
+        if body.startswith(b"--", at):
+            return
+        begin = body.find(b"\r\n", at, at + _MOST_PADDING)
+        if begin < 0 or body[at:begin].strip(b" \t"):
+            raise Malformed("the multipart form can't be read: a line begins with its boundary, and goes on")
+        end = body.find(mark, begin)
+        if end < 0:
+            raise Malformed("the multipart form can't be read: it ends within a part")
+        content = body.find(b"\r\n\r\n", begin, min(end, begin + _MOST_HEAD)) + 4
+        if content < 4:
+            raise Malformed(f"the multipart form can't be read: a part has no end of its headers in {_MOST_HEAD} bytes")
+        yield body[begin : content - 4], body[content:end]
+        at = end + len(mark)
+    if not body.startswith(b"--", at):
+        raise Malformed(f"the multipart form has more than {most} parts")
 
 
-def _asked_in_form(content_type: str, body: bytes, *, several: bool = False) -> Asked:
+def _names(head: bytes) -> tuple[str, str]:
+    """Return the field and the file that a part's headers name."""
+    for line in head.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"content-disposition":
+            _, options = parse_options_header(value)
+            field, file = options.get(b"name", b""), options.get(b"filename", b"")
+            return field.decode(errors="replace"), file.decode(errors="replace")
+    return "", ""
+
+
+def _asked_in_form(content_type: str, body: bytes, fields: Sequence[str], most: int) -> Asked:
+    """Return what a form asks of the files in these fields, at most so many; raises `Malformed`."""
     _, options = parse_options_header(content_type)
     boundary = options.get(b"boundary", b"")
     if not boundary:
         raise Malformed("the multipart form has no boundary")
-    try:
-        form = _Form(boundary)
-        form.parser.write(body)
-        form.parser.finalize()
-    except FormParserError as e:
-        raise Malformed(f"the multipart form can't be read ({e})") from e
-    fields = (*FIELDS, "files", "images") if several else FIELDS
-    found = [Sent(file[:100] or name, content) for name, file, content in form.parts if name in fields]
-    if len(found) != 1 and not several:
-        raise Malformed(f"the form has {len(found)} fields named {' or '.join(FIELDS)}, not one")
-    words = {name: content for name, _, content in form.parts if name in ("precision", "top_k")}
+    files: list[Sent] = []
+    texts: dict[str, list[bytes]] = {}
+    for head, content in _parts(body, boundary, most + _MOST_OTHERS):
+        name, file = _names(head)
+        if name in fields:
+            files.append(Sent(file[:100] or name, content))
+        else:
+            texts.setdefault(name, []).append(content)
+    if "" in texts:
+        raise Malformed("a part of the multipart form names no field")
+    _check_known(texts, (*fields, *_OPTIONS), "field")
+    if most == 1 and len(files) != 1:
+        raise Malformed(f"the form has {len(files)} fields named {' or '.join(FIELDS)}, not one")
+    _check_count(len(files), most)
     return Asked(
-        tuple(found),
-        _lines(form, "labels"),
-        _lines(form, "templates"),
-        words["precision"].decode(errors="replace") if "precision" in words else None,
-        _number(words["top_k"]) if "top_k" in words else None,
+        tuple(files),
+        _lines(texts, "labels"),
+        _lines(texts, "templates"),
+        texts["precision"][-1].decode(errors="replace") if "precision" in texts else None,
+        _number(texts["top_k"][-1]) if "top_k" in texts else None,
     )
 
 
-def _lines(form: _Form, name: str) -> list[str] | None:
-    """Return a field's texts: a JSON list, or a text on each line; None without the field."""
-    values = [content.decode(errors="replace") for field, _, content in form.parts if field == name]
-    if not values:
+def _lines(texts: Mapping[str, Sequence[bytes]], name: str) -> list[str] | None:
+    """Return a field's texts: a JSON list, or a text on each line; None without the field. Raises `Malformed`."""
+    values = texts.get(name)
+    if values is None:
         return None
-    if len(values) == 1 and values[0].lstrip().startswith("["):
+    if len(values) == 1 and values[0].lstrip().startswith(b"["):
+        check_values(values[0])
         try:
             listed: list[str] = orjson.loads(values[0])
         except orjson.JSONDecodeError as e:
             raise Malformed(f"the field '{name}' is not JSON: {e}") from e
         return listed
-    return [line for value in values for line in value.splitlines() if line.strip()]
+    lines = [line for value in values for line in value.decode(errors="replace").splitlines() if line.strip()]
+    if name == "labels" and len(lines) == 1:
+        # One label is always right: rather a list that was meant otherwise.
+        raise Malformed(f'the field \'{name}\' is no list; send it as JSON: ["tree pose", "warrior pose"]')
+    return lines
 
 
 def _number(content: bytes) -> int | None:

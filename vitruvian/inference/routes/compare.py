@@ -10,12 +10,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from vitruvian.errors import DataError
-from vitruvian.inference.admission import Ticket
 from vitruvian.inference.agreement import difference
 from vitruvian.inference.oip import all_predictions
 from vitruvian.inference.predictor import Prediction
-from vitruvian.inference.routes.people import said_by, told
-from vitruvian.inference.routes.taking import Files, as_json, header, taken
+from vitruvian.inference.routes.people import checked_top, query, said_by, told
+from vitruvian.inference.routes.taking import Files, Taken, as_json, header, taken
 from vitruvian.inference.service import Service
 from vitruvian.inference.tracks import Tracks
 from vitruvian.inference.uploads import Asked, Sent, asked_in_body, asked_in_json
@@ -38,14 +37,16 @@ class Compare:
     async def compare(self, request: Request) -> Response:
         """Answer one input by both versions, one after the other: neither takes CPUs from the other's seconds."""
         challenger = self.tracks.challenger
-        async with taken(request, self.tracks, self.tracks.stable) as (champion, ticket, body):
+        async with taken(request, self.tracks, self.tracks.stable) as held:
+            champion, ticket, body, _ = held
             self.tracks.claim(challenger, request.state.headers, ticket.left)
             content_type = header(request, "content-type") or ""
             in_json = content_type.partition(";")[0].strip().lower() == "application/json"
-            asked = asked_in_json(body) if in_json else asked_in_body(content_type, body)
-            mine, one, content = await self._answer(champion, asked, asked.files[0], ticket)
+            read = asked_in_json if in_json else asked_in_body
+            asked = (await read(content_type, body, ticket)).or_else(query(request))
+            mine, one, content = await self._answer(champion, asked, asked.files[0], held)
             # A URL is fetched once.
-            theirs, other, _ = await self._answer(challenger, asked, Sent(asked.files[0].where, content), ticket)
+            theirs, other, _ = await self._answer(challenger, asked, Sent(asked.files[0].where, content), held)
         return as_json(
             {
                 "classifier": champion.predictor.bundle.info.name,
@@ -58,14 +59,15 @@ class Compare:
         )
 
     async def _answer(
-        self, service: Service, asked: Asked, sent: Sent, ticket: Ticket
+        self, service: Service, asked: Asked, sent: Sent, held: Taken
     ) -> tuple[dict[str, Any], Prediction, bytes]:
         """Return an answer as people get it and as it is, and the file that it is to."""
+        ticket, top = held.ticket, checked_top(asked.top_k)
         wanted = await service.wanted(asked.labels, asked.templates, asked.precision, ticket)
-        found = await self.files.input(sent, service, ticket, wanted)
+        found = await self.files.input(sent, service, ticket, wanted, held.fetched.add)
         if isinstance(found, DataError):
             raise found
         began = time.monotonic()
         (prediction,) = all_predictions(await service.predict([found], ticket))
         seconds = round(time.monotonic() - began, 6)
-        return {**said_by(service), **told(prediction), "seconds": seconds}, prediction, found.content or b""
+        return {**said_by(service), **told(prediction, top), "seconds": seconds}, prediction, found.content or b""

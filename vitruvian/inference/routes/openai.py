@@ -18,7 +18,7 @@ from vitruvian.inference.problems import NOT_FOUND, UNUSABLE, Problem
 from vitruvian.inference.protocol import Malformed, read_json
 from vitruvian.inference.routes.taking import Files, Taken, as_json, taken
 from vitruvian.inference.tracks import Tracks
-from vitruvian.inference.uploads import Sent, sent_in_json
+from vitruvian.inference.uploads import Sent, in_turn, sent_in_json
 
 _EMBEDDING = Wanted(embedding=True)
 _FORMS = ("float", "base64")
@@ -45,18 +45,19 @@ class OpenAi:
             name = service.predictor.bundle.info.name
             if service.predictor.head is None:
                 raise Problem(UNUSABLE, "this model gives no embeddings; a clip with prompts does")
-            document = read_json(held.body)
+            document = await in_turn(len(held.body), lambda: read_json(held.body), held.ticket)
             if document.get("model", name) != name:
                 raise Problem(NOT_FOUND, f"there is no model '{str(document['model'])[:100]}' here, but '{name}'")
             form = _one_of(document, "encoding_format", _FORMS, "float")
             items = _items(document, service.settings.max_inputs)
+            del document
             rows = await self._embedded(items, held)
         data = [{"object": "embedding", "index": at, "embedding": _shown(row, form)} for at, row in enumerate(rows)]
         usage = {"prompt_tokens": 0, "total_tokens": 0}
         return as_json({"object": "list", "data": data, "model": name, "usage": usage})
 
     async def _embedded(self, items: Sequence[str | Sent], held: Taken) -> list[NDArray[np.float32]]:
-        service, ticket, _ = held
+        service, ticket, _, fetched = held
         texts = [item for item in items if isinstance(item, str)]
         pictures = [item for item in items if isinstance(item, Sent)]
         rows: dict[str, list[NDArray[np.float32]]] = {"text": [], "picture": []}
@@ -65,7 +66,7 @@ class OpenAi:
                 raise Problem(UNUSABLE, "this model embeds no texts: it has no text tower")
             rows["text"] = list(await service.labels.embed(texts, ticket))
         if pictures:
-            found = [await self.files.input(sent, service, ticket, _EMBEDDING) for sent in pictures]
+            found = [await self.files.input(sent, service, ticket, _EMBEDDING, fetched.add) for sent in pictures]
             good = [item for item in found if not isinstance(item, DataError)]
             bad = [item for item in found if isinstance(item, DataError)]
             for answer in [*bad, *(await service.predict(good, ticket) if not bad else ())]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -10,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from vitruvian.errors import DataError
+from vitruvian.inference.admission import Ticket
 from vitruvian.inference.lanes import Answer, Input
 from vitruvian.inference.oip import all_predictions
 from vitruvian.inference.predictor import Prediction
@@ -41,17 +43,19 @@ class People:
 
     async def predict_image(self, request: Request) -> Response:
         content_type = header(request, "content-type") or ""
-        return await self._one(request, lambda body: asked_in_body(content_type, body))
+        return await self._one(request, partial(asked_in_body, content_type))
 
     async def predict(self, request: Request) -> Response:
-        return await self._one(request, asked_in_json)
+        content_type = header(request, "content-type") or ""
+        return await self._one(request, partial(asked_in_json, content_type))
 
     async def predict_batch(self, request: Request) -> Response:
         content_type = header(request, "content-type") or ""
         async with taken(request, self.tracks) as held:
-            asked = asked_in_batch(content_type, held.body, held.service.settings.max_inputs)
-            top = _top(asked.top_k)
-            service, answers = await self._answers(request, held, asked)
+            read = asked_in_batch(content_type, held.body, held.service.settings.max_inputs, held.ticket)
+            asked = (await read).or_else(query(request))
+            top = checked_top(asked.top_k)
+            service, answers = await self._answers(request, held, asked, several=True)
         for answer in answers:
             if isinstance(answer, Exception) and not isinstance(answer, DataError):
                 raise answer
@@ -61,23 +65,31 @@ class People:
         ]
         return as_json({**said_by(service), "results": results, "request_id": request.state.request_id})
 
-    async def _one(self, request: Request, read: Callable[[bytes], Asked]) -> Response:
+    async def _one(self, request: Request, read: Callable[[bytes, Ticket], Coroutine[Any, Any, Asked]]) -> Response:
         async with taken(request, self.tracks) as held:
-            asked = read(held.body)
-            top = _top(asked.top_k)
+            asked = (await read(held.body, held.ticket)).or_else(query(request))
+            top = checked_top(asked.top_k)
             service, answers = await self._answers(request, held, asked)
             (prediction,) = all_predictions(answers)
         return as_json({**said_by(service), **told(prediction, top), "request_id": request.state.request_id})
 
-    async def _answers(self, request: Request, held: Taken, asked: Asked) -> tuple[Service, list[Answer]]:
+    async def _answers(
+        self, request: Request, held: Taken, asked: Asked, *, several: bool = False
+    ) -> tuple[Service, list[Answer]]:
         ticket = held.ticket
         precision = header(request, PRECISION) if asked.precision is None else asked.precision
         service = suited(request, self.tracks, held.service, labels=asked.labels, precision=precision)
         wanted = await service.wanted(asked.labels, asked.templates, precision, ticket)
-        found = [await self.files.input(sent, service, ticket, wanted) for sent in asked.files]
+        found: list[Input | DataError] = []
+        for sent in asked.files:
+            try:
+                found.append(await self.files.input(sent, service, ticket, wanted, held.fetched.add))
+            except Malformed as e:
+                if not several:
+                    raise
+                found.append(DataError(str(e), where=sent.where))
         good = [item for item in found if isinstance(item, Input)]
-        if len(found) == 1 and not good:
-            assert isinstance(found[0], DataError)
+        if not several and isinstance(found[0], DataError):
             raise found[0]
         answers = iter(await service.predict(good, ticket))
         return service, [next(answers) if isinstance(item, Input) else item for item in found]
@@ -105,7 +117,13 @@ def _told_or_why(answer: Answer, top: int | None) -> dict[str, Any]:
     return {"error": {"title": UNUSABLE.title, "detail": answer.what}}
 
 
-def _top(value: object) -> int | None:
+def query(request: Request) -> Mapping[str, str]:
+    """Return a request's query, which hardly any has."""
+    return request.query_params if request.scope["query_string"] else {}
+
+
+def checked_top(value: object) -> int | None:
+    """Return how many labels are wanted, None for all; raises `Malformed`."""
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from vitruvian.errors import DataError
-from vitruvian.inference.admission import Ticket, late
+from vitruvian.inference.admission import Share, Ticket, late
 from vitruvian.inference.lanes import Input, Wanted
 from vitruvian.inference.oip import file_input
-from vitruvian.inference.problems import TOO_SLOW, Problem, json_bytes
+from vitruvian.inference.problems import TOO_LARGE, TOO_SLOW, Problem, json_bytes
 from vitruvian.inference.protocol import Malformed
 from vitruvian.inference.service import Service
 from vitruvian.inference.tracks import Tracks
@@ -35,6 +36,22 @@ class Taken(NamedTuple):
     service: Service
     ticket: Ticket
     body: bytes
+    fetched: Fetched
+
+
+class Fetched:
+    """The bytes of what one request had fetched: so many as a body may have, and they count as a body's do."""
+
+    def __init__(self, share: Share, most: int) -> None:
+        self._share = share
+        self._left = self._most = most
+
+    def add(self, size: int) -> None:
+        """Count what came; raises a `Problem` where it is too much."""
+        self._left -= size
+        if self._left < 0:
+            raise Problem(TOO_LARGE, f"what the addresses bring has more than {self._most} bytes")
+        self._share.add(size)
 
 
 class taken:
@@ -60,7 +77,7 @@ class taken:
             self._watch.end(e)
             raise
         self._watch.body_is_there()
-        return Taken(service, ticket, body)
+        return Taken(service, ticket, body, Fetched(self._share, service.settings.max_body))
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._share.end()
@@ -95,8 +112,20 @@ class Files:
     def __init__(self, fetcher: Fetcher | None = None) -> None:
         self._fetcher = fetcher
 
-    async def input(self, sent: Sent, service: Service, ticket: Ticket, wanted: Wanted) -> Input | DataError:
-        """Return a file as something to predict, or why it couldn't be had; raises `Malformed`, or a `Problem`."""
+    async def input(
+        self,
+        sent: Sent,
+        service: Service,
+        ticket: Ticket,
+        wanted: Wanted,
+        add: Callable[[int], None] = lambda size: None,
+    ) -> Input | DataError:
+        """Return a file as something to predict, or why it couldn't be had; `add` is told the bytes that are fetched.
+
+        Raises `Malformed`, or a `Problem`.
+        """
+        if sent.wrong is not None:
+            return DataError(sent.wrong, where=sent.where)
         if sent.url is None:
             return file_input(service.predictor, sent.content, sent.where, wanted)
         if self._fetcher is None:
@@ -108,6 +137,7 @@ class Files:
             raise late() from e
         except DataError as e:
             return e
+        add(len(content))
         return file_input(service.predictor, content, sent.where, wanted)
 
 

@@ -7,10 +7,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from vitruvian.inference import oip, triton
+from vitruvian.inference.labels import MOST_LABELS
 from vitruvian.inference.protocol import HEADER_LENGTH, read_header_length, read_request, write_response
 from vitruvian.inference.routes.people import PRECISION
 from vitruvian.inference.routes.taking import as_json, header, named, suited, taken
 from vitruvian.inference.tracks import Tracks
+from vitruvian.inference.uploads import in_turn
 
 
 class V2:
@@ -76,8 +78,13 @@ class V2:
     async def infer(self, request: Request) -> Response:
         version = named(request, self.tracks)
         header_length = read_header_length(header(request, HEADER_LENGTH))
-        async with taken(request, self.tracks, version) as (drawn, ticket, body):
-            asked, labels, templates = oip.take_texts(read_request(body, header_length))
+        async with taken(request, self.tracks, version) as (drawn, ticket, body, _):
+            most = max(MOST_LABELS, drawn.settings.max_inputs)
+            # What is binary is only looked at, not read.
+            size = len(body) if header_length is None else min(header_length, len(body))
+            asked, labels, templates = oip.take_texts(
+                await in_turn(size, lambda: read_request(body, header_length, most), ticket)
+            )
             ticket.limit(oip.timeout(asked))
             precision = header(request, PRECISION) or asked.parameters.get("precision")
             tensors = any(tensor.datatype == "FP32" for tensor in asked.inputs)
