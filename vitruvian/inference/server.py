@@ -25,6 +25,7 @@ from vitruvian.bundle import Bundle
 from vitruvian.errors import VitruvianError
 from vitruvian.inference.app import create_admin, create_app
 from vitruvian.inference.challenger import open_challenger
+from vitruvian.inference.connections import Connection
 from vitruvian.inference.predictor import Predictor
 from vitruvian.inference.processes import Board, run
 from vitruvian.inference.rules import Rules
@@ -260,7 +261,7 @@ def _config(
 ) -> uvicorn.Config:
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=Connection,
         loop="uvloop",
         ws="none",
         lifespan=lifespan,
