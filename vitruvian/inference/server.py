@@ -180,6 +180,8 @@ class Server:
                 app.state.tracks,
                 bound_to,
                 max_message=settings.max_body,
+                max_messages=settings.max_bodies,
+                message_seconds=settings.body_seconds,
                 credentials=extras.tls and extras.tls.grpc_credentials(),
                 guard=guard,
             )
