@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 import time
@@ -11,21 +10,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from vitruvian.errors import VitruvianError
 from vitruvian.inference import oip, triton
 from vitruvian.inference.envelope import FORESEEN, problem_of
 from vitruvian.inference.grpc import tensors
+from vitruvian.inference.grpc.arrivals import Arrivals
 from vitruvian.inference.grpc.messages import message, methods
 from vitruvian.inference.problems import (
     BUSY,
     FORBIDDEN,
     INTERNAL,
     LATE,
-    MALFORMED,
     NOT_FOUND,
-    TOO_SLOW,
     UNAUTHENTICATED,
     Problem,
     retry,
@@ -56,6 +53,10 @@ _PROBES = ("ServerLive", "ServerReady", "ModelReady", "Check")
 _ROOM_FOR_NAMES = 65_536
 """Bytes of a message beside its tensors."""
 _LEAST_MESSAGES = 16
+_MOST_QUESTIONS, _QUESTION_SECONDS = 8, 5.0
+"""Messages on their way at once that ask for no prediction; each may be as large as those that do."""
+_EMPTY = ("ServerLive", "ServerReady")
+"""Methods whose messages say nothing: they are answered without reading them, whatever else is on its way."""
 _MOST_STREAMS = 64
 """Streams of messages at once; each may hold a message that never ends."""
 _OPTIONS = (
@@ -131,9 +132,8 @@ class GrpcServer:
         self._tracks = tracks
         self._address = address
         self._limit = max_message + _ROOM_FOR_NAMES
-        self._seconds = message_seconds
-        # How large a message will be isn't told before it has come: each may be as large as one can be.
-        self._arriving = asyncio.Semaphore(max(_LEAST_MESSAGES, max_messages // max_message))
+        self._pictures = Arrivals(max(_LEAST_MESSAGES, max_messages // max_message), message_seconds)
+        self._questions = Arrivals(_MOST_QUESTIONS, _QUESTION_SECONDS)
         self._streams = 0
         self._credentials = credentials
         self._guard = guard
@@ -180,10 +180,13 @@ class GrpcServer:
 
     def _answered(self, route: str, handle: Handle, response: Any) -> Callable[[Any, Any], Awaitable[Any]]:
         """Return what answers a call, and turns problems into the protocol's codes."""
+        name = route.rpartition("/")[2]
+        arrivals = self._pictures if name in _PREDICTS else self._questions
+        receive = _come if name in _EMPTY else arrivals.only
 
         async def answer(asked: AsyncIterator[Any], context: Any) -> Any:
             call = _Call(context, self._tracks.stable)
-            made, problem = await self._counted(route, handle, response, partial(self._only, asked), call)
+            made, problem = await self._counted(route, handle, response, partial(receive, asked), call)
             if problem is None:
                 context.set_trailing_metadata((("x-request-id", call.request_id), *call.said))
                 return made
@@ -192,18 +195,6 @@ class GrpcServer:
             return await context.abort(_code(problem), problem.detail, trailing)
 
         return answer
-
-    async def _only(self, asked: AsyncIterator[Any]) -> Any:
-        """Return a call's one message, once there is room for it; raises the `Problem` of one that doesn't come."""
-        try:
-            async with asyncio.timeout(self._seconds), self._arriving:
-                return await anext(asked)
-        except TimeoutError as e:
-            raise Problem(TOO_SLOW, f"the message has to arrive within {self._seconds:g} s") from e
-        except StopAsyncIteration as e:
-            raise Problem(MALFORMED, "there is no message, or too large a one") from e
-        except DecodeError as e:
-            raise Problem(MALFORMED, "the message isn't of the protocol") from e
 
     def _answered_each(self, route: str, handle: Handle, response: Any) -> Callable[[Any, Any], AsyncIterator[Any]]:
         """Return what answers each message of a stream in turn; a problem is an answer, and the stream goes on."""
