@@ -315,10 +315,14 @@ class _Uvicorn(uvicorn.Server):
         await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        most = self._service.settings.drain_seconds
+        open_ = len(self.server_state.connections)
+        _log.info("ends: takes nothing more; %d connections are open, waits at most %g s for answers", open_, most)
         ending = [super().shutdown(sockets)]
         if self.grpc_server is not None:
-            ending.append(self.grpc_server.stop(self._service.settings.drain_seconds))
+            ending.append(self.grpc_server.stop(most))
         await asyncio.gather(*ending)
+        _log.info("has ended")
 
     async def on_tick(self, counter: int) -> bool:
         if counter % _TICKS_OF_A_BEAT == 0:
@@ -382,6 +386,7 @@ def _allow_many_connections() -> None:
 def _bound(host: str, port: int, extras: Extras) -> dict[str, socket.socket]:
     """Return a bound socket for each port that is wanted; raises `VitruvianError`."""
     wanted = {"http": port, "grpc": extras.grpc_port, "admin": extras.admin_port}
+    _check_apart(wanted)
     sockets: dict[str, socket.socket] = {}
     try:
         for name, number in wanted.items():
@@ -393,6 +398,19 @@ def _bound(host: str, port: int, extras: Extras) -> dict[str, socket.socket]:
             bound.close()
         raise
     return sockets
+
+
+def _check_apart(wanted: Mapping[str, int | None]) -> None:
+    # gRPC shares its port with other processes, so the system wouldn't refuse it.
+    flags: dict[int, str] = {}
+    for name, number in wanted.items():
+        flag = "--port" if name == "http" else f"--{name}-port"
+        if not number:
+            continue
+        if number in flags:
+            hint = "give each a port of its own"
+            raise VitruvianError(f"{flags[number]} and {flag} are the same port", where=str(number), hint=hint)
+        flags[number] = flag
 
 
 def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:

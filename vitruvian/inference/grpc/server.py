@@ -63,7 +63,9 @@ _OPTIONS = (
     ("grpc.max_send_message_length", -1),
     # Several processes share the port.
     ("grpc.so_reuseport", 1),
-    ("grpc.max_concurrent_streams", 100),
+    # Else what isn't read yet may be 8 MB; what is read gets the window that it needs.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.max_concurrent_streams", 1024),
     ("grpc.max_connection_idle_ms", 300_000),
     ("grpc.server_handshake_timeout_ms", 15_000),
 )
