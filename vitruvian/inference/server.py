@@ -11,6 +11,7 @@ import resource
 import signal
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -293,6 +294,7 @@ class _Uvicorn(uvicorn.Server):
         self._admin = admin
         self._sockets = sockets
         self._lingering: threading.Timer | None = None
+        self._signalled = False
         self.beat: Callable[[], None] = lambda: None
         self.others_go_on: Callable[[], bool] = lambda: False
         self.ready_first = False
@@ -316,13 +318,17 @@ class _Uvicorn(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         most = self._service.settings.drain_seconds
-        open_ = len(self.server_state.connections)
-        _log.info("ends: takes nothing more; %d connections are open, waits at most %g s for answers", open_, most)
+        self._say(f"ends: takes nothing more, and answers what it has taken within {most:g} s")
         ending = [super().shutdown(sockets)]
         if self.grpc_server is not None:
             ending.append(self.grpc_server.stop(most))
         await asyncio.gather(*ending)
-        _log.info("has ended")
+        self._say("has ended")
+
+    def _say(self, what: str) -> None:
+        # Of several processes the parent says it; and who calls `stop` knows.
+        if self._signalled and not self.ready_first:
+            print(what, file=sys.stderr, flush=True)
 
     async def on_tick(self, counter: int) -> bool:
         if counter % _TICKS_OF_A_BEAT == 0:
@@ -351,6 +357,7 @@ class _Uvicorn(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # Uvicorn would raise the signal again at the end and so die by it; a server asked to stop exits with 0.
+        self._signalled = True
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
         seconds = self._service.settings.linger_seconds
