@@ -23,7 +23,7 @@ from tests.bundles import LABELS, make_bundle, picture
 from vitruvian.bundle import open_bundle
 from vitruvian.errors import BundleError, VitruvianError
 from vitruvian.inference.probe import probe
-from vitruvian.inference.server import Server, listen
+from vitruvian.inference.server import Extras, Server, listen
 from vitruvian.inference.startup import STAGES
 
 PROGRAM = """
@@ -172,7 +172,20 @@ def test_a_signal_lets_what_was_accepted_finish_and_ends_with_0(store: Path, sig
         assert json.loads(answer.partition(b"\r\n\r\n")[2])["label"] == "red"
         assert server.wait(30) == 0
         assert server.stderr is not None
-        assert server.stderr.read() == ""
+        assert [line.partition(":")[0].strip() for line in server.stderr] == ["ends", "has ended"]
+
+
+@pytest.mark.parametrize(
+    ("extras", "flags"),
+    [
+        (Extras(admin_port=9876), "--port and --admin-port"),
+        (Extras(grpc_port=9876), "--port and --grpc-port"),
+        (Extras(grpc_port=9877, admin_port=9877), "--grpc-port and --admin-port"),
+    ],
+)
+def test_one_port_for_two_things_is_refused_before_anything_is_opened(store: Path, extras: Extras, flags: str) -> None:
+    with pytest.raises(VitruvianError, match=f"{flags} are the same port; give each a port of its own"):
+        Server(open_bundle(store), port=9876, extras=extras)
 
 
 def test_a_port_in_use_is_one_clear_line(store: Path, address: str) -> None:

@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from tests.bundles import make_bundle, picture
-from tests.serving import problem, serving
+from tests.serving import problem, sample, serving
 from vitruvian.bundle import Bundle
 from vitruvian.cli import app
 from vitruvian.errors import SpecError
@@ -434,3 +434,35 @@ def test_a_file_of_keys_that_cant_be_is_refused(tmp_path: Path, keys: list[dict[
 def test_a_missing_file_of_keys_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="there is no such file"):
         Guard.open(write(tmp_path, {"keys": "nowhere.yaml"}))
+
+
+def test_no_spelling_of_a_path_opens_another_group(bundle: Bundle, tmp_path: Path) -> None:
+    key = new_key()[0]
+    path = write(tmp_path, {}, entry(key))
+    with serving(Predictor.open(bundle), guard=Guard.open(path)) as client:
+        for spelling in (
+            "/metrics",
+            "/metrics%0A",
+            "/metrics%0a%0a",
+            "/%6detrics",
+            "/metrics/",
+            "//metrics",
+            "/METRICS",
+        ):
+            answer = client.get(spelling, headers={"X-API-Key": key})
+            assert answer.status_code in (403, 404), spelling
+            assert "vitruvian_requests" not in answer.text
+    assert group_of("/metrics\n", "GET") == "metrics"
+
+
+def test_who_is_kept_out_counts_for_the_route_that_was_asked(bundle: Bundle, tmp_path: Path) -> None:
+    key = new_key()[0]
+    path = write(tmp_path, {}, entry(key, groups=["metrics"], rateLimit={"requestsPerMinute": 1, "burst": 2}))
+    with serving(Predictor.open(bundle), guard=Guard.open(path)) as client:
+        predict(client)
+        predict(client, **{"X-API-Key": key})
+        client.get("/nothing/here")
+        text = client.get("/metrics", headers={"X-API-Key": key}).text
+        assert sample(text, "vitruvian_requests_total", route="/predict/image", code="401") == 1
+        assert sample(text, "vitruvian_requests_total", route="/predict/image", code="403") == 1
+        assert sample(text, "vitruvian_requests_total", route="other", code="401") == 1

@@ -585,3 +585,50 @@ def test_strange_paths_and_names_make_no_new_series(client: TestClient) -> None:
     after = client.get("/metrics").text
     assert "unknown" not in after
     assert after.count("vitruvian_requests_total{") <= before + 2
+
+
+# Paths that aren't there
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "words"),
+    [
+        ("GET", "/predict/image", 405, "send POST"),
+        ("POST", "/metrics", 405, "send GET"),
+        ("POST", "/v1/models/yoga:explain", 405, "POST /v1/models/NAME:predict"),
+        ("GET", "/nothing/here", 404, "/openapi.json"),
+        ("GET", "/health/", 404, "leave out the last slash: /health"),
+        ("POST", "/predict/image/", 404, "leave out the last slash: /predict/image"),
+    ],
+)
+def test_what_isnt_there_tells_what_is(client: TestClient, method: str, path: str, status: int, words: str) -> None:
+    assert words in problem(client.request(method, path), status)["detail"]
+
+
+def test_nobody_is_sent_to_another_host(client: TestClient) -> None:
+    for path in ("/health/", "/metrics/", "/predict/image/"):
+        answer = client.get(path, headers={"Host": "evil.example.com"}, follow_redirects=False)
+        assert "location" not in answer.headers
+        problem(answer, 404)
+
+
+@pytest.mark.parametrize("path", ["/metrics%0A", "/health%0a", "/metrics%00", "/limits%0D%0A", "/v2/models/yo%7Fga"])
+def test_a_path_with_control_characters_is_nowhere(client: TestClient, path: str) -> None:
+    problem(client.get(path), 404)
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text;version=a.b",
+        "application/openmetrics-text;version=1.0.0.",
+        "text/plain;version=é",
+        f"text/plain;version={'9' * 5000}",
+        "application/openmetrics-text;version=-1;escaping=x",
+        "text/plain;version==1,;=;",
+    ],
+)
+def test_metrics_are_shown_whatever_version_is_accepted(client: TestClient, accept: str) -> None:
+    answer = client.get("/metrics", headers={b"Accept": accept.encode("latin-1")})
+    assert answer.status_code == 200
+    assert "vitruvian_requests" in answer.text

@@ -101,7 +101,7 @@ def create_app(
         exception_handlers=dict.fromkeys(FORESEEN, answer_error),
     )
     app.state.service, app.state.tracks = service, tracks
-    return app
+    return _without_redirects(app)
 
 
 def _guarded(guard: Guard | None) -> list[Middleware]:
@@ -117,8 +117,15 @@ def _guarded(guard: Guard | None) -> list[Middleware]:
 def create_admin(service: Service) -> Starlette:
     """Return the application for a port of its own that shows a service's health and metrics, and nothing else."""
     tracks = Tracks(service)
-    return Starlette(
+    app = Starlette(
         routes=[*About(tracks).admin_routes(), *V2(tracks).health_routes()],
         middleware=[Middleware(Envelope, service=service)],
         exception_handlers=dict.fromkeys(FORESEEN, answer_error),
     )
+    return _without_redirects(app)
+
+
+def _without_redirects(app: Starlette) -> Starlette:
+    """Have a path with a slash too many be one that isn't there: redirects would lead wherever Host says."""
+    app.router.redirect_slashes = False
+    return app

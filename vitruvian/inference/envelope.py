@@ -6,20 +6,23 @@ import logging
 import random
 import re
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vitruvian.errors import DataError
 from vitruvian.inference.problems import (
     INTERNAL,
     MALFORMED,
+    NOT_FOUND,
     OUT_OF_MEMORY,
     UNUSABLE,
+    WRONG_METHOD,
     Problem,
     kind_of,
     problem_response,
@@ -30,7 +33,11 @@ from vitruvian.inference.service import Service
 
 _log = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_NO_CONTROL = "no path here has control characters"
+_VERB = re.compile(r"/v1/models/[^/]+:[^/]*")
 _CLIENT_GONE = 499
+_KEPT_OUT = (401, 403, 429)
 _CLOSE = (b"connection", b"close")
 
 
@@ -56,6 +63,9 @@ class Envelope:
             nonlocal counted
             counted = True
             route = scope.get("route")
+            if route is None and code in _KEPT_OUT:
+                # The guard is asked before the routes are.
+                route = next(_routes_to(scope), None)
             template = route.path_format if isinstance(route, Route) else "other"
             service: Service = state.get("service", self.service)
             service.metrics.answered(template, code, time.perf_counter() - started)
@@ -74,7 +84,11 @@ class Envelope:
 
         self.service.metrics.in_flight.inc()
         try:
-            await self.app(scope, receive, send_with_id)
+            app = self.app
+            if _CONTROL.search(scope["path"]):
+                # A pattern's $ also matches before a newline that is the last.
+                app = problem_response(Problem(NOT_FOUND, _NO_CONTROL), scope["path"], request_id)
+            await app(scope, receive, send_with_id)
         except ClientDisconnect:
             code = _CLIENT_GONE
         except Exception:
@@ -99,7 +113,33 @@ def _request_id(given: bytes) -> str:
 
 async def answer_error(request: Request, error: Exception) -> Response:
     """Return the problem document of an error that a handler raised."""
-    return problem_response(problem_of(error), request.url.path, request.state.request_id)
+    problem = problem_of(error)
+    if isinstance(error, HTTPException) and problem.kind in (NOT_FOUND, WRONG_METHOD):
+        problem.detail = _what_there_is(request.scope)
+    return problem_response(problem, request.scope["path"], request.state.request_id)
+
+
+def _what_there_is(scope: Scope) -> str:
+    """Return what somebody can do who asked for what isn't there."""
+    path: str = scope["path"]
+    if _VERB.fullmatch(path):
+        return "the only verb of a model is predict: POST /v1/models/NAME:predict"
+    methods = sorted({method for route in _routes_to(scope) for method in route.methods or ()} - {"HEAD"})
+    if methods:
+        return f"send {' or '.join(methods)}"
+    if path.endswith("/") and any(_routes_to({**scope, "path": path.rstrip("/")})):
+        return f"leave out the last slash: {path.rstrip('/')[:200]}"
+    paths = [route.path for route in scope["app"].routes if isinstance(route, Route)]
+    if "/openapi.json" in paths:
+        return "no route has this path; GET /openapi.json or /docs lists them all"
+    return f"here there are {', '.join(paths)}"
+
+
+def _routes_to(scope: Scope) -> Iterator[Route]:
+    """Yield the routes that a path has, those for other methods included."""
+    for route in scope["app"].routes:
+        if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE:
+            yield route
 
 
 FORESEEN = (Problem, HTTPException, Malformed, DataError, MemoryError)

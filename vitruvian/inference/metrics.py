@@ -123,7 +123,11 @@ class ServingMetrics:
 
     def expose(self, accept: str) -> tuple[bytes, str]:
         """Return all metrics and their content type, in the format that the scraper accepts."""
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (ValueError, TypeError):
+            # A version that is none; what can't be compared is a TypeError.
+            encode, content_type = choose_encoder("")
         return encode(self._whole()), content_type
 
     def samples(self) -> Iterator[Sample]:

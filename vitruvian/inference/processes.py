@@ -104,7 +104,10 @@ def run(count: int, work: Callable[[int, Board], int], *, linger: float, drain: 
             heard = signal.sigtimedwait(_HEARD, _SECONDS_BETWEEN_LOOKS)
             if heard is not None and heard.si_signo in (signal.SIGTERM, signal.SIGINT):
                 board.end()
-                return _end(children, heard.si_signo, linger + drain + 5)
+                print(f"ends: {count} processes answer what they have taken within {drain:g} s", file=sys.stderr)
+                code = _end(children, heard.si_signo, linger + drain + 5)
+                print("has ended", file=sys.stderr, flush=True)
+                return code
             for child, code in _ended(children):
                 board.clear(child.slot)
                 if code > 0 and not ever_ready:

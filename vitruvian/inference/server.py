@@ -11,6 +11,7 @@ import resource
 import signal
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from vitruvian.bundle import Bundle
 from vitruvian.errors import VitruvianError
 from vitruvian.inference.app import create_admin, create_app
 from vitruvian.inference.challenger import open_challenger
+from vitruvian.inference.connections import Connection
 from vitruvian.inference.predictor import Predictor
 from vitruvian.inference.processes import Board, run
 from vitruvian.inference.rules import Rules
@@ -179,6 +181,8 @@ class Server:
                 app.state.tracks,
                 bound_to,
                 max_message=settings.max_body,
+                max_messages=settings.max_bodies,
+                message_seconds=settings.body_seconds,
                 credentials=extras.tls and extras.tls.grpc_credentials(),
                 guard=guard,
             )
@@ -260,7 +264,7 @@ def _config(
 ) -> uvicorn.Config:
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=Connection,
         loop="uvloop",
         ws="none",
         lifespan=lifespan,
@@ -290,6 +294,7 @@ class _Uvicorn(uvicorn.Server):
         self._admin = admin
         self._sockets = sockets
         self._lingering: threading.Timer | None = None
+        self._signalled = False
         self.beat: Callable[[], None] = lambda: None
         self.others_go_on: Callable[[], bool] = lambda: False
         self.ready_first = False
@@ -312,10 +317,18 @@ class _Uvicorn(uvicorn.Server):
         await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        most = self._service.settings.drain_seconds
+        self._say(f"ends: takes nothing more, and answers what it has taken within {most:g} s")
         ending = [super().shutdown(sockets)]
         if self.grpc_server is not None:
-            ending.append(self.grpc_server.stop(self._service.settings.drain_seconds))
+            ending.append(self.grpc_server.stop(most))
         await asyncio.gather(*ending)
+        self._say("has ended")
+
+    def _say(self, what: str) -> None:
+        # Of several processes the parent says it; and who calls `stop` knows.
+        if self._signalled and not self.ready_first:
+            print(what, file=sys.stderr, flush=True)
 
     async def on_tick(self, counter: int) -> bool:
         if counter % _TICKS_OF_A_BEAT == 0:
@@ -344,6 +357,7 @@ class _Uvicorn(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # Uvicorn would raise the signal again at the end and so die by it; a server asked to stop exits with 0.
+        self._signalled = True
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
         seconds = self._service.settings.linger_seconds
@@ -379,6 +393,7 @@ def _allow_many_connections() -> None:
 def _bound(host: str, port: int, extras: Extras) -> dict[str, socket.socket]:
     """Return a bound socket for each port that is wanted; raises `VitruvianError`."""
     wanted = {"http": port, "grpc": extras.grpc_port, "admin": extras.admin_port}
+    _check_apart(wanted)
     sockets: dict[str, socket.socket] = {}
     try:
         for name, number in wanted.items():
@@ -390,6 +405,19 @@ def _bound(host: str, port: int, extras: Extras) -> dict[str, socket.socket]:
             bound.close()
         raise
     return sockets
+
+
+def _check_apart(wanted: Mapping[str, int | None]) -> None:
+    # gRPC shares its port with other processes, so the system wouldn't refuse it.
+    flags: dict[int, str] = {}
+    for name, number in wanted.items():
+        flag = "--port" if name == "http" else f"--{name}-port"
+        if not number:
+            continue
+        if number in flags:
+            hint = "give each a port of its own"
+            raise VitruvianError(f"{flags[number]} and {flag} are the same port", where=str(number), hint=hint)
+        flags[number] = flag
 
 
 def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:

@@ -49,20 +49,23 @@ class Guard:
 
         `headers` are looked up by names in small letters.
         """
+        identity = await self.admit(headers, group)
+        limit = (identity and identity.limit) or self.policy.rate_limit
+        if limit is not None and group != "health":
+            self._limit(f"address {remote}" if identity is None else identity.name, limit)
+        return identity
+
+    async def admit(self, headers: Mapping[bytes, bytes], group: Group) -> Identity | None:
+        """Return the same without counting a request."""
         given = _secret(headers)
         if given is None:
             if group not in self._public:
                 detail = "send an API key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'"
                 raise Problem(UNAUTHENTICATED, detail, _CHALLENGE)
-            if self.policy.rate_limit is not None and group != "health":
-                self._limit(f"address {remote}", self.policy.rate_limit)
             return None
         identity = await self._identity(given)
         if group not in self._public and not self._may(identity, group):
             raise Problem(FORBIDDEN, f"'{identity.name}' may not ask for {group}")
-        limit = identity.limit or self.policy.rate_limit
-        if limit is not None and group != "health":
-            self._limit(identity.name, limit)
         return identity
 
     async def _identity(self, given: str) -> Identity:

@@ -26,6 +26,8 @@ _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 def group_of(path: str, method: str) -> Group:
     """Return the group that a request belongs to."""
+    # As the routes' patterns, whose $ also matches before a newline that is the last.
+    path = path.removesuffix("\n")
     if path in _HEALTH:
         return "health"
     if path == "/metrics":

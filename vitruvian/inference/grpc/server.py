@@ -6,6 +6,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -14,8 +15,18 @@ from vitruvian.errors import VitruvianError
 from vitruvian.inference import oip, triton
 from vitruvian.inference.envelope import FORESEEN, problem_of
 from vitruvian.inference.grpc import tensors
+from vitruvian.inference.grpc.arrivals import Arrivals
 from vitruvian.inference.grpc.messages import message, methods
-from vitruvian.inference.problems import FORBIDDEN, INTERNAL, LATE, NOT_FOUND, UNAUTHENTICATED, Problem
+from vitruvian.inference.problems import (
+    BUSY,
+    FORBIDDEN,
+    INTERNAL,
+    LATE,
+    NOT_FOUND,
+    UNAUTHENTICATED,
+    Problem,
+    retry,
+)
 from vitruvian.inference.service import Service, State
 from vitruvian.inference.tracks import TOLD, Tracks
 
@@ -30,6 +41,7 @@ _CODES = {
     401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
+    408: grpc.StatusCode.DEADLINE_EXCEEDED,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,
     422: grpc.StatusCode.INVALID_ARGUMENT,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -40,6 +52,25 @@ _PREDICTS = ("ModelInfer", "ModelStreamInfer")
 _PROBES = ("ServerLive", "ServerReady", "ModelReady", "Check")
 _ROOM_FOR_NAMES = 65_536
 """Bytes of a message beside its tensors."""
+_LEAST_MESSAGES = 16
+_MOST_QUESTIONS, _QUESTION_SECONDS = 8, 5.0
+"""Messages on their way at once that ask for no prediction; each may be as large as those that do."""
+_EMPTY = ("ServerLive", "ServerReady")
+"""Methods whose messages say nothing: they are answered without reading them, whatever else is on its way."""
+_MOST_STREAMS = 64
+"""Streams of messages at once; each may hold a message that never ends."""
+_OPTIONS = (
+    ("grpc.max_send_message_length", -1),
+    # Several processes share the port.
+    ("grpc.so_reuseport", 1),
+    # Else what isn't read yet may be 8 MB; what is read gets the window that it needs.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.max_concurrent_streams", 1024),
+    ("grpc.max_connection_idle_ms", 300_000),
+    ("grpc.server_handshake_timeout_ms", 15_000),
+)
+_MOST_CALLS = 2048
+"""Calls at once, those included of which no message is read yet: a stream that isn't read holds 64 kB."""
 
 Handle = Callable[[Any, Any, "_Call"], Awaitable[Any]]
 
@@ -53,6 +84,15 @@ def _code(problem: Problem) -> grpc.StatusCode:
     if problem.kind is LATE:
         return grpc.StatusCode.DEADLINE_EXCEEDED
     return _CODES.get(problem.kind.status, grpc.StatusCode.UNKNOWN)
+
+
+def _group(route: str) -> Group:
+    name = route.rpartition("/")[2]
+    return "predict" if name in _PREDICTS else "health" if name in _PROBES else "metadata"
+
+
+async def _come(message: Any) -> Any:
+    return message
 
 
 class _Call:
@@ -86,25 +126,25 @@ class GrpcServer:
         address: str,
         *,
         max_message: int,
+        max_messages: int = 512_000_000,
+        message_seconds: float = 60.0,
         credentials: grpc.ServerCredentials | None = None,
         guard: Guard | None = None,
     ) -> None:
         self._tracks = tracks
         self._address = address
         self._limit = max_message + _ROOM_FOR_NAMES
+        self._pictures = Arrivals(max(_LEAST_MESSAGES, max_messages // max_message), message_seconds)
+        self._questions = Arrivals(_MOST_QUESTIONS, _QUESTION_SECONDS)
+        self._streams = 0
         self._credentials = credentials
         self._guard = guard
         self._server: Any = None
 
     async def start(self) -> None:
         """Listen; raises `VitruvianError` where the address can't be used."""
-        options = [
-            ("grpc.max_receive_message_length", self._limit),
-            ("grpc.max_send_message_length", -1),
-            # Several processes share the port.
-            ("grpc.so_reuseport", 1),
-        ]
-        self._server = grpc.aio.server(options=options)
+        options = [("grpc.max_receive_message_length", self._limit), *_OPTIONS]
+        self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=_MOST_CALLS)
         self._server.add_generic_rpc_handlers([self._handlers(_INFERENCE), self._handlers(_HEALTH)])
         try:
             if self._credentials is None:
@@ -130,7 +170,8 @@ class GrpcServer:
             kind, answered = (
                 (grpc.stream_stream_rpc_method_handler, self._answered_each)
                 if method.streams
-                else (grpc.unary_unary_rpc_method_handler, self._answered)
+                # As a stream's, its one message isn't read before the guard was asked.
+                else (grpc.stream_unary_rpc_method_handler, self._answered)
             )
             made[method.name] = kind(
                 answered(route, handle, method.response),
@@ -141,10 +182,13 @@ class GrpcServer:
 
     def _answered(self, route: str, handle: Handle, response: Any) -> Callable[[Any, Any], Awaitable[Any]]:
         """Return what answers a call, and turns problems into the protocol's codes."""
+        name = route.rpartition("/")[2]
+        arrivals = self._pictures if name in _PREDICTS else self._questions
+        receive = _come if name in _EMPTY else arrivals.only
 
-        async def answer(asked: Any, context: Any) -> Any:
+        async def answer(asked: AsyncIterator[Any], context: Any) -> Any:
             call = _Call(context, self._tracks.stable)
-            made, problem = await self._counted(route, handle, response, asked, call)
+            made, problem = await self._counted(route, handle, response, partial(receive, asked), call)
             if problem is None:
                 context.set_trailing_metadata((("x-request-id", call.request_id), *call.said))
                 return made
@@ -158,30 +202,48 @@ class GrpcServer:
         """Return what answers each message of a stream in turn; a problem is an answer, and the stream goes on."""
 
         async def answer(asked: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
-            async for one in asked:
-                call = _Call(context, self._tracks.stable)
-                made, problem = await self._counted(route, handle, response, one, call)
-                if problem is not None and problem.kind in (UNAUTHENTICATED, FORBIDDEN):
-                    await context.abort(_code(problem), problem.detail)
-                yield made if problem is None else response(error_message=problem.detail)
+            call = _Call(context, self._tracks.stable)
+            problem = await self._kept_out(route, call)
+            if problem is not None:
+                await context.abort(_code(problem), problem.detail)
+            self._streams += 1
+            try:
+                async for one in asked:
+                    call = _Call(context, self._tracks.stable)
+                    made, problem = await self._counted(route, handle, response, partial(_come, one), call)
+                    if problem is not None and problem.kind in (UNAUTHENTICATED, FORBIDDEN):
+                        await context.abort(_code(problem), problem.detail)
+                    yield made if problem is None else response(error_message=problem.detail)
+            finally:
+                self._streams -= 1
 
         return answer
 
+    async def _kept_out(self, route: str, call: _Call) -> Problem | None:
+        """Return why a stream isn't let in, before a message of it is read."""
+        try:
+            if self._guard is not None:
+                await self._guard.admit(call.state["headers"], _group(route))
+            if self._streams >= _MOST_STREAMS:
+                raise retry(BUSY, f"{_MOST_STREAMS} streams are open already", 1)
+        except Problem as e:
+            call.service.metrics.answered(route, e.kind.status, 0.0)
+            return e
+        return None
+
     async def _counted(
-        self, route: str, handle: Handle, response: Any, asked: Any, call: _Call
+        self, route: str, handle: Handle, response: Any, receive: Callable[[], Awaitable[Any]], call: _Call
     ) -> tuple[Any, Problem | None]:
         """Return the answer to one message, or what is wrong with it; counted either way."""
         began = time.perf_counter()
-        name = route.rpartition("/")[2]
-        group: Group = "predict" if name in _PREDICTS else "health" if name in _PROBES else "metadata"
         made, problem = None, None
         call.service.metrics.in_flight.inc()
         try:
             if self._guard is not None:
-                identity = await self._guard.check(call.state["headers"], group, _address(call.context.peer()))
+                identity = await self._guard.check(call.state["headers"], _group(route), _address(call.context.peer()))
                 if identity is not None:
                     call.state["identity"] = identity.name
-            made = await handle(asked, response, call)
+            made = await handle(await receive(), response, call)
         except FORESEEN as e:
             problem = problem_of(e)
         except Exception:
