@@ -55,7 +55,7 @@ def decode_image(content: bytes, where: object, size: int, bounds: Bounds | None
         raise DataError(f"is not an image ({known}), or is cut off", where=where, hint="replace or remove it")
     _check(header, where, len(content), header.peak(wanted), bounds)
     with bounds.hold(header.peak(wanted)) if bounds else nullcontext():
-        return _decoded(content, where, size, wanted)
+        return _decoded(content, where, header, size, wanted)
 
 
 def _check(header: Header, where: object, size: int, peak: int, bounds: Bounds | None) -> None:
@@ -63,6 +63,8 @@ def _check(header: Header, where: object, size: int, peak: int, bounds: Bounds |
     if header.pixels > MAX_PIXELS:
         what = f"{header.width}x{header.height} is more than {MAX_PIXELS // 10**6} megapixels"
         raise DataError(what, where=where, hint=hint)
+    if header.flaw:
+        raise DataError(header.flaw, where=where, hint="save it anew with another program, or remove it")
     if not header.pixels:
         raise DataError(f"is {header.width}x{header.height} pixels large", where=where, hint="replace or remove it")
     if header.least_bytes > size:
@@ -78,13 +80,14 @@ def _check(header: Header, where: object, size: int, peak: int, bounds: Bounds |
         raise DataError(what, where=where, hint="scale it down, or send it as a baseline JPEG")
 
 
-def _decoded(content: bytes, where: object, size: int, wanted: float) -> NDArray[np.uint8]:
+def _decoded(content: bytes, where: object, header: Header, size: int, wanted: float) -> NDArray[np.uint8]:
     try:
         with warnings.catch_warnings():
             # Pillow warns of large images; the limits above have decided.
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
+                # Sorted: Pillow turns a TIFF that lies on its side.
+                if sorted(image.size) != sorted((header.width, header.height)):
                     raise DataError("claims two sizes", where=where, hint="replace or remove it")
                 image.draft("RGB", (math.ceil(wanted), math.ceil(wanted)))
                 small = _rgb(image, (size, size))
