@@ -111,6 +111,14 @@ def _pngs() -> Iterator[Picture]:
     yield Picture("png of 1 x 30000", _saved(_plain(1, 30_000), "PNG"), DECODES)
     yield Picture("png with a script behind it", good + b"<script>alert(1)</script>", DECODES)
     yield Picture("png with a zip behind it", good + b"PK\x03\x04" + bytes(100), DECODES)
+    second = _chunk(b"IHDR", struct.pack(">IIBBBBB", 9900, 9900, 8, 6, 0, 0, 0))
+    bomb = _bomb(9900, 9900, colour=6, channels=4)
+    yield Picture("png with a second, large header", png(8, 8, colour=6)[:33] + second + bomb[33:], "claims two sizes")
+    yield Picture("png with a second header behind its data", good[:-12] + good[8:33] + good[-12:], "claims two sizes")
+    yield Picture(
+        "png of 1.6 million chunks", good[:33] + _chunk(b"abCd", b"") * 1_600_000 + good[33:], "14,687 chunks"
+    )
+    yield Picture("png of 1,000 chunks", good[:33] + _chunk(b"abCd", b"") * 1000 + good[33:], DECODES)
 
 
 def _jpeg_of(width: int, height: int) -> bytes:
@@ -164,17 +172,36 @@ def _jpegs() -> Iterator[Picture]:
     yield Picture("jpeg that is a page, too", good[:2] + b"\xff\xfe\x00\x1f<script>alert(1)</script>  " + good[2:], "")
 
 
+def _behind_palette(gif: bytes | bytearray) -> int:
+    """Return where a GIF's blocks begin."""
+    return 13 + (3 << (gif[10] & 7) + 1 if gif[10] & 0x80 else 0)
+
+
 def _animations() -> Iterator[Picture]:
     frames = [_plain(32, 32, "P") for _ in range(3)]
     gif = _saved(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=10)
     one = b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x4c\x01\x00"
     yield Picture("gif of 10,000 frames", gif[:-1] + one * 10_000 + b";", DECODES)
+    large = bytearray(_saved(Image.new("P", (9900, 9900)), "GIF"))
+    large[6:10] = struct.pack("<HH", 1, 1)
+    yield Picture("gif whose first frame is larger than its screen", bytes(large), "MB to be decoded")
+    # Of a palette, a comment and bytes that mean nothing, which decoders pass over.
+    start = _behind_palette(large)
+    behind = bytes(large[:start]) + b"!\xfe\x03abc\x02de\x00" + bytes(9) + bytes(large[start:])
+    yield Picture("gif whose large frame lies behind a comment", behind, "MB to be decoded")
+    small_screen = bytearray(gif)
+    small_screen[6:10] = struct.pack("<HH", 8, 8)
+    yield Picture("gif of a frame that is a little larger than its screen", bytes(small_screen), DECODES)
+    at = _behind_palette(gif)
+    comment = b"!\xfe" + b"\x01a" * 100_000 + b"\x00"
+    yield Picture("gif with a comment of 100,000 blocks", gif[:at] + comment + gif[at:], "blocks")
     small = _plain(16, 16)
     apng = _saved(small, "PNG", save_all=True, append_images=[small.rotate(90)] * 3, duration=10)
     at = apng.rindex(b"\0\0\0\0IEND")
     control = _chunk(b"fcTL", struct.pack(">IIIIIHHBB", 9, 1, 1, 0, 0, 1, 10, 0, 0))
     data = _chunk(b"fdAT", struct.pack(">I", 10) + zlib.compress(b"\0\0\0\0"))
-    yield Picture("png of 10,000 frames", apng[:at] + (control + data) * 10_000 + apng[at:], DECODES)
+    yield Picture("png of 4,000 frames", apng[:at] + (control + data) * 4000 + apng[at:], DECODES)
+    yield Picture("png of 10,000 frames", apng[:at] + (control + data) * 10_000 + apng[at:], "chunks")
     yield Picture("webp of 200 frames", _saved(small, "WEBP", save_all=True, append_images=[small] * 199), DECODES)
     yield Picture("webp cut off", _saved(_plain(), "WEBP")[:40], "decoded")
     yield Picture("webp with alpha", _saved(_plain(mode="RGBA"), "WEBP", lossless=True), DECODES)
@@ -195,6 +222,14 @@ def _tiffs() -> Iterator[Picture]:
     yield Picture("tiff without a size", _tiff({258: 8}), "cut off")
     yield Picture("tiff that begins nowhere", b"II*\0\xff\xff\xff\xff", "cut off")
     yield Picture("tiff of 4096 entries that aren't there", b"II*\0" + struct.pack("<IH", 8, 4096), "cut off")
+    twice = [(256, 4, 1, 9900), (257, 4, 1, 9900), (256, 4, 1, 8), (257, 4, 1, 8)]
+    twice += [(258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (277, 3, 1, 1), (278, 4, 1, 8), (273, 4, 1, 8)]
+    entries = b"".join(struct.pack("<HHII", *entry) for entry in [*twice, (279, 4, 1, 64)])
+    head = b"II*\0" + struct.pack("<IH", 8, len(twice) + 1)
+    yield Picture("tiff of two sizes", head + entries + bytes(4), "claims two sizes")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    yield Picture("tiff that lies on its side", _saved(_plain(), "TIFF", exif=exif), DECODES)
     pages = [_plain(16, 16)] * 200
     yield Picture("tiff of 200 pages", _saved(pages[0], "TIFF", save_all=True, append_images=pages[1:]), DECODES)
 
@@ -211,4 +246,7 @@ def _others() -> Iterator[Picture]:
     yield Picture("zeros", bytes(5000), unknown)
     yield Picture("nothing", b"", "empty")
     yield Picture("bmp", _saved(_plain(), "BMP"), DECODES)
+    runs = bytearray(_bmp(7_000_000, 1))
+    runs[28:34] = struct.pack("<HI", 8, 1)
+    yield Picture("bmp of 7 megapixels in run lengths", bytes(runs), "run lengths")
     yield Picture("bmp cut off", _saved(_plain(), "BMP")[:60], "decoded")

@@ -127,17 +127,20 @@ def fetch(
 
     An artifact in a folder store is used where it lies; any other is copied below `cache`. With `into` it is copied
     to just this folder.
-    Raises `ArtifactError` with the name of the file that is missing or differs.
+    Raises `ArtifactError` with the name of the file that is missing, differs, or is a link to outside the artifact.
     """
     below = store.at(prefix) if prefix else store
     listed = read_manifest(below, manifest=manifest)
     if listed is None:
         raise ArtifactError("there is no complete artifact here", where=below.url, hint="check the address")
-    local = None if into else below.local()
+    origin = below.local()
+    local = None if into else origin
     content = listed.to_json()
     folder = into or local or (cache or cache_folder()) / hashlib.sha256(content).hexdigest()[:32]
 
     def bring(name: str) -> None:
+        if origin is not None and not _lies_in(origin, name):
+            raise ArtifactError("is a link to outside the artifact", where=below.address(name), hint=_DISTRUST)
         if local is None and _fault(folder / name, listed.files[name]):
             with contextlib.suppress(NotFound):
                 below.download(name, folder / name)
@@ -155,6 +158,12 @@ def cache_folder() -> Path:
     """Return where copies of artifacts from other machines are kept."""
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "vitruvian"
+
+
+def _lies_in(folder: Path, name: str) -> bool:
+    """Return whether a file lies in a folder, links followed; the folder itself may be reached through some."""
+    # Unlike a path's `resolve`, this bears links to themselves.
+    return Path(os.path.realpath(folder / name)).is_relative_to(os.path.realpath(folder))
 
 
 def _fault(path: Path, file: File) -> str | None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from vitruvian import artifact
+from vitruvian.controls import steers
 from vitruvian.data.preprocess import PREPROCESS, HeatmapPreprocess, ImagePreprocess
 from vitruvian.errors import ArtifactError, BundleError, Conflict, NotFound
 from vitruvian.store import Store, open_store
@@ -19,6 +21,31 @@ from vitruvian.store import Store, open_store
 CHECKSUMS = "checksums.json"
 CHAMPION = "champion.json"
 BUNDLES = "bundles"
+CARD, EVALUATION = "README.md", "report/metrics.json"
+"""Where a bundle tells people of itself."""
+
+
+def _shown(text: str) -> str:
+    if steers(text):
+        raise ValueError("holds a control character")
+    return text
+
+
+def _template(text: str) -> str:
+    if text.count("{}") != 1:
+        raise ValueError("needs {} once, where the label stands")
+    return text
+
+
+def _unique(labels: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(labels)) != len(labels):
+        raise ValueError("names one label twice")
+    return labels
+
+
+_LONGEST_CONTEXT = 1 << 16
+_Shown = Annotated[str, AfterValidator(_shown)]
+"""What people read in terminals and logs."""
 
 
 class _Record(BaseModel):
@@ -81,13 +108,13 @@ class TextTower(_Record):
     """Where its ONNX file lies in the bundle: `tokens` (n, length) of int64 to `unit_embedding` (n, width)."""
     tokenizer: str
     """Where its tokenizer.json lies."""
-    templates: tuple[str, ...]
+    templates: Annotated[tuple[Annotated[str, AfterValidator(_template)], ...], Field(min_length=1)]
     """The sentences that a label stands in, at {}, unless a request says others."""
-    context: int
-    """The most tokens of a text."""
-    pad: int
+    context: Annotated[int, Field(ge=3, le=_LONGEST_CONTEXT)]
+    """The most tokens of a text, a beginning and an end among them."""
+    pad: Annotated[int, Field(ge=0, lt=2**32)]
     """The token that fills up shorter texts."""
-    scale: float
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     """What a cosine counts in a logit."""
 
 
@@ -128,12 +155,12 @@ class BundleInfo(Exported):
     """The content of `bundle.json`."""
 
     format: int = 1
-    name: str
+    name: _Shown
     """The classifier's name."""
-    version: str
+    version: _Shown
     created: str
     """UTC, RFC 3339."""
-    labels: Annotated[tuple[str, ...], Field(min_length=1)]
+    labels: Annotated[tuple[_Shown, ...], Field(min_length=1), AfterValidator(_unique)]
     architecture: str
     metrics: dict[str, float]
     gates: tuple[GateDecision, ...]
@@ -150,6 +177,10 @@ class Bundle:
     info: BundleInfo
     preprocess: ImagePreprocess | HeatmapPreprocess
     digest: str
+    card: bytes | None = None
+    """Its model card, in Markdown."""
+    evaluation: bytes | None = None
+    """What was measured, in JSON."""
 
     @property
     def served(self) -> ExportRecord:
@@ -248,7 +279,19 @@ def _read(folder: Path, listed: artifact.Manifest) -> Bundle:
             raise BundleError("is missing from the bundle", where=folder / needed, hint="make or fetch it again")
     if info.serve not in [export.format for export in info.exports]:
         raise BundleError(f"there is no export '{info.serve}'", where=folder / "bundle.json", hint="make it again")
-    return Bundle(folder, info, preprocess, listed.digest)
+
+    def told(name: str) -> bytes | None:
+        return _verified(folder / name, listed.files[name]) if name in listed.files else None
+
+    return Bundle(folder, info, preprocess, listed.digest, told(CARD), told(EVALUATION))
+
+
+def _verified(path: Path, file: artifact.File) -> bytes:
+    """Return the content of a file that is as it was checked; raises `BundleError`."""
+    content = path.read_bytes()
+    if artifact.File(len(content), hashlib.sha256(content).hexdigest()) != file:
+        raise BundleError("was changed meanwhile", where=path, hint="open the bundle again")
+    return content
 
 
 def read_champion(store: Store) -> str | None:

@@ -79,6 +79,7 @@ def test_the_stock_server_answers_as_ours_does(stock: str, store: Path) -> None:
             theirs, ours = (httpx.post(f"{address}{path}", json=asked).json() for address in (stock, server.address))
             key = "predictions" if "predictions" in ours else "outputs"
             assert _numbers(theirs[key]) == pytest.approx(_numbers(ours[key]), abs=1e-6)
+            assert theirs.get("model_version") == ours.get("model_version")
     finally:
         server.stop()
 
@@ -106,6 +107,22 @@ def _numbers(value: Any) -> list[float]:
 def test_the_stock_server_says_what_is_wrong(stock: str, path: str, asked: Any, status: int) -> None:
     answer = httpx.post(f"{stock}{path}", json=asked)
     assert answer.status_code == status
+    assert "Traceback" not in answer.text
+
+
+@pytest.mark.parametrize("type", [None, "application/x-www-form-urlencoded", "application/json", "text/plain"])
+def test_the_stock_server_takes_v1_whatever_its_type_is_called(stock: str, type: str | None) -> None:
+    head = {} if type is None else {"Content-Type": type}
+    body = json.dumps({"instances": [{"image_bytes": {"b64": b64(picture("green"))}}]})
+    answer = httpx.post(f"{stock}/v1/models/yoga:predict", content=body.encode(), headers=head)
+    assert answer.json()["predictions"][0]["label"] == "green"
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"1", b'{"instances": 1}', b"\xff"])
+@pytest.mark.parametrize("head", [{}, {"Content-Type": "application/json"}])
+def test_the_stock_server_refuses_what_is_no_v1_request(stock: str, body: bytes, head: dict[str, str]) -> None:
+    answer = httpx.post(f"{stock}/v1/models/yoga:predict", content=body, headers=head)
+    assert answer.status_code == 400
     assert "Traceback" not in answer.text
 
 

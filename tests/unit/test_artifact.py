@@ -193,6 +193,44 @@ def test_the_cache_lies_where_the_user_keeps_caches(tmp_path: Path, monkeypatch:
     assert artifact.cache_folder() == tmp_path / ".cache" / "vitruvian"
 
 
+@pytest.mark.parametrize("into", [True, False])
+def test_a_link_that_leaves_the_artifact_is_refused_whatever_lies_there(
+    store: Store, folder: Path, tmp_path: Path, into: bool
+) -> None:
+    commit(store, "made/1", folder)
+    here = store.local("made/1/exports/model.onnx")
+    assert here is not None
+    here.rename(tmp_path / "elsewhere")
+    here.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ArtifactError, match=r"model\.onnx: is a link to outside the artifact"):
+        fetch(store, "made/1", into=tmp_path / "into" if into else None)
+
+
+def test_links_within_an_artifact_and_to_its_folder_are_followed(store: Store, folder: Path, tmp_path: Path) -> None:
+    commit(store, "made/1", folder)
+    here = store.local("made/1")
+    assert here is not None
+    # As Kubernetes mounts what may be replaced.
+    (here / "exports").rename(here / "..data")
+    (here / "exports").symlink_to("..data")
+    (tmp_path / "linked").symlink_to(here)
+    assert fetch(open_store(tmp_path / "linked"), "") == tmp_path / "linked"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to itself"])
+def test_what_is_no_file_is_missing(store: Store, folder: Path, kind: str) -> None:
+    commit(store, "made/1", folder)
+    here = store.local("made/1/config.json")
+    assert here is not None
+    here.unlink()
+    if kind == "pipe":
+        os.mkfifo(here)
+    else:
+        here.symlink_to(here)
+    with pytest.raises(ArtifactError, match=r"config\.json: is missing"):
+        fetch(store, "made/1")
+
+
 def test_a_removed_artifact_leaves_nothing(store: Store, folder: Path) -> None:
     commit(store, "made/1", folder)
     commit(store, "made/10", folder)

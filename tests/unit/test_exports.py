@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from tests.bundles import LABELS, make_bundle, picture
 from vitruvian.bundle import Bundle, ExportRecord, Machine
 from vitruvian.cli import ExportFormat
-from vitruvian.errors import BundleError, ExportError
+from vitruvian.console import Teller
+from vitruvian.errors import BundleError, DataError, ExportError
+from vitruvian.export.again import export_bundle
 from vitruvian.export.formats import SERVABLE
 from vitruvian.export.parity import Examples, Trained, choose, judged, least_cosine
+from vitruvian.export.table import exports_table
 from vitruvian.inference.choice import fastest, least
 from vitruvian.inference.predictor import Prediction, Predictor
 from vitruvian.inference.texts import Texts
@@ -71,6 +76,26 @@ def test_where_none_may_be_served_each_is_told_why(records: list[ExportRecord], 
     held = judged(records, trained(0.9), trained(0.9), 0.01)
     with pytest.raises(ExportError, match=words):
         choose(held, trained(0.9), trained(0.9), 0.01)
+
+
+def test_the_table_says_what_is_served_in_80_columns() -> None:
+    records = [record("openvino-int8", 0.1), record("tensorrt-int8", 0.2, validation=0.1)]
+    held = [one.model_copy(update={"size": 345_600_000, "cosine": 0.9999}) for one in records]
+    held[1] = held[1].model_copy(update={"kept": False})
+    out = io.StringIO()
+    Console(file=out, width=80).print(exports_table(held, "openvino-int8"))
+    head, served, lossy = out.getvalue().splitlines()
+    assert head.split() == ["format", "ms", "MB", "agrees", "cosine", "validation", "test"]
+    assert served.rstrip().endswith("  served")
+    assert lossy.rstrip().endswith("  loses too much")
+
+
+def test_pictures_to_export_with_that_are_nowhere_are_named(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    (tmp_path / "file").write_bytes(b"")
+    for name, words in (("nodir", "nodir: there is no such folder"), ("file", "file: is not a folder")):
+        with pytest.raises(DataError, match=words):
+            export_bundle(bundle, ["onnx"], tmp_path / "out", tmp_path / name, 0.01, Teller(Console()))
 
 
 def test_without_a_validation_part_the_test_part_decides() -> None:

@@ -144,3 +144,36 @@ def test_the_command_prints_a_line_for_each_file(tmp_path: Path) -> None:
     assert head == ["path", "label", "confidence", *LABELS]
     assert [(Path(row[0]).name, row[1]) for row in rows] == [("first.npy", "red"), ("second.npy", "green")]
     assert [len(row) for row in rows] == [6, 6]
+
+
+def test_pipes_and_devices_are_left_out_of_folders_and_refused_by_name(store: Path, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "in", a="red")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "zero.png").symlink_to("/dev/zero")
+    (folder / "link.png").symlink_to(folder / "a.png")
+    assert [path.name for path in list_inputs([folder], (".png",))] == ["a.png", "link.png"]
+    complaints: list[str] = []
+    named = [folder / "pipe.png", folder / "zero.png", folder / "a.png"]
+    out = io.StringIO()
+    assert predict_command(str(store), named, None, Console(file=out, width=40), complaints.append) == 2
+    assert [line.partition("; ")[0] for line in complaints] == [f"{path}: is not a file" for path in named[:2]]
+    assert len(out.getvalue().splitlines()) == 2
+
+
+def test_no_name_of_a_file_steers_the_terminal(store: Path, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "in", **{"a\x1b[31m\x07\nb\u202egnp": "red"})
+    (folder / "b\x9b2J\u2028.png").write_bytes(b"junk")
+    out = io.StringIO()
+    complaints: list[str] = []
+    predict_command(str(store), [folder], None, Console(file=out, width=40), complaints.append)
+    head, row = out.getvalue().splitlines()
+    assert "a\\x1b[31m\\x07\\x0ab\\u202egnp.png  red" in row
+    assert row.index("  red") == head.index("  label")
+    assert "b\\x9b2J\\u2028.png: is not an image" in complaints[0]
+
+
+def test_where_nothing_can_be_predicted_only_errors_are_printed(store: Path, tmp_path: Path) -> None:
+    out = io.StringIO()
+    complaints: list[str] = []
+    assert predict_command(str(store), [tmp_path / "nope.png"], None, Console(file=out), complaints.append) == 1
+    assert (out.getvalue().strip(), len(complaints)) == ("", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from starlette.testclient import TestClient
 from tests.bundles import make_bundle, picture
 from tests.serving import problem, serving
 from tests.versions import both, make_other
-from vitruvian.bundle import Bundle
+from vitruvian.bundle import Bundle, open_bundle
 from vitruvian.inference.page import page_files
 from vitruvian.inference.predictor import Predictor
 
@@ -98,6 +99,26 @@ def test_what_a_bundle_lacks_is_not_found(tmp_path: Path) -> None:
     with serving(Predictor.open(make_bundle(tmp_path))) as client:
         assert "without its model card" in problem(client.get("/card"), 404)["detail"]
         assert "without its evaluation" in problem(client.get("/evaluation"), 404)["detail"]
+
+
+def test_nothing_that_the_checksums_do_not_name_is_told(tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path).folder
+    (tmp_path / "secret").write_text("a secret")
+    (folder / "README.md").symlink_to(tmp_path / "secret")
+    (folder / "report").mkdir()
+    os.mkfifo(folder / "report" / "metrics.json")
+    with serving(Predictor.open(open_bundle(tmp_path / "store"))) as client:
+        problem(client.get("/card"), 404)
+        problem(client.get("/evaluation"), 404)
+
+
+def test_what_is_told_is_what_was_checked_when_the_bundle_was_opened(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path, measured=True)
+    (bundle.folder / "README.md").write_text("another")
+    (bundle.folder / "report" / "metrics.json").unlink()
+    with serving(Predictor.open(bundle)) as client:
+        assert "Version `v1`" in client.get("/card").text
+        assert client.get("/evaluation").json()["confusion"]
 
 
 # The description of all routes

@@ -144,6 +144,12 @@ def test_one_class_is_too_few(tmp_path: Path) -> None:
         open_source(data(folder_of_pictures(tmp_path / "source", ("left",))), IMAGES)
 
 
+def test_a_class_whose_name_would_steer_terminals_is_refused(tmp_path: Path) -> None:
+    source = folder_of_pictures(tmp_path / "source", ("left", "ri\x1b[31mght"))
+    with pytest.raises(DataError, match=r"class folder 'ri\\x1b\[31mght' has a control character"):
+        open_source(data(source), IMAGES)
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="absent: there is no such folder"):
         open_source(data(tmp_path / "absent"), IMAGES)

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "vitruvian"
 
 # From the bottom upwards: a room imports from its own or a lower line only.
 FLOORS = [
-    {"errors", "interrupt", "intervals", "machine", "observability", "synthetic"},
+    {"controls", "errors", "interrupt", "intervals", "machine", "observability", "synthetic"},
     {"spec", "store"},
     {"artifact", "console", "migration"},
     {"variants"},

@@ -207,3 +207,14 @@ def test_what_cant_be_searched_is_refused_in_one_line(store: Path, pictures: Pat
     (tmp_path / "empty" / "broken.png").write_bytes(b"junk")
     with pytest.raises(DataError, match=r"holds no file that can be used: .*broken\.png"):
         table(store, tmp_path / "empty", "red")
+
+
+def test_no_name_of_a_picture_steers_the_terminal(store: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "a\x1b[31m\u202e.png").write_bytes(picture("red", (20, 20)))
+    (folder / "b\x07.png").write_bytes(b"junk")
+    complaints: list[str] = []
+    _, row = table(store, folder, "red", complaints=complaints)
+    assert row.endswith("/a\\x1b[31m\\u202e.png")
+    assert "b\\x07.png: is not an image" in complaints[0]

@@ -55,7 +55,7 @@ def decode_image(content: bytes, where: object, size: int, bounds: Bounds | None
         raise DataError(f"is not an image ({known}), or is cut off", where=where, hint="replace or remove it")
     _check(header, where, len(content), header.peak(wanted), bounds)
     with bounds.hold(header.peak(wanted)) if bounds else nullcontext():
-        return _decoded(content, where, size, wanted)
+        return _decoded(content, where, header, size, wanted)
 
 
 def _check(header: Header, where: object, size: int, peak: int, bounds: Bounds | None) -> None:
@@ -63,6 +63,8 @@ def _check(header: Header, where: object, size: int, peak: int, bounds: Bounds |
     if header.pixels > MAX_PIXELS:
         what = f"{header.width}x{header.height} is more than {MAX_PIXELS // 10**6} megapixels"
         raise DataError(what, where=where, hint=hint)
+    if header.flaw:
+        raise DataError(header.flaw, where=where, hint="save it anew with another program, or remove it")
     if not header.pixels:
         raise DataError(f"is {header.width}x{header.height} pixels large", where=where, hint="replace or remove it")
     if header.least_bytes > size:
@@ -78,17 +80,19 @@ def _check(header: Header, where: object, size: int, peak: int, bounds: Bounds |
         raise DataError(what, where=where, hint="scale it down, or send it as a baseline JPEG")
 
 
-def _decoded(content: bytes, where: object, size: int, wanted: float) -> NDArray[np.uint8]:
+def _decoded(content: bytes, where: object, header: Header, size: int, wanted: float) -> NDArray[np.uint8]:
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of large images; the limits above have decided.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise DataError("claims two sizes", where=where, hint="replace or remove it")
-                image.draft("RGB", (math.ceil(wanted), math.ceil(wanted)))
-                small = _rgb(image, (size, size))
-                return np.asarray(ImageOps.exif_transpose(_keep_orientation(small, image)), dtype=np.uint8)
+        # Pillow warns of large images; the limits above have decided.
+        with (
+            warnings.catch_warnings(action="ignore"),
+            Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image,
+        ):
+            # Sorted: Pillow turns a TIFF that lies on its side.
+            if sorted(image.size) != sorted((header.width, header.height)):
+                raise DataError("claims two sizes", where=where, hint="replace or remove it")
+            image.draft("RGB", (math.ceil(wanted), math.ceil(wanted)))
+            small = _rgb(image, (size, size))
+            return np.asarray(ImageOps.exif_transpose(_keep_orientation(small, image)), dtype=np.uint8)
     except DataError:
         raise
     except Image.DecompressionBombError as e:
@@ -139,7 +143,9 @@ def decode_heatmap(content: bytes, where: object) -> NDArray[np.float16]:
         file = io.BytesIO(content)
         version = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = header(file, max_header_size=_NPY_HEADER)
+        # numpy warns of files that Python 2 wrote; they are read as well.
+        with warnings.catch_warnings(action="ignore"):
+            shape, _, dtype = header(file, max_header_size=_NPY_HEADER)
     except Exception as e:  # The header is parsed as Python, which fails in more ways than numpy names.
         raise DataError("is not a .npy file", where=where, hint=hint) from e
     if shape not in (HEATMAP_SHAPE, (1, *HEATMAP_SHAPE)):
@@ -147,7 +153,8 @@ def decode_heatmap(content: bytes, where: object) -> NDArray[np.float16]:
     if dtype.kind not in "fiu":
         raise DataError(f"holds {dtype} instead of real numbers", where=where, hint=hint)
     try:
-        array = np.load(io.BytesIO(content), allow_pickle=False).reshape(HEATMAP_SHAPE)
+        with warnings.catch_warnings(action="ignore"):
+            array = np.load(io.BytesIO(content), allow_pickle=False).reshape(HEATMAP_SHAPE)
     except Exception as e:  # A damaged header can pass for a good one until here.
         raise DataError("is cut off or damaged", where=where, hint="replace or remove it") from e
     half: NDArray[np.float16] = half_heatmaps(array[None], where)[0]

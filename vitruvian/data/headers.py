@@ -18,6 +18,12 @@ _MOST_MARKERS: Final = 1024
 _MOST_FILL: Final = 256
 """Bytes before a marker that mean nothing; a decoder reads them one by one."""
 _NO_SOF: Final = (0xC4, 0xC8, 0xCC)
+_MOST_CHUNKS: Final = 10_000
+"""Of a small PNG: a decoder takes some microseconds for each, and an empty one is 12 bytes."""
+_USUAL_CHUNK: Final = 4096
+"""Bytes of the smallest chunks that tools cut a picture's data into; a large file may have as many of them."""
+_MOST_BLOCKS: Final = 65_536
+"""Of a GIF before its first picture; comments and metadata lie in blocks of at most 255 bytes."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,8 @@ class Header:
     scans: int = 1
     least_bytes: int = 0
     """What a file of this size has at least."""
+    flaw: str = ""
+    """Why it is not to be decoded, where its first bytes say so."""
 
     @property
     def pixels(self) -> int:
@@ -117,11 +125,50 @@ def _png(content: bytes) -> Header | None:
     width, height, depth, colour = struct.unpack_from(">IIBB", content, 16)
     per_pixel = 8.0 if depth == 16 and colour == 0 else _PNG.get(colour, 12.0)
     # A colour may be transparent without a channel for it.
-    return Header("PNG", width, height, per_pixel if colour in (4, 6) else max(per_pixel, 5.0))
+    per_pixel = per_pixel if colour in (4, 6) else max(per_pixel, 5.0)
+    return Header("PNG", width, height, per_pixel, flaw=_flaw_of_chunks(content))
+
+
+def _flaw_of_chunks(content: bytes) -> str:
+    """Return what is wrong with a PNG's chunks behind the first; a cut off one is the decoder's affair."""
+    most = _MOST_CHUNKS + len(content) // _USUAL_CHUNK
+    at = 8
+    for number in range(most):
+        if at + 8 > len(content):
+            return ""
+        length, kind = struct.unpack_from(">I4s", content, at)
+        if kind == b"IEND":
+            return ""
+        if kind == b"IHDR" and number:
+            return "claims two sizes"
+        at += 12 + length
+    return f"has more than {most:,} chunks, which take too long to read"
 
 
 def _gif(content: bytes) -> Header:
-    width, height = struct.unpack_from("<HH", content, 6)
+    width, height, flags = struct.unpack_from("<HHB", content, 6)
+    at = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+    left = iter(range(_MOST_BLOCKS))
+    for _ in left:
+        kind = content[at : at + 1]
+        at += 1
+        if kind in (b"", b";"):
+            break
+        if kind == b",":
+            # A decoder makes the screen as large as the first picture on it.
+            x, y, across, down = struct.unpack_from("<HHHH", content, at)
+            width, height = max(width, x + across), max(height, y + down)
+            break
+        if kind == b"!":
+            at += 1
+            for _ in left:
+                length = content[at]
+                at += 1 + length
+                if not length:
+                    break
+    else:
+        flaw = f"has more than {_MOST_BLOCKS:,} blocks before its first picture, which take too long to read"
+        return Header("GIF", width, height, 9.0, flaw=flaw)
     return Header("GIF", width, height, 9.0)
 
 
@@ -145,7 +192,9 @@ def _webp(content: bytes) -> Header | None:
 def _bmp(content: bytes) -> Header:
     (size,) = struct.unpack_from("<I", content, 14)
     width, height = struct.unpack_from("<HH" if size == 12 else "<ii", content, 18)
-    return Header("BMP", abs(width), abs(height), 9.0)
+    compression = 0 if size == 12 else struct.unpack_from("<I", content, 30)[0]
+    flaw = "is compressed by run lengths, which takes too long to decode" if compression in (1, 2) else ""
+    return Header("BMP", abs(width), abs(height), 9.0, flaw=flaw)
 
 
 def _tiff(content: bytes) -> Header | None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitruvian.artifact import digest_of
+from vitruvian.controls import steers
 from vitruvian.data import synthetic
 from vitruvian.data.preprocess import HeatmapPreprocess, ImagePreprocess
 from vitruvian.errors import DataError, NotFound, SpecError
@@ -100,6 +101,9 @@ class FolderSource(Source):
                 where=self.store.address(folder),
                 hint="add files or remove the folder",
             )
+        for name in filter(steers, sorted(found)):
+            what = f"the class folder {name!a} has a control character in its name"
+            raise DataError(what, where=self.store.url, hint="rename the folder")
         if len(found) < 2:
             what = f"there is only one class, '{next(iter(found))}'" if found else f"there is no {self.preprocess.kind}"
             raise DataError(what, where=self.store.url, hint=f"make a folder of {kinds} files for each class")

@@ -85,6 +85,9 @@ def _golden(bundle: Bundle) -> tuple[None, NDArray[np.float32]]:
 def _read(bundle: Bundle, folder: Path) -> tuple[NDArray[np.int64] | None, NDArray[np.float32]]:
     """Return a folder's files as inputs, with what they show where their folders are classes."""
     suffixes, known = bundle.preprocess.suffixes, bundle.info.labels
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "there is no such folder"
+        raise DataError(what, where=folder, hint="check --images, or leave it out")
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
     if not files:
         hint = "give a folder with such files, or leave --images out"

@@ -11,7 +11,8 @@ from vitruvian.bundle import ExportRecord
 
 def exports_table(records: Sequence[ExportRecord], served: str | None) -> Table:
     """Return a row for each export."""
-    table = Table(box=None, padding=(0, 2), header_style="dim")
+    # As narrow as it can be: what tells which is served comes last, and has to fit into 80 columns.
+    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
     table.add_column("format", no_wrap=True)
     for name in ("ms", "MB", "agrees", "cosine", "validation", "test"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -32,6 +32,8 @@ from vitruvian.inference.protocol import Malformed
 from vitruvian.inference.service import Service
 
 _log = logging.getLogger(__name__)
+# Whoever sends a form that isn't one is told so; the log is the operator's.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NO_CONTROL = "no path here has control characters"

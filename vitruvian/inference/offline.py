@@ -14,6 +14,7 @@ from rich.console import Console
 from vitruvian import interrupt
 from vitruvian.bundle import open_bundle
 from vitruvian.console import Teller
+from vitruvian.controls import escaped
 from vitruvian.errors import DataError, Interrupted, Terminated
 from vitruvian.inference.batch import Batch, Format, Worker, begin, finish, missing
 from vitruvian.inference.predictor import Prediction, Predictor, Prepared
@@ -60,6 +61,8 @@ def predict_paths(
 
 def _prepared(predictor: Predictor, path: Path) -> Prepared:
     try:
+        if _endless(path):
+            return DataError("is not a file", where=path, hint="write what it gives to a file first")
         content = path.read_bytes()
     except OSError as e:
         return DataError(f"can't be read ({e.strerror})", where=path, hint="check the path and its permissions")
@@ -180,18 +183,21 @@ def _print(console: Console, rows: Iterable[Row], files: Sequence[Path], labels:
     heads = ["path", "label", "confidence", *labels]
     # Known before the first answer, so that every line can be printed as it comes.
     widths = [
-        max(len(heads[0]), *(len(str(path)) for path in files)),
-        max(len(heads[1]), *(len(label) for label in labels)),
-        *(max(len(head), len("0.000000")) for head in heads[2:]),
+        max(len(heads[0]), *(len(printable(str(path))) for path in files)),
+        max(len(heads[1]), *(len(printable(label)) for label in labels)),
+        *(max(len(printable(head)), len("0.000000")) for head in heads[2:]),
     ]
 
     def line(cells: Sequence[str]) -> None:
-        words = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        words = (printable(cell).ljust(width) for cell, width in zip(cells, widths, strict=True))
         say(console, "  ".join(words).rstrip())
 
-    line(heads)
+    begun = False
     for row in rows:
         if isinstance(row.result, Prediction):
+            if not begun:
+                line(heads)
+                begun = True
             line(_cells(row.path, row.result))
 
 
@@ -201,13 +207,18 @@ def say(console: Console, text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Return what can be printed of a text: the name of a file need not be one."""
-    return text.encode(errors="replace").decode()
+    """Return what can be printed of a text: the name of a file need not be one, and may steer the terminal."""
+    return escaped(text.encode(errors="replace").decode())
 
 
 def _cells(path: Path, prediction: Prediction) -> list[str]:
     shares = [prediction.confidence, *prediction.probabilities.tolist()]
     return [str(path), prediction.label, *(f"{share:.6f}" for share in shares)]
+
+
+def _endless(path: Path) -> bool:
+    """Return whether a path leads to a pipe, a socket or a device: reading one may never end."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _inside(folder: Path, suffixes: Sequence[str]) -> list[Path]:
@@ -217,6 +228,6 @@ def _inside(folder: Path, suffixes: Sequence[str]) -> list[Path]:
         found += [
             Path(here, name)
             for name in sorted(names)
-            if not name.startswith(".") and Path(name).suffix.lower() in suffixes
+            if not name.startswith(".") and Path(name).suffix.lower() in suffixes and not _endless(Path(here, name))
         ]
     return found

@@ -17,14 +17,14 @@ import kserve
 import numpy as np
 from fastapi import HTTPException
 
-from vitruvian.bundle import open_bundle
+from vitruvian.bundle import BundleInfo, open_bundle
 from vitruvian.errors import DataError
 from vitruvian.inference import oip
 from vitruvian.inference.choice import fastest
 from vitruvian.inference.envelope import problem_of
 from vitruvian.inference.predictor import Predictor
 from vitruvian.inference.problems import Problem
-from vitruvian.inference.protocol import DATATYPES, InferRequest, Malformed, Tensor
+from vitruvian.inference.protocol import DATATYPES, InferRequest, Malformed, Tensor, read_json
 from vitruvian.inference.routes.taking import Files
 from vitruvian.inference.routes.v1 import predictions
 from vitruvian.inference.service import Service, Settings
@@ -72,11 +72,22 @@ class Classifier(kserve.Model):  # type: ignore[misc]
                 asked, labels, templates = oip.take_texts(_request(payload))
                 wanted = await service.wanted(labels, templates, asked.parameters.get("precision"), ticket)
                 inputs = oip.inputs(asked, service.predictor, service.settings.max_inputs, wanted)
-                return _response(payload, self.name, oip.outputs(await service.predict(inputs, ticket)))
-            return {"predictions": await predictions(payload, service, ticket, self._files)}
+                outputs = oip.outputs(await service.predict(inputs, ticket))
+                return _response(payload, service.predictor.bundle.info, outputs)
+            document = _document(payload)
+            return {"predictions": await predictions(document, service, ticket, self._files)}
         except (Problem, Malformed, DataError, MemoryError) as e:
             problem = problem_of(e)
             raise HTTPException(problem.kind.status, problem.detail, problem.headers) from e
+
+
+def _document(payload: Any) -> Mapping[str, Any]:
+    """Return the JSON object of a body, which KServe leaves as bytes unless its type says JSON; raises `Malformed`."""
+    if isinstance(payload, bytes | str):
+        return read_json(payload.encode() if isinstance(payload, str) else payload)
+    if not isinstance(payload, Mapping):
+        raise Malformed("the body is not a JSON object")
+    return payload
 
 
 def _request(payload: Any) -> InferRequest:
@@ -108,14 +119,14 @@ def _bytes(item: Any, name: str) -> bytes:
     return item if isinstance(item, bytes) else read_base64(item, f"an item of input '{name}'")
 
 
-def _response(payload: Any, name: str, outputs: list[Tensor]) -> Any:
+def _response(payload: Any, info: BundleInfo, outputs: list[Tensor]) -> Any:
     made = []
     for output in outputs:
         data: list[Any] = (
             [item.decode() for item in output.data] if isinstance(output.data, list) else output.data.ravel().tolist()
         )
         made.append(kserve.InferOutput(output.name, list(output.shape), output.datatype, data))
-    return kserve.InferResponse(payload.id or "", name, made)
+    return kserve.InferResponse(payload.id or "", info.name, made, model_version=info.version)
 
 
 def main() -> None:

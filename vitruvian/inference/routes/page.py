@@ -6,15 +6,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from vitruvian.bundle import Bundle
 from vitruvian.inference.openapi import document
 from vitruvian.inference.page import HEADERS, PageFile, page_files
 from vitruvian.inference.page.reference import reference
 from vitruvian.inference.problems import NOT_FOUND, Problem
 from vitruvian.inference.routes.taking import as_json, header
 from vitruvian.inference.tracks import Tracks
-
-CARD, EVALUATION = "README.md", "report/metrics.json"
-"""Where they lie in a bundle."""
 
 
 class Page:
@@ -47,24 +45,27 @@ class Page:
         return as_json(self._document(request))
 
     async def card(self, request: Request) -> Response:
-        return Response(self._of_bundle(request, CARD, "model card"), media_type="text/markdown")
+        bundle = self._bundle(request)
+        return Response(_told(bundle, bundle.card, "model card"), media_type="text/markdown")
 
     async def evaluation(self, request: Request) -> Response:
-        return Response(self._of_bundle(request, EVALUATION, "evaluation"), media_type="application/json")
+        bundle = self._bundle(request)
+        return Response(_told(bundle, bundle.evaluation, "evaluation"), media_type="application/json")
 
     def _document(self, request: Request) -> dict[str, object]:
         """Return the description of what is routed here: not every server shows its metrics."""
         routed = {route.path for route in request.app.routes if isinstance(route, Route)}
         return document(self.tracks.stable.predictor.bundle, routed)
 
-    def _of_bundle(self, request: Request, name: str, what: str) -> bytes:
-        """Return a file of the bundle of the version that is asked for, the champion's unless another's is."""
-        service = self.tracks.asked(request.state.headers) or self.tracks.stable
-        bundle = service.predictor.bundle
-        try:
-            return (bundle.folder / name).read_bytes()
-        except FileNotFoundError as e:
-            raise Problem(NOT_FOUND, f"version '{bundle.info.version}' was published without its {what}") from e
+    def _bundle(self, request: Request) -> Bundle:
+        """Return the bundle of the version that is asked for, the champion's unless another's is."""
+        return (self.tracks.asked(request.state.headers) or self.tracks.stable).predictor.bundle
+
+
+def _told(bundle: Bundle, content: bytes | None, what: str) -> bytes:
+    if content is None:
+        raise Problem(NOT_FOUND, f"version '{bundle.info.version}' was published without its {what}")
+    return content
 
 
 def shown(request: Request, file: PageFile, headers: dict[str, str] | None = None) -> Response:
