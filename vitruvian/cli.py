@@ -1042,6 +1042,24 @@ def render(
     console.print(f"{sum(summary.counts.values()):,} {form.value} in {_plain(str(out))}", highlight=False)
 
 
+@data_app.command("synthetic")
+def draw(
+    folder: Annotated[Path, typer.Argument(help="The folder to write: one folder for each pose, and groups.csv.")],
+    count: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many pictures.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Decides everything in them.")] = 0,
+    subjects: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many people they are of.")] = 40,
+    size: Annotated[int, typer.Option(min=16, max=1024, help="Height and width in pixels.")] = 64,
+) -> None:
+    """Draw the synthetic set as pictures: something to train on, or to send."""
+    from vitruvian.console import Teller
+    from vitruvian.data.draw import draw_pictures
+
+    with Teller(console).counter("drawing") as progress:
+        counts = draw_pictures(folder, count, seed, subjects, size, progress)
+    shown = f"{count:,} pictures of {len(counts)} poses are in {_plain(str(folder))}"
+    console.print(shown, highlight=False, soft_wrap=True)
+
+
 def _until(
     stage: Stage,
     file: Path,
