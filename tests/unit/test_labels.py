@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from starlette.requests import ClientDisconnect
 
 from vitruvian.inference.admission import Ticket
+from vitruvian.inference.builds import Build, Builds
 from vitruvian.inference.labels import MOST_LABELS, Labels, LabelSets, read_labels
 from vitruvian.inference.problems import Problem
 from vitruvian.inference.protocol import Malformed
@@ -267,6 +268,21 @@ def test_a_set_that_nobody_comes_again_for_is_given_up(monkeypatch: pytest.Monke
         await asyncio.sleep(0.1)
         assert len(tower.texts) == encoded < 1000
         assert (await known.head(asked("run"), Ticket(60))).labels == ("run",)
+
+    run(main)
+
+
+def test_no_more_seconds_are_kept_of_what_nobody_waits_for_than_can_be_waited_for() -> None:
+    async def endless(build: Build[None]) -> None:
+        await asyncio.sleep(60)
+
+    async def main() -> None:
+        builds: Builds[int, None] = Builds()
+        for number in range(8):
+            build = builds.begin(number, 20, 1.0, endless, lambda made: None)
+            assert not await builds.wait(number, build, Ticket(0.0), 1.0)
+        # The first, which came first, and the last, for which room was made.
+        assert [number for number in range(8) if builds.get(number)] == [0, 7]
 
     run(main)
 

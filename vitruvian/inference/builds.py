@@ -17,8 +17,9 @@ K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 MOST_SECONDS = 30.0
-"""Of work before a new set's own; what is more is refused."""
+"""Of work before a new set's own: what is more is refused. Of more that nobody waits for only the least is kept."""
 _MOST = 64
+"""Sets at once."""
 _PATIENCE = 1.5
 """Whoever is told to come again in so many seconds comes a little later."""
 _GRACE = 2.0
@@ -85,8 +86,7 @@ class Builds(Generic[K, T]):
         before = texts_before(texts, self._builds.values()) * each
         if before > MOST_SECONDS:
             raise retry(BUSY, f"{before:.0f} s of labels are being encoded already", math.ceil(before))
-        if len(self._builds) >= _MOST:
-            self._make_room()
+        self._make_room(each)
         build: Build[T] = Build(texts)
         self._builds[key] = build
         build.task = asyncio.create_task(run(build))
@@ -152,13 +152,19 @@ class Builds(Generic[K, T]):
         if build.task is not None:
             build.task.cancel()
 
-    def _make_room(self) -> None:
-        """Drop the largest set that nobody waits for; raises a `Problem` where there is none."""
-        idle = [(build.left, key) for key, build in self._builds.items() if not build.waiting]
-        if not idle:
+    def _make_room(self, each: float) -> None:
+        """Drop what nobody waits for, as far as it is too much; raises a `Problem` where all is waited for."""
+        idle = sorted((key for key, build in self._builds.items() if not build.waiting), key=self._left)
+        while idle and (
+            len(self._builds) >= _MOST or (len(idle) > 1 and sum(map(self._left, idle)) * each > MOST_SECONDS)
+        ):
+            key = idle.pop()
+            self._drop(key, self._builds[key])
+        if len(self._builds) >= _MOST:
             raise retry(BUSY, f"{len(self._builds)} sets of labels are being encoded already", 5)
-        _, key = max(idle, key=lambda pair: pair[0])
-        self._drop(key, self._builds[key])
+
+    def _left(self, key: K) -> int:
+        return self._builds[key].left
 
     def _ended(self, key: K, build: Build[T], task: asyncio.Task[T], done: Callable[[T], None]) -> None:
         if build.expiry is not None:
