@@ -298,17 +298,24 @@ def export(
     ] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="The file that declares the classifier.")] = None,
     format: Annotated[list[ExportFormat] | None, typer.Option(help="What to make; may be repeated.")] = None,
-    out: Annotated[Path, typer.Option(help="A new folder for what is made of a bundle.")] = Path("exports"),
+    out: Annotated[Path | None, typer.Option(help="A new folder for what is made of a bundle; none: exports.")] = None,
     images: Annotated[
         Path | None, typer.Option(help="Files to calibrate and to compare with; folders named like classes: accuracy.")
     ] = None,
-    accuracy_drop: Annotated[float, typer.Option(min=0, max=1, help="The most accuracy to lose.")] = 0.01,
+    accuracy_drop: Annotated[
+        float | None, typer.Option(min=0, max=1, help="The most accuracy to lose; none: 0.01.")
+    ] = None,
 ) -> None:
     """Run the stages up to the export, or export a published BUNDLE in other formats."""
     if (bundle is None) == (file is None):
         raise typer.BadParameter("give a declaration with -f FILE, or a BUNDLE")
     if bundle is None:
         assert file is not None
+        given = {"--format": format, "--out": out, "--images": images, "--accuracy-drop": accuracy_drop}
+        for flag, value in given.items():
+            if value is not None:
+                hint = "give one instead of -f FILE; a declaration says it in spec.export"
+                raise SpecError("goes with a BUNDLE", where=flag, hint=hint)
         _until("export", file)
         return
     from vitruvian.bundle import open_bundle
@@ -318,7 +325,9 @@ def export(
         from vitruvian.export.again import export_bundle
         from vitruvian.export.table import exports_table
     formats = dict.fromkeys(one.value for one in format or [ExportFormat.onnx])
-    made = export_bundle(open_bundle(bundle), list(formats), out, images, accuracy_drop, Teller(console))
+    out = out or Path("exports")
+    drop = 0.01 if accuracy_drop is None else accuracy_drop
+    made = export_bundle(open_bundle(bundle), list(formats), out, images, drop, Teller(console))
     console.print(exports_table(made.records, made.serve.format if made.serve else None))
     console.print(f"{len(made.records)} formats are in {_plain(str(out))}", highlight=False, soft_wrap=True)
 
@@ -472,18 +481,21 @@ def serve(
         if processes > 1:
             prepare_metrics()
         from vitruvian.inference import server
-        from vitruvian.inference.choice import fastest
+        from vitruvian.inference.challenger import check_there
+        from vitruvian.inference.choice import chosen, fastest
         from vitruvian.inference.rules import Rules
         from vitruvian.inference.service import Settings
         from vitruvian.inference.startup import Startup
         from vitruvian.machine import usable_cpus
 
+    if challenger is not None:
+        check_there(challenger)
     startup = Startup()
     with startup.time("fetch" if bundle.startswith("s3://") else "verify"):
         found = open_bundle(bundle)
     with startup.time("choose"):
         count = lanes or max(1, usable_cpus() // processes)
-        found = found.serving(format.value) if format else fastest(found, count, _tell)
+        found = chosen(found, format.value) if format else fastest(found, count, _tell)
     if name:
         found = found.named(name)
 
@@ -568,11 +580,14 @@ def probe(
     url: Annotated[str, typer.Argument(help="A server's address, such as http://127.0.0.1:8080.")],
     host: Annotated[str | None, typer.Option(help="The Host header, for a server behind an ingress.")] = None,
     wait: Annotated[float, typer.Option(min=0, help="Ask again for so many seconds while nobody answers.")] = 0.0,
+    key: Annotated[
+        str | None, typer.Option(envvar="VITRUVIAN_KEY", help="The API key, for a server that asks for one.")
+    ] = None,
 ) -> None:
     """Ask a server that runs for one prediction, of an input of zeros."""
     from vitruvian.inference.probe import probe as ask
 
-    answer = ask(url, host, wait)
+    answer = ask(url, host, wait, key=key)
     what = f"[bold]{_plain(answer.classifier)}[/] version {_plain(answer.version)} answers"
     console.print(f"{what}: {_plain(answer.label)}, {answer.confidence:.1%}", highlight=False)
 
@@ -1025,6 +1040,24 @@ def render(
     for name, number in sorted(summary.counts.items()):
         console.print(f"  {_plain(f'{name:<24}')} {number:>7,}", highlight=False)
     console.print(f"{sum(summary.counts.values()):,} {form.value} in {_plain(str(out))}", highlight=False)
+
+
+@data_app.command("synthetic")
+def draw(
+    folder: Annotated[Path, typer.Argument(help="The folder to write: one folder for each pose, and groups.csv.")],
+    count: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many pictures.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Decides everything in them.")] = 0,
+    subjects: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many people they are of.")] = 40,
+    size: Annotated[int, typer.Option(min=16, max=1024, help="Height and width in pixels.")] = 64,
+) -> None:
+    """Draw the synthetic set as pictures: something to train on, or to send."""
+    from vitruvian.console import Teller
+    from vitruvian.data.draw import draw_pictures
+
+    with Teller(console).counter("drawing") as progress:
+        counts = draw_pictures(folder, count, seed, subjects, size, progress)
+    shown = f"{count:,} pictures of {len(counts)} poses are in {_plain(str(folder))}"
+    console.print(shown, highlight=False, soft_wrap=True)
 
 
 def _until(

@@ -75,6 +75,8 @@ class _Asked:
     method: str
     path: str
     json: Any = None
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Paths of the files in it, by what the server calls them."""
 
 
 class _Client:
@@ -109,14 +111,15 @@ class _Client:
         wait = least * random.uniform(1.0, 1.25)
         return wait if time.monotonic() + wait < until else None
 
-    def _read(self, answer: httpx.Response) -> Any:
+    def _read(self, answer: httpx.Response, asked: _Asked) -> Any:
         if answer.is_success:
             return answer.json()
         try:
             document = answer.json()
         except ValueError:
             document = {}
-        raise InferenceError(answer.status_code, document if isinstance(document, dict) else {}, str(answer.url))
+        document = document if isinstance(document, dict) else {}
+        raise InferenceError(answer.status_code, *_with_names(document, str(answer.url), asked.names))
 
     def _predict(
         self,
@@ -128,18 +131,34 @@ class _Client:
     ) -> _Asked:
         given = {"labels": labels, "templates": templates, "top_k": top_k, "precision": precision}
         body = {"image": base64.b64encode(content_of(picture)).decode()}
-        return _Asked("POST", "/predict", {**body, **_without_none(given)})
+        return _Asked("POST", "/predict", {**body, **_without_none(given)}, _names("image", [picture]))
 
     def _predict_url(self, url: str, more: Mapping[str, Any]) -> _Asked:
         return _Asked("POST", "/predict", {"url": url, **_without_none(more)})
 
     def _batch(self, pictures: Sequence[Picture], top_k: int | None) -> _Asked:
         images = [base64.b64encode(content_of(picture)).decode() for picture in pictures]
-        return _Asked("POST", "/predict/batch", {"images": images, **_without_none({"top_k": top_k})})
+        names = _names("images[{}]", pictures)
+        return _Asked("POST", "/predict/batch", {"images": images, **_without_none({"top_k": top_k})}, names)
 
     def _embed(self, items: Sequence[Any], modality: str) -> _Asked:
         texts = list(items) if modality == "text" else [base64.b64encode(content_of(item)).decode() for item in items]
-        return _Asked("POST", "/v1/embeddings", {"input": texts, "modality": modality, "encoding_format": "base64"})
+        body = {"input": texts, "modality": modality, "encoding_format": "base64"}
+        return _Asked("POST", "/v1/embeddings", body, {} if modality == "text" else _names("input[{}]", items))
+
+
+def _names(called: str, pictures: Sequence[Picture]) -> dict[str, str]:
+    paths = [(at, os.fspath(one)) for at, one in enumerate(pictures) if isinstance(one, str | os.PathLike)]
+    return {called.format(at): str(path) for at, path in paths}
+
+
+def _with_names(document: Mapping[str, Any], where: str, names: Mapping[str, str]) -> tuple[dict[str, Any], str]:
+    """Return what went wrong, and where: at a file of the caller's, if the server says so."""
+    detail = str(document.get("detail", ""))
+    for called, path in names.items():
+        if detail.startswith(f"{called}: "):
+            return {**document, "detail": detail.removeprefix(f"{called}: ")}, path
+    return dict(document), where
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,12 +199,13 @@ def _prediction(document: Mapping[str, Any], said_by: Mapping[str, Any] | None =
     )
 
 
-def _results(document: Mapping[str, Any]) -> list[Prediction | InferenceError]:
+def _results(document: Mapping[str, Any], names: Mapping[str, str]) -> list[Prediction | InferenceError]:
     found: list[Prediction | InferenceError] = []
     for result in document["results"]:
         if "error" in result:
             error = {**result["error"], "type": "unusable-input", "request_id": document.get("request_id")}
-            found.append(InferenceError(422, error, str(result["name"])))
+            called = str(result["name"])
+            found.append(InferenceError(422, error, names.get(called, called)))
         else:
             found.append(_prediction(result, document))
     return found
@@ -198,8 +218,20 @@ def _rows(document: Mapping[str, Any]) -> NDArray[np.float32]:
 class InferenceClient(_Client):
     """Asks a server; from one thread or several. Raises `InferenceError` and `NoAnswer`."""
 
-    def __init__(self, url: str = "http://127.0.0.1:8080", **settings: Any) -> None:
-        super().__init__(url, **settings)
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8080",
+        *,
+        api_key: str | None = None,
+        timeout: float = 30.0,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Connect when the first question comes.
+
+        `url` is the server's address. `api_key` is a key or a token, sent as `Authorization: Bearer`. `timeout` is how
+        many seconds an answer may take, all attempts together. `headers` go with every request.
+        """
+        super().__init__(url, api_key=api_key, timeout=timeout, headers=headers)
         self._http = httpx.Client(base_url=self.url, headers=self._headers)
 
     def __enter__(self) -> Self:
@@ -233,8 +265,9 @@ class InferenceClient(_Client):
         return _prediction(self._ask(self._predict_url(url, more)))
 
     def predict_batch(self, pictures: Sequence[Picture], top_k: int | None = None) -> list[Prediction | InferenceError]:
-        """Return an answer for each picture, in order; what is wrong with one stays in its place."""
-        return _results(self._ask(self._batch(pictures, top_k)))
+        """Return an answer for each picture, in order; an `InferenceError` in the place of one that can't be used."""
+        asked = self._batch(pictures, top_k)
+        return _results(self._ask(asked), asked.names)
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return texts' embeddings (n, width), of length 1."""
@@ -274,7 +307,7 @@ class InferenceClient(_Client):
                 failure = e
             wait = self._wait(answer, attempt, until)
             if wait is None:
-                return self._read(answer) if answer is not None else _give_up(failure, self.url)
+                return self._read(answer, asked) if answer is not None else _give_up(failure, self.url)
             attempt += 1
             time.sleep(wait)
 
@@ -282,8 +315,16 @@ class InferenceClient(_Client):
 class AsyncInferenceClient(_Client):
     """Asks a server from an event loop; see `InferenceClient`."""
 
-    def __init__(self, url: str = "http://127.0.0.1:8080", **settings: Any) -> None:
-        super().__init__(url, **settings)
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8080",
+        *,
+        api_key: str | None = None,
+        timeout: float = 30.0,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Connect when the first question comes; the arguments are those of `InferenceClient`."""
+        super().__init__(url, api_key=api_key, timeout=timeout, headers=headers)
         self._http = httpx.AsyncClient(base_url=self.url, headers=self._headers)
 
     async def __aenter__(self) -> Self:
@@ -319,8 +360,9 @@ class AsyncInferenceClient(_Client):
     async def predict_batch(
         self, pictures: Sequence[Picture], top_k: int | None = None
     ) -> list[Prediction | InferenceError]:
-        """Return an answer for each picture, in order; what is wrong with one stays in its place."""
-        return _results(await self._ask(self._batch(pictures, top_k)))
+        """Return an answer for each picture, in order; an `InferenceError` in the place of one that can't be used."""
+        asked = self._batch(pictures, top_k)
+        return _results(await self._ask(asked), asked.names)
 
     async def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return texts' embeddings (n, width), of length 1."""
@@ -359,7 +401,7 @@ class AsyncInferenceClient(_Client):
                 failure = e
             wait = self._wait(answer, attempt, until)
             if wait is None:
-                return self._read(answer) if answer is not None else _give_up(failure, self.url)
+                return self._read(answer, asked) if answer is not None else _give_up(failure, self.url)
             attempt += 1
             await asyncio.sleep(wait)
 

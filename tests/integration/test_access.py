@@ -40,6 +40,17 @@ def infer(client: triton.InferenceServerClient, **headers: str) -> Any:
     return client.infer("yoga", [image], headers=headers or None).as_numpy("label")
 
 
+def test_a_probe_asks_with_a_key_or_says_that_one_is_needed(store: Path, tmp_path: Path) -> None:
+    key, digest = new_key()
+    (tmp_path / "keys.yaml").write_text(yaml.safe_dump({"keys": [{"name": "app", "sha256": digest}]}))
+    (tmp_path / "access.yaml").write_text(yaml.safe_dump({"keys": "keys.yaml"}))
+    with serving(store, "--access", str(tmp_path / "access.yaml")) as (_, address):
+        assert " answers: " in CLI.invoke(app, ["probe", address, "--key", key]).stdout
+        assert " answers: " in CLI.invoke(app, ["probe", address], env={"VITRUVIAN_KEY": key}).stdout
+        for flags, words in (([], "asks for a key; give one"), (["--key", "x"], "doesn't know this key; give one")):
+            assert words in str(CLI.invoke(app, ["probe", address, *flags]).exception)
+
+
 def test_http_and_grpc_speak_tls_and_know_clients_by_their_certificates(store: Path, tmp_path: Path) -> None:
     ours, theirs = Authority(tmp_path, "ours"), Authority(tmp_path, "theirs")
     certificate, key = ours.issue("server")

@@ -27,7 +27,7 @@ from vitruvian.bundle import Bundle, Exported, open_bundle
 from vitruvian.data.prepare import prepare
 from vitruvian.data.prepared import Prepared
 from vitruvian.data.sources import open_source
-from vitruvian.errors import SpecError
+from vitruvian.errors import DataError, SpecError
 from vitruvian.evaluation.predict import load_model
 from vitruvian.export.formats import exporter, opener
 from vitruvian.export.parity import least_cosine
@@ -291,7 +291,7 @@ def test_a_text_tower_embeds_as_the_model_does(weights: Path, tmp_path: Path) ->
     apart = towers("clip", module)
     assert apart is not None
     texts = Texts(tmp_path, export_text(apart, ["{}"], tmp_path))
-    said = ["a", "sitting at a table", "Ünïcode 🏃 läuft", "", "word " * 200]
+    said = ["a", "sitting at a table", "Ünïcode 🏃 läuft", ""]
     together = texts.encode(said)
     assert np.linalg.norm(together, axis=1) == pytest.approx(1, abs=1e-5)
     tokenizer: Any = module.tokenizer
@@ -304,6 +304,10 @@ def test_a_text_tower_embeds_as_the_model_does(weights: Path, tmp_path: Path) ->
         # Neither the length of its neighbours nor what fills it up matters.
         np.testing.assert_allclose(row, expected, atol=1e-5)
         np.testing.assert_allclose(texts.encode([text])[0], row, atol=1e-5)
+    long = "word " * 200
+    assert texts.too_long([*said, long]) == len(said) and texts.too_long(said) is None
+    with pytest.raises(DataError, match=r"'word word .*: is too long: this model reads"):
+        texts.encode([long])
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import pickle
 import socket
@@ -94,6 +95,27 @@ def test_a_refusal_is_an_error_with_its_kind_that_travels_between_processes(addr
     assert error.request_id and "not an image" in str(error)
     with InferenceClient(address) as client, pytest.raises(InferenceError, match="switched off"):
         client.predict_from_image_url("http://127.0.0.1/x.png")
+
+
+def test_a_file_that_cant_be_used_is_named_by_its_path(address: str, tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    good.write_bytes(picture("green"))
+    bad.write_bytes(b"junk")
+    with InferenceClient(address) as client:
+        for ask in (client.predict, client.predict_from_image_path):
+            with pytest.raises(InferenceError) as refused:
+                ask(bad)
+            assert str(refused.value).startswith(f"{bad}: ") and "image:" not in str(refused.value)
+        with pytest.raises(InferenceError, match=r"^.*bad\.png: "):
+            client.embed_images([str(good), str(bad)])
+        first, second = client.predict_batch([good, bad])
+    assert isinstance(first, Prediction)
+    assert isinstance(second, InferenceError) and str(second).startswith(f"{bad}: ")
+
+
+def test_the_constructors_say_what_they_take() -> None:
+    for kind in (InferenceClient, AsyncInferenceClient):
+        assert list(inspect.signature(kind).parameters) == ["url", "api_key", "timeout", "headers"]
 
 
 # Servers that misbehave

@@ -256,7 +256,7 @@ def test_labels_of_ones_own_and_embeddings_as_the_docs_say(home: Path, tmp_path:
     (tmp_path / "store").rename(tmp_path / "artifacts" / "poses")
     shutil.copy(home / "picture.png", tmp_path)
     start, *requests = [line for line in commands("docs/zero-shot.md") if line.startswith(("vitruvian serve", "curl"))]
-    assert len(requests) == 5
+    assert len(requests) == 6
     with serving(start, tmp_path):
         for line in requests:
             found = asked(line, tmp_path)
@@ -365,6 +365,16 @@ def test_real_motion_is_drawn_as_the_docs_say(tmp_path: Path) -> None:
     assert (tmp_path / "pictures" / "walk").is_dir()
 
 
+def test_the_synthetic_set_is_drawn_as_the_docs_say(tmp_path: Path) -> None:
+    for page, count in (("docs/data.md", 100), ("docs/serving.md", 10)):
+        (line,) = [line for line in commands(page) if line.startswith("vitruvian data synthetic")]
+        (tmp_path / page).mkdir(parents=True)
+        done = shell(line, tmp_path / page)
+        assert done.returncode == 0, done.stderr
+        assert len(list((tmp_path / page / "figures").glob("*/*.png"))) == count
+        assert (tmp_path / page / "figures" / "tree" / "000009.png").exists()
+
+
 def test_existing_configs_are_imported_as_the_docs_say(tmp_path: Path) -> None:
     files = {
         "config/preprocessing_config.json": configs.PREPROCESSING,
@@ -388,6 +398,7 @@ def test_every_command_in_the_docs_is_one_that_a_test_runs() -> None:
     pages = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
     known = ("make ", "vitruvian run -f", "vitruvian serve", "vitruvian predict", "vitruvian data render-keypoints")
     tools = (
+        "vitruvian data synthetic",
         "vitruvian export",
         "vitruvian search",
         "vitruvian plan",

@@ -27,7 +27,7 @@ from vitruvian.bundle import Bundle
 from vitruvian.cli import app
 from vitruvian.errors import SpecError
 from vitruvian.inference.access.guard import Guard
-from vitruvian.inference.access.keys import KeyRing, digest_of, new_key
+from vitruvian.inference.access.keys import KeyRing, add, digest_of, new_key
 from vitruvian.inference.access.limits import Buckets
 from vitruvian.inference.access.policy import Jwt, RateLimit, group_of, read_policy
 from vitruvian.inference.access.tokens import NotValid, Tokens
@@ -164,6 +164,20 @@ def test_the_command_line_makes_keys_that_work_and_keeps_what_else_the_file_says
         assert isinstance(made("ci").exception, SpecError)
         assert path.read_text() == text
     assert [path.name for path in tmp_path.iterdir()] == ["keys.yaml"]
+
+
+def test_a_second_key_of_a_name_is_refused_and_told_to_take_another(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    add(path, "app", digest_of("one"))
+    with pytest.raises(SpecError, match="a key of this name is there: 'app'; choose another name"):
+        add(path, "app", digest_of("two"))
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a\nb", "é", "a:b", "x" * 101])
+def test_a_keys_name_is_plain(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SpecError, match="can't be a key's name; take letters"):
+        add(tmp_path / "keys.yaml", name, digest_of("one"))
+    assert not list(tmp_path.iterdir())
 
 
 # Limits

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import io
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from tests.bundles import LABELS, make_bundle, picture
 from vitruvian.bundle import Bundle, ExportRecord, Machine
-from vitruvian.cli import ExportFormat
+from vitruvian.cli import ExportFormat, app
 from vitruvian.console import Teller
-from vitruvian.errors import BundleError, DataError, ExportError
+from vitruvian.errors import BundleError, DataError, ExportError, SpecError
 from vitruvian.export.again import export_bundle
 from vitruvian.export.formats import SERVABLE
 from vitruvian.export.parity import Examples, Trained, choose, judged, least_cosine
 from vitruvian.export.table import exports_table
-from vitruvian.inference.choice import fastest, least
+from vitruvian.inference.choice import chosen, fastest, least
 from vitruvian.inference.predictor import Prediction, Predictor
 from vitruvian.inference.texts import Texts
 from vitruvian.machine import cpu_features, cpu_model, usable_cpus
@@ -190,3 +192,26 @@ def test_the_least_seconds_win() -> None:
 def test_the_command_line_knows_the_declarations_formats() -> None:
     assert {format.value for format in ExportFormat} == set(get_args(Format))
     assert set(get_args(Format)) >= SERVABLE
+
+
+@pytest.mark.parametrize(
+    ("format", "words"),
+    [
+        ("openvino-int8", "has no export 'openvino-int8'; choose one of: onnx, openvino$"),
+        ("torchscript", "'torchscript' is for programs elsewhere; choose one of: onnx, openvino$"),
+    ],
+)
+def test_a_format_that_cant_be_served_is_refused_with_those_that_can(tmp_path: Path, format: str, words: str) -> None:
+    bundle = make_bundle(tmp_path)
+    records = tuple(record(name, 0.1) for name in ("onnx", "openvino", "torchscript"))
+    bundle = replace(bundle, info=bundle.info.model_copy(update={"exports": records}))
+    assert chosen(bundle, "openvino").info.serve == "openvino"
+    with pytest.raises(BundleError, match=words):
+        chosen(bundle, format)
+
+
+@pytest.mark.parametrize("flag", [("--format", "onnx"), ("--out", "made"), ("--images", "."), ("--accuracy-drop", "0")])
+def test_what_is_for_a_bundle_is_refused_beside_a_declaration(tmp_path: Path, flag: tuple[str, str]) -> None:
+    failed = CliRunner().invoke(app, ["export", "-f", str(tmp_path / "none.yaml"), *flag]).exception
+    assert isinstance(failed, SpecError)
+    assert str(failed).startswith(f"{flag[0]}: goes with a BUNDLE; ")

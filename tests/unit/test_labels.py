@@ -11,14 +11,18 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from starlette.requests import ClientDisconnect
 
 from vitruvian.inference.admission import Ticket
+from vitruvian.inference.builds import Build, Builds
 from vitruvian.inference.labels import MOST_LABELS, Labels, LabelSets, read_labels
 from vitruvian.inference.problems import Problem
 from vitruvian.inference.protocol import Malformed
 
 T = TypeVar("T")
 USUAL = ("a photo of {}.",)
+LONGEST = 60
+ROOM_FOR_THREE = 3 * 800
 
 
 class Tower:
@@ -37,6 +41,9 @@ class Tower:
                 row[ord(letter) % 128] += 1
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         return rows
+
+    def too_long(self, texts: Sequence[str]) -> int | None:
+        return next((at for at, text in enumerate(texts) if len(text) > LONGEST), None)
 
 
 async def in_thread(job: Callable[[], Any], ticket: Ticket, seconds: float) -> Any:
@@ -127,7 +134,7 @@ def test_a_tower_that_fails_fails_who_waits_and_is_tried_again() -> None:
 
 
 def test_memory_is_bounded_by_bytes() -> None:
-    known = sets(Tower(), most_bytes=3 * 128 * 4)
+    known = sets(Tower(), most_bytes=ROOM_FOR_THREE)
 
     async def main() -> None:
         for number in range(20):
@@ -138,15 +145,160 @@ def test_memory_is_bounded_by_bytes() -> None:
     assert len(known.known) == 3
 
 
-def test_too_many_new_sets_at_once_are_refused() -> None:
-    known = sets(Tower(0.02))
+def many(name: str, count: int) -> Labels:
+    return asked(*(f"{name} {number}" for number in range(count)))
+
+
+def test_memory_counts_the_texts_and_the_sets() -> None:
+    sentences = tuple(f"{{}} {number} " + "\U0001f600" * 40 for number in range(100))
+    known = sets(Tower(), most_bytes=100_000)
+
+    async def main() -> None:
+        for number in range(10):
+            await known.head(asked(f"{number}", templates=(*sentences, f"{{}} {number}")), Ticket(60))
+
+    run(main)
+    # Each has 512 bytes of weights, and about 28 kB of sentences.
+    assert len(known.known) == 3
+
+
+def test_no_more_than_a_thousand_sets_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitruvian.inference.labels._MOST_SETS", 5)
+    known = sets(Tower())
+
+    async def main() -> None:
+        for number in range(8):
+            await known.head(asked(f"{number}"), Ticket(60))
+
+    run(main)
+    assert known.known == [asked(f"{number}") for number in range(3, 8)]
+
+
+def test_what_a_dropped_set_had_is_encoded_again() -> None:
+    tower = Tower()
+    known = sets(tower, most_bytes=ROOM_FOR_THREE)
+
+    async def main() -> None:
+        for label in ("run", "sit", "lie", "jump", "run"):
+            await known.head(asked(label), Ticket(60))
+
+    run(main)
+    assert tower.texts.count("a photo of run.") == 2
+    assert known.known == [asked("lie"), asked("jump"), asked("run")]
+
+
+def test_more_seconds_of_labels_than_can_be_waited_for_are_refused() -> None:
+    # Ten seconds each, as long as nothing is known of the tower.
+    known = sets(Tower())
 
     async def main() -> list[Any]:
-        calls = (known.head(asked(f"label {number}"), Ticket(60)) for number in range(12))
+        calls = (known.head(many(f"set {number}", 200), Ticket(60)) for number in range(6))
         return await asyncio.gather(*calls, return_exceptions=True)
 
     outcomes = run(main)
-    assert [isinstance(outcome, Problem) for outcome in outcomes] == [False] * 8 + [True] * 4
+    assert [isinstance(outcome, Problem) for outcome in outcomes] == [False] * 4 + [True] * 2
+    assert outcomes[-1].kind.slug == "busy" and int(outcomes[-1].headers["Retry-After"]) >= 30
+
+
+def test_whoever_asks_for_large_sets_and_leaves_shuts_nobody_out() -> None:
+    tower = Tower(0.001)
+    known = sets(tower)
+
+    async def main() -> None:
+        large = [asyncio.create_task(known.head(many(f"set {number}", 1000), Ticket(0.2))) for number in range(8)]
+        await asyncio.sleep(0.1)
+        assert (await known.head(asked("run", "sit"), Ticket(60))).labels == ("run", "sit")
+        # It didn't wait for any of them.
+        assert len(tower.texts) < 1000
+        outcomes = await asyncio.gather(*large, return_exceptions=True)
+        assert all(isinstance(outcome, Problem) for outcome in outcomes)
+        assert (await known.head(asked("lie", "sit"), Ticket(60))).labels == ("lie", "sit")
+
+    run(main)
+
+
+def test_a_set_whose_client_left_is_given_up_between_two_parts_of_it() -> None:
+    tower = Tower(0.001)
+    known = sets(tower)
+
+    async def main() -> None:
+        ticket = Ticket(60)
+        waiting = asyncio.create_task(known.head(many("label", 1000), ticket))
+        while not tower.texts:
+            await asyncio.sleep(0.01)
+        ticket.leave()
+        with pytest.raises(ClientDisconnect):
+            await waiting
+        await asyncio.sleep(0.1)
+        encoded = len(tower.texts)
+        await asyncio.sleep(0.1)
+        assert len(tower.texts) == encoded < 1000
+
+    run(main)
+
+
+def test_a_set_that_another_waits_for_goes_on_when_the_first_leaves() -> None:
+    known = sets(Tower(0.005))
+    wanted = many("label", 30)
+
+    async def main() -> None:
+        ticket = Ticket(60)
+        first = asyncio.create_task(known.head(wanted, ticket))
+        second = asyncio.create_task(known.head(wanted, Ticket(60)))
+        await asyncio.sleep(0.05)
+        ticket.leave()
+        with pytest.raises(ClientDisconnect):
+            await first
+        assert len((await second).labels) == 30
+
+    run(main)
+
+
+def test_a_set_that_nobody_comes_again_for_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitruvian.inference.builds._PATIENCE", 0.0)
+    monkeypatch.setattr("vitruvian.inference.builds._GRACE", 0.05)
+    tower = Tower(0.002)
+    known = sets(tower)
+
+    async def main() -> None:
+        with pytest.raises(Problem):
+            await known.head(many("label", 1000), Ticket(0.05))
+        await asyncio.sleep(0.3)
+        encoded = len(tower.texts)
+        await asyncio.sleep(0.1)
+        assert len(tower.texts) == encoded < 1000
+        assert (await known.head(asked("run"), Ticket(60))).labels == ("run",)
+
+    run(main)
+
+
+def test_no_more_seconds_are_kept_of_what_nobody_waits_for_than_can_be_waited_for() -> None:
+    async def endless(build: Build[None]) -> None:
+        await asyncio.sleep(60)
+
+    async def main() -> None:
+        builds: Builds[int, None] = Builds()
+        for number in range(8):
+            build = builds.begin(number, 20, 1.0, endless, lambda made: None)
+            assert not await builds.wait(number, build, Ticket(0.0), 1.0)
+        # The first, which came first, and the last, for which room was made.
+        assert [number for number in range(8) if builds.get(number)] == [0, 7]
+
+    run(main)
+
+
+def test_a_label_that_isnt_read_to_its_end_is_refused_by_name() -> None:
+    tower = Tower()
+    known = sets(tower)
+    wanted = asked("run", "x" * 50, templates=("{}", "a sketch of a person, {}"))
+
+    async def main() -> None:
+        with pytest.raises(Problem, match=r"the label 'x+' is too long for this model in the template 'a sketch") as no:
+            await known.head(wanted, Ticket(60))
+        assert no.value.kind.status == 422
+
+    run(main)
+    assert tower.texts == []
 
 
 def test_sets_are_found_again_after_a_restart(tmp_path: Path) -> None:
@@ -170,7 +322,7 @@ def test_what_memory_dropped_is_found_on_disk(tmp_path: Path) -> None:
 
     first = run(lambda: main(sets(Tower(), tmp_path)))
     tower = Tower()
-    small = sets(tower, tmp_path, most_bytes=3 * 128 * 4)
+    small = sets(tower, tmp_path, most_bytes=ROOM_FOR_THREE)
     again = run(lambda: main(small))
     assert small.known == [pairs[1]]
     assert all((one.weight == other.weight).all() for one, other in zip(first, again, strict=True))
@@ -178,7 +330,7 @@ def test_what_memory_dropped_is_found_on_disk(tmp_path: Path) -> None:
 
 
 def test_warming_fills_what_room_there_is_and_drops_nothing_that_was_asked_for(tmp_path: Path) -> None:
-    known, other = sets(Tower(), tmp_path, most_bytes=3 * 128 * 4), sets(Tower(), tmp_path)
+    known, other = sets(Tower(), tmp_path, most_bytes=ROOM_FOR_THREE), sets(Tower(), tmp_path)
 
     async def main() -> None:
         for label in ("run", "sit"):

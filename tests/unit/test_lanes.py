@@ -306,3 +306,12 @@ def test_what_cant_be_promised_is_refused_with_when_to_come_again(
         check_wait(wait, work, left, 10.0)
     assert (raised.value.kind.slug, raised.value.kind.status) == (slug, 429)
     assert int(raised.value.headers["Retry-After"]) >= 1
+
+
+def test_a_refusal_shows_how_little_time_is_left() -> None:
+    with pytest.raises(Problem, match=r"would take 0.0013 s, and 0.0001 s are left"):
+        check_wait(0.001, 0.0003, 0.0001, 10)
+    with pytest.raises(Problem, match=r"would take 3.50 s, and 1.25 s are left"):
+        check_wait(1.0, 2.5, 1.25, 10)
+    with pytest.raises(Problem, match=r"would take 3.50 s, and 0 s are left"):
+        check_wait(1.0, 2.5, -1, 10)

@@ -5,15 +5,21 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vitruvian.data import skeleton as sk
 from vitruvian.data import synthetic
+from vitruvian.data.draw import draw_pictures
+from vitruvian.data.preprocess import ImagePreprocess
+from vitruvian.data.sources import open_source
 from vitruvian.data.split import split
 from vitruvian.data.synthetic import CLASSES, figure, heatmap, picture
 from vitruvian.errors import DataError
+from vitruvian.spec import Data
 from vitruvian.synthetic import LEAST, SyntheticSet, parse
 
 
@@ -159,3 +165,24 @@ def test_the_fewest_examples_can_be_parted_and_one_less_cant() -> None:
     assert set(split(labels, None, 0.2, 0.2, 0)) == {"train", "validation", "test"}
     with pytest.raises(DataError, match="is left for the"):
         split(labels[:-1], None, 0.2, 0.2, 0)
+
+
+def test_the_set_drawn_as_files_is_the_one_that_is_trained_on(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "figures"
+    counts = draw_pictures(out, 30, seed=3, subjects=5, size=32)
+    assert counts == dict.fromkeys(CLASSES, 3)
+    path = out / CLASSES[2] / "000012.png"
+    assert (np.asarray(Image.open(path)) == picture(figure(12, 3, 5), 32)).all()
+    declared = Data.model_validate({"source": str(out), "groupBy": "subject"})
+    source = open_source(declared, ImagePreprocess(size=32))
+    assert len(source.examples) == 30 and {example.group for example in source.examples} <= {
+        f"subject-{number:03d}" for number in range(5)
+    }
+    assert [path.name for path in out.parent.iterdir()] == ["figures"]
+
+
+def test_nothing_is_drawn_over(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(DataError, match="is in the way; choose a new or empty folder"):
+        draw_pictures(tmp_path, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

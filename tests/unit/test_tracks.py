@@ -15,14 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom  # type: ignore[import-untyped]
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
 from tests.bundles import LABELS, make_bundle, picture
 from tests.serving import Held, b64, infer_binary, problem, sample, serving
 from tests.versions import both, make_other, tracks, wait_until
 from vitruvian.bundle import Bundle, open_bundle
-from vitruvian.errors import BundleError, VitruvianError
+from vitruvian.cli import app
+from vitruvian.errors import BundleError, SpecError, VitruvianError
 from vitruvian.inference.app import create_app
-from vitruvian.inference.challenger import open_challenger
+from vitruvian.inference.challenger import check_there, open_challenger
 from vitruvian.inference.predictor import Predictor
 from vitruvian.inference.rules import Rules, challenger_settings, cookie, drawn, new_cookie
 from vitruvian.inference.service import Settings
@@ -299,6 +301,14 @@ def test_a_challenger_loads_while_the_champion_answers(one: Bundle, two: Bundle)
         go.set()
         wait_until(lambda: tracks(client).state == "ready", "it isn't ready")
         assert ask(client).json()["version"] == "v2"
+
+
+def test_a_mistyped_challenger_ends_the_start_with_one_line(one: Bundle, tmp_path: Path) -> None:
+    nothing = tmp_path / "nope"
+    failed = CliRunner().invoke(app, ["serve", str(one.folder), "--challenger", str(nothing)]).exception
+    assert isinstance(failed, SpecError)
+    assert str(failed) == f"--challenger: there is no folder '{nothing}'; check the address"
+    check_there("s3://models/nope")
 
 
 @pytest.mark.parametrize("fault", ["missing", "golden", "input", "name", "surprise"])

@@ -25,6 +25,10 @@ _MARGIN = 0.25
 keeps the lanes busy, however short it is."""
 
 
+_SHORT = 0.1
+"""Seconds; of what is shorter, two digits behind the point tell too little."""
+
+
 class Ticket:
     """One request's claim to an answer: until when, and whether somebody still waits for it."""
 
@@ -137,7 +141,13 @@ def check_wait(wait: float, work: float, left: float, longest_wait: float) -> No
     # What can begin at once is tried, whatever it took before: how else would a wrong estimate be found out?
     if left <= 0 or (wait and wait + work > left * (1 - _MARGIN)):
         seconds = max(1, math.ceil(wait))
-        raise retry(LATE, f"the answer would take {wait + work:.2f} s, and {max(left, 0):.2f} s are left", seconds)
+        what = f"the answer would take {_shown(wait + work)} s, and {_shown(max(left, 0))} s are left"
+        raise retry(LATE, what, seconds)
+
+
+def _shown(seconds: float) -> str:
+    """Return seconds with as many digits as tell something."""
+    return f"{seconds:.2f}" if seconds >= _SHORT else f"{seconds:.6f}".rstrip("0").rstrip(".")
 
 
 def late() -> Problem:

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from vitruvian.bundle import Bundle, open_bundle
+from vitruvian.errors import SpecError
 from vitruvian.inference.predictor import Predictor
 from vitruvian.inference.rules import Rules, challenger_settings
 from vitruvian.inference.service import Settings
 from vitruvian.machine import usable_cpus
+from vitruvian.store import open_store
+
+
+def check_there(address: str) -> None:
+    """Raise `SpecError` for a folder that doesn't exist: it is mistyped. What isn't here may be reached later."""
+    local = open_store(address).local()
+    if local is not None and not local.exists():
+        raise SpecError(f"there is no folder '{address}'", where="--challenger", hint="check the address")
 
 
 def open_challenger(address: str, champion: Bundle, settings: Settings, rules: Rules) -> Predictor:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from vitruvian.artifact import cache_folder, digest_of
 from vitruvian.bundle import Bundle, ExportRecord
-from vitruvian.errors import StoreError
+from vitruvian.errors import BundleError, StoreError
 from vitruvian.inference.engine import ENGINES, Engine
 from vitruvian.machine import cpu_features, cpu_model, usable_cpus
 from vitruvian.store import open_store
@@ -53,6 +53,16 @@ def fastest(bundle: Bundle, lanes: int, tell: Callable[[str], None] = lambda lin
     )
     tell(f"a picture takes {shown}: serving {chosen}")
     return bundle.serving(chosen)
+
+
+def chosen(bundle: Bundle, format: str) -> Bundle:
+    """Return the bundle with this export served; raises `BundleError` where a server can't run it, or there is none."""
+    formats = [record.format for record in bundle.info.exports]
+    known = [name for name in formats if name in ENGINES]
+    if format in known:
+        return bundle.serving(format)
+    what = f"'{format}' is for programs elsewhere" if format in formats else f"has no export '{format}'"
+    raise BundleError(what, where=bundle.folder, hint=f"choose one of: {', '.join(known)}")
 
 
 def least(seconds: Mapping[str, float]) -> str:

@@ -9,24 +9,26 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from starlette.requests import ClientDisconnect
 
 from vitruvian.artifact import digest_of
 from vitruvian.errors import StoreError
 from vitruvian.inference.admission import Ticket
 from vitruvian.inference.aside import aside
+from vitruvian.inference.builds import Build, Builds
 from vitruvian.inference.predictor import Head
-from vitruvian.inference.problems import BUSY, LATE, retry
+from vitruvian.inference.problems import LATE, UNUSABLE, Problem, retry
 from vitruvian.inference.protocol import Malformed
 from vitruvian.store import open_store
 
@@ -38,13 +40,16 @@ MOST_PROMPTS = 8192
 """Labels times templates of one request: what it can cost is bounded."""
 _LONGEST_LABEL = 200
 _LONGEST_TEMPLATE = 300
-_MOST_BUILDS = 8
-"""Sets that are being encoded, or wait for it, at once."""
+_MOST_SETS = 1000
+"""That are kept."""
+_BYTES_OF_A_TEXT, _BYTES_OF_A_CHARACTER = 100, 4
 _AT_ONCE = 8
 """Texts that are encoded before predictions get their turn."""
+_CHECKED_AT_ONCE = 256
 _FIRST_GUESS = 0.05
 """Seconds of a text, until one was encoded."""
 _BUILD_SECONDS = 3600.0
+_SHOWN = 60
 
 Run = Callable[[Callable[[], Any], Ticket, float], Awaitable[Any]]
 """Runs a function in a lane; see `Service.run`."""
@@ -55,6 +60,9 @@ class Encoder(Protocol):
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return embeddings (n, width) of length 1."""
+
+    def too_long(self, texts: Sequence[str]) -> int | None:
+        """Return the place of the first text that isn't read to its end; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,13 @@ def vectors(embeddings: NDArray[np.float32], labels: int) -> NDArray[np.float32]
     return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), np.float32)
 
 
+def size_of(asked: Labels, head: Head) -> int:
+    """Return about how many bytes a set takes: each label stands in an index, too."""
+    texts = (*asked.labels, *asked.templates)
+    characters = sum(map(len, texts))
+    return head.weight.nbytes + _BYTES_OF_A_TEXT * len(texts) + _BYTES_OF_A_CHARACTER * characters
+
+
 class LabelSets:
     """The sets of labels that one bundle's server knows; to be used from one event loop.
 
@@ -133,8 +148,9 @@ class LabelSets:
         self._seconds = _FIRST_GUESS
         self._known: OrderedDict[Labels, Head] = OrderedDict()
         self._bytes = 0
-        self._building: dict[Labels, asyncio.Task[Head]] = {}
-        self._turn = asyncio.Semaphore(1)
+        self._places: dict[tuple[str, ...], dict[str, tuple[Labels, int]]] = {}
+        """Of each templates' labels: a set that has the label, and where."""
+        self._builds: Builds[Labels, Head] = Builds()
 
     @property
     def known(self) -> list[Labels]:
@@ -150,17 +166,23 @@ class LabelSets:
         if head is not None:
             self._known.move_to_end(asked)
             return head
-        building = self._building.get(asked)
-        if building is None:
-            if len(self._building) >= _MOST_BUILDS:
-                raise retry(BUSY, f"{len(self._building)} sets of labels are being encoded already", 5)
-            building = self._building[asked] = asyncio.create_task(self._build(asked))
-            building.add_done_callback(lambda task: self._built(asked, task))
-        await asyncio.wait({building}, timeout=max(0.0, ticket.left))
-        if not building.done():
-            seconds = max(1, math.ceil(len(asked.labels) * len(asked.templates) * self._seconds))
-            raise retry(LATE, f"these labels are being encoded, which takes about {seconds} s", seconds)
-        return building.result()
+        build = self._builds.get(asked)
+        if build is None:
+            texts = len(asked.labels) * len(asked.templates)
+            build = self._builds.begin(
+                asked,
+                texts,
+                self._seconds,
+                lambda build: self._build(asked, build),
+                lambda head: self._keep(asked, head),
+            )
+        if await self._builds.wait(asked, build, ticket, self._seconds):
+            assert build.task is not None
+            return build.task.result()
+        if ticket.gone:
+            raise ClientDisconnect
+        seconds = self._builds.seconds(build, self._seconds)
+        raise retry(LATE, f"these labels are being encoded, which takes about {seconds} s", seconds)
 
     async def embed(self, texts: Sequence[str], ticket: Ticket) -> NDArray[np.float32]:
         """Return the embeddings (n, width) of texts; raises a `Problem` where there is no time for it."""
@@ -172,70 +194,101 @@ class LabelSets:
     async def warm(self) -> None:
         """Read what lies on disk, the latest first, as far as there is room; to be run while others are answered."""
         for asked, head in await aside(self._read_all):
-            if asked not in self._known and self._bytes + head.weight.nbytes <= self._most_bytes:
+            if asked not in self._known and self._has_room(size_of(asked, head)):
                 self._keep(asked, head)
                 # Whatever was asked for since the start is newer.
                 self._known.move_to_end(asked, last=False)
 
-    def _built(self, asked: Labels, task: asyncio.Task[Head]) -> None:
-        del self._building[asked]
-        if not task.cancelled() and task.exception() is None:
-            self._keep(asked, task.result())
-
-    async def _build(self, asked: Labels) -> Head:
+    async def _build(self, asked: Labels, build: Build[Head]) -> Head:
         # It may not be warm yet, or any more, or another process may have encoded it.
         kept = await aside(lambda: self._find(asked))
         if kept is not None:
             return kept
-        async with self._turn:
-            rows = self._rows(asked.templates)
-            missing = [label for label in asked.labels if label not in rows]
-            each = max(1, _AT_ONCE // len(asked.templates))
-            for start in range(0, len(missing), each):
-                chunk = missing[start : start + each]
-                rows |= await self._vectors(chunk, asked)
-            weight = np.stack([rows[label] for label in asked.labels]) * np.float32(self._scale)
+        rows = self._rows(asked)
+        missing = [label for label in asked.labels if label not in rows]
+        await self._check(asked, missing, build)
+        each = max(1, _AT_ONCE // len(asked.templates))
+        for start in range(0, len(missing), each):
+            build.left = (len(missing) - start) * len(asked.templates)
+            rows |= await self._vectors(missing[start : start + each], asked, build)
+        weight = np.stack([rows[label] for label in asked.labels]) * np.float32(self._scale)
         head = Head(asked.labels, np.ascontiguousarray(weight, np.float32))
         if self._folder is not None:
             await asyncio.to_thread(self._write, asked, head)
         return head
 
-    def _rows(self, templates: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
-        """Return the vectors of labels that other sets have in the same templates."""
-        return {
-            label: row / np.float32(self._scale)
-            for known, head in self._known.items()
-            if known.templates == templates
-            for label, row in zip(head.labels, head.weight, strict=True)
-        }
+    def _rows(self, asked: Labels) -> dict[str, NDArray[np.float32]]:
+        """Return the vectors of those labels that other sets have in the same templates."""
+        places = self._places.get(asked.templates, {})
+        found = {label: places[label] for label in asked.labels if label in places}
+        return {label: self._known[known].weight[at] / np.float32(self._scale) for label, (known, at) in found.items()}
 
-    async def _vectors(self, labels: Sequence[str], asked: Labels) -> dict[str, NDArray[np.float32]]:
+    async def _check(self, asked: Labels, labels: Sequence[str], build: Build[Head]) -> None:
+        """Raise a `Problem` naming the label that isn't read to its end in one of its sentences."""
+        pairs = [(label, template) for label in labels for template in asked.templates]
+        for start in range(0, len(pairs), _CHECKED_AT_ONCE):
+            part = pairs[start : start + _CHECKED_AT_ONCE]
+            texts = [template.replace("{}", label) for label, template in part]
+            async with self._builds.turn(build):
+                at = await self._run(partial(self._too_long, texts), Ticket(_BUILD_SECONDS), self._seconds)
+            if at is not None:
+                label, template = part[at]
+                what = f"the label '{_short(label)}' is too long for this model in the template '{_short(template)}'"
+                raise Problem(UNUSABLE, f"{what}: its end would not be read; shorten one of them")
+
+    async def _vectors(
+        self, labels: Sequence[str], asked: Labels, build: Build[Head]
+    ) -> dict[str, NDArray[np.float32]]:
         """Return each label's vector, of length 1: the mean over its sentences, each of length 1."""
         texts = [text for label in labels for text in asked.prompts(label)]
         found: list[NDArray[np.float32]] = []
         for start in range(0, len(texts), _AT_ONCE):
             part = texts[start : start + _AT_ONCE]
             # Whoever asked may leave: others may wait for the same.
-            found.append(await self.embed(part, Ticket(_BUILD_SECONDS)))
+            async with self._builds.turn(build):
+                found.append(await self.embed(part, Ticket(_BUILD_SECONDS)))
         return dict(zip(labels, vectors(np.concatenate(found), len(labels)), strict=True))
 
     def _encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        if self._encoder is None:
-            self._encoder = self._load()
+        encoder = self._loaded()
         began = time.monotonic()
-        embeddings = self._encoder.encode(texts)
+        embeddings = encoder.encode(texts)
         self._seconds += 0.2 * ((time.monotonic() - began) / len(texts) - self._seconds)
         return embeddings
 
+    def _too_long(self, texts: Sequence[str]) -> int | None:
+        return self._loaded().too_long(texts)
+
+    def _loaded(self) -> Encoder:
+        if self._encoder is None:
+            self._encoder = self._load()
+        return self._encoder
+
     # What is kept.
 
+    def _has_room(self, more: int) -> bool:
+        return self._bytes + more <= self._most_bytes and len(self._known) < _MOST_SETS
+
     def _keep(self, asked: Labels, head: Head) -> None:
-        former = self._known.pop(asked, None)
+        if asked in self._known:
+            self._known.move_to_end(asked)
+            return
+        size = size_of(asked, head)
+        while self._known and not self._has_room(size):
+            self._forget(next(iter(self._known)))
         self._known[asked] = head
-        self._bytes += head.weight.nbytes - (0 if former is None else former.weight.nbytes)
-        while self._bytes > self._most_bytes and len(self._known) > 1:
-            _, dropped = self._known.popitem(last=False)
-            self._bytes -= dropped.weight.nbytes
+        self._bytes += size
+        places = self._places.setdefault(asked.templates, {})
+        places.update((label, (asked, at)) for at, label in enumerate(asked.labels))
+
+    def _forget(self, asked: Labels) -> None:
+        self._bytes -= size_of(asked, self._known.pop(asked))
+        places = self._places[asked.templates]
+        for label in asked.labels:
+            if places.get(label, (None, 0))[0] is asked:
+                del places[label]
+        if not places:
+            del self._places[asked.templates]
 
     def _name(self, asked: Labels) -> str:
         key = digest_of([self._identity, self._scale, asked.labels, asked.templates])
@@ -271,9 +324,9 @@ class LabelSets:
 
     def _tidy(self) -> None:
         total = 0
-        for path in self._files():
+        for number, path in enumerate(self._files()):
             total += path.stat().st_size
-            if total > self._most_bytes:
+            if total > self._most_bytes or number >= _MOST_SETS:
                 path.unlink(missing_ok=True)
 
     def _read_all(self) -> list[tuple[Labels, Head]]:
@@ -284,9 +337,13 @@ class LabelSets:
         with suppress(OSError):
             for path in self._files():
                 read = _read(path, self._identity)
-                if read is not None and (size := size + read[1].weight.nbytes) <= self._most_bytes:
+                if read is not None and (size := size + size_of(*read)) <= self._most_bytes:
                     found.append(read)
         return found
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _read(path: Path, identity: str) -> tuple[Labels, Head] | None:

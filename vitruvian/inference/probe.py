@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from vitruvian.errors import VitruvianError
 
 _HINT = "check the address, and the server's log"
+_UNKNOWN = 401
 # What proxies answer while they know of no server.
 _NOT_YET = (502, 503, 504)
 _SECONDS_BETWEEN = 0.5
@@ -31,26 +32,28 @@ class Answer(NamedTuple):
     confidence: float
 
 
-def probe(url: str, host: str | None = None, wait: float = 0.0, seconds: float = 10.0) -> Answer:
+def probe(
+    url: str, host: str | None = None, wait: float = 0.0, seconds: float = 10.0, *, key: str | None = None
+) -> Answer:
     """Ask for the class of an input of zeros over the Open Inference Protocol.
 
     `host` goes into the Host header: ingress controllers tell servers apart by it. A server that doesn't answer is
-    asked again for `wait` seconds; a request may take `seconds`. Raises `VitruvianError` where there is no answer, or
-    a wrong one.
+    asked again for `wait` seconds; a request may take `seconds`. `key` is an API key. Raises `VitruvianError` where
+    there is no answer, or a wrong one.
     """
     until = time.monotonic() + wait
     while True:
         try:
-            return _probe(url, host, seconds)
+            return _probe(url, host, seconds, key)
         except NoAnswer:
             if time.monotonic() >= until:
                 raise
             time.sleep(_SECONDS_BETWEEN)
 
 
-def _probe(url: str, host: str | None, seconds: float) -> Answer:
+def _probe(url: str, host: str | None, seconds: float, key: str | None) -> Answer:
     base = (url if "://" in url else f"http://{url}").rstrip("/")
-    headers = {"Accept": "application/json"} | ({"Host": host} if host else {})
+    headers = {"Accept": "application/json"} | ({"Host": host} if host else {}) | ({"X-API-Key": key} if key else {})
     about = _ask(f"{base}/", headers, None, seconds)
     name = str(about.get("classifier"))
     model = f"{base}/v2/models/{name}"
@@ -76,6 +79,9 @@ def _ask(url: str, headers: dict[str, str], body: bytes | None, seconds: float) 
         with urllib.request.urlopen(request, timeout=seconds) as response:
             answer = json.loads(response.read())
     except urllib.error.HTTPError as e:
+        if e.code == _UNKNOWN:
+            what = "doesn't know this key" if "X-API-Key" in headers else "asks for a key"
+            raise VitruvianError(what, where=url, hint="give one that it knows with --key, or VITRUVIAN_KEY") from e
         kind = NoAnswer if e.code in _NOT_YET else VitruvianError
         raise kind(f"answered {e.code}: {e.read(500).decode(errors='replace')}", where=url, hint=_HINT) from e
     except OSError as e:

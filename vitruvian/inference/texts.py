@@ -11,16 +11,18 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from vitruvian.bundle import TextTower
-from vitruvian.errors import BundleError
+from vitruvian.errors import BundleError, DataError
 from vitruvian.inference.engine import EMBEDDING, REMAKE, first_line
 
 TOKENS = "tokens"
+_SHOWN = 60
 
 
 class Texts:
     """A text tower in full precision on one thread; raises `BundleError` naming a file that doesn't load."""
 
     def __init__(self, folder: Path, tower: TextTower) -> None:
+        self._context = tower.context
         path = folder / tower.tokenizer
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
@@ -35,7 +37,17 @@ class Texts:
             raise BundleError(f"can't be loaded ({first_line(e)})", where=path, hint=REMAKE) from e
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return embeddings (n, width) of length 1; of a text that is too long its beginning counts."""
-        tokens = np.array([encoded.ids for encoded in self._tokenizer.encode_batch(list(texts))], np.int64)
+        """Return embeddings (n, width) of length 1; raises `DataError` for a text that wouldn't be read to its end."""
+        encoded = self._tokenizer.encode_batch(list(texts))
+        for text, one in zip(texts, encoded, strict=True):
+            if one.overflowing:
+                what = f"is too long: this model reads {self._context} tokens, and its end would not be read"
+                raise DataError(what, where=repr(text[:_SHOWN]), hint="shorten it")
+        tokens = np.array([one.ids for one in encoded], np.int64)
         (embeddings,) = self._session.run([EMBEDDING], {TOKENS: tokens})
         return np.asarray(embeddings, np.float32)
+
+    def too_long(self, texts: Sequence[str]) -> int | None:
+        """Return the place of the first text that isn't read to its end; None where there is none."""
+        encoded = self._tokenizer.encode_batch(list(texts))
+        return next((at for at, one in enumerate(encoded) if one.overflowing), None)

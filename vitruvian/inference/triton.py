@@ -55,7 +55,6 @@ def statistics(samples: Iterable[Sample], identity: Identity) -> dict[str, Any]:
     return {
         "name": labels["classifier"],
         "version": labels["version"],
-        "last_inference": 0,
         "inference_count": batches["sum"],
         "execution_count": batches["count"],
         "inference_stats": {

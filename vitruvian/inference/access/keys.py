@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 PREFIX: Final = "vtv_"
 """What keys begin with, so that who looks for lost secrets finds them."""
 _SECONDS_BETWEEN_LOOKS = 1.0
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
 def new_key() -> tuple[str, str]:
@@ -52,11 +53,14 @@ def add(path: Path, name: str, digest: str) -> None:
 
     What else the file holds, comments included, stays.
     """
+    if not _NAME.fullmatch(name):
+        hint = "take letters, digits, '.', '_' and '-', 100 at most"
+        raise SpecError(f"{name[:100]!r} can't be a key's name", where=path, hint=hint)
     line = entry_of(name, digest)
     there = path.exists()
     text = path.read_text(encoding="utf-8") if there else "keys:\n"
-    if there:
-        read_keys(path)
+    if there and any(key.name == name for key in read_keys(path)):
+        raise SpecError(f"a key of this name is there: '{name}'", where=path, hint="choose another name")
     indents = re.findall(r"^( *)- ", text, re.MULTILINE)
     text = f"{text.rstrip()}\n{indent(line, indents[-1] if indents else '')}"
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
