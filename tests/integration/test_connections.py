@@ -68,6 +68,14 @@ def test_a_head_as_large_as_allowed_is_answered_and_a_larger_one_is_431(address:
         assert b"urn:vitruvian:problem:head-too-large" in answer
 
 
+def test_nothing_is_answered_after_a_refusal(address: str) -> None:
+    with connect(address) as raw:
+        raw.sendall(head(MOST_HEAD_BYTES + 1) + head(200))
+        answer = read_to_the_end(raw)
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
 @pytest.mark.parametrize(
     ("start", "piece"),
     [

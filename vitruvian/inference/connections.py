@@ -72,6 +72,8 @@ class Connection(HttpToolsProtocol):
             self._refuse(_too_large())
 
     def on_headers_complete(self) -> None:
+        if self._refused:
+            return
         # Exactly only where a body that came with it, or a head that is too large, makes it necessary.
         if self._loose > MOST_HEAD_BYTES and self._head_bytes() > MOST_HEAD_BYTES:
             self._refuse(_too_large())
