@@ -333,6 +333,15 @@ def test_what_cant_be_embedded_is_refused(client: TestClient, asked: dict[str, A
     problem(client.post("/v1/embeddings", json=asked), status)
 
 
+def test_a_text_that_isnt_read_to_its_end_is_refused(client: TestClient) -> None:
+    long = "red " * 30
+    found = problem(client.post("/v1/embeddings", json={"input": ["a red.", long]}), 422)
+    assert "'red red " in found["detail"] and "this model reads 16 tokens" in found["detail"]
+    asked = {"image": b64(picture("red")), "labels": [long, "blue"]}
+    found = problem(client.post("/predict", json=asked), 422)
+    assert "the label 'red red " in found["detail"] and "in the template 'a photo of {}.'" in found["detail"]
+
+
 def test_a_model_without_embeddings_says_so(plain: TestClient) -> None:
     assert "no embeddings" in problem(plain.post("/v1/embeddings", json={"input": "x"}), 422)["detail"]
 

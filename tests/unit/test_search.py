@@ -84,6 +84,11 @@ def test_a_score_is_the_cosine_of_a_pictures_and_a_texts_embedding(bundle: Bundl
     assert cosine == pytest.approx(float(image @ text) / np.linalg.norm(image) / np.linalg.norm(text), abs=1e-5)
 
 
+def test_words_that_arent_read_to_their_end_are_refused(bundle: Bundle) -> None:
+    with pytest.raises(DataError, match="is too long: this model reads 16 tokens"):
+        embed_texts(bundle, ["red", "red " * 30])
+
+
 def test_a_picture_is_embedded_once(bundle: Bundle, pictures: Path) -> None:
     first = look(bundle, pictures)
     again = look(bundle, pictures)
