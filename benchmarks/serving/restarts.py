@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,12 +57,14 @@ async def _restart(server: Running, count: int, restarts: Restarts, over: asynci
     """End the oldest process as soon as the youngest is old enough to answer."""
     parent = psutil.Process(server.process.pid)
     while restarts.done < count:
-        children = sorted(parent.children(), key=lambda child: child.create_time())
-        if len(children) == _PROCESSES and time.time() - children[-1].create_time() > _SECONDS_TO_START:
-            os.kill(children[0].pid, signal.SIGTERM)
-            restarts.done += 1
-            while children[0].is_running() and children[0].status() != psutil.STATUS_ZOMBIE:
-                await asyncio.sleep(0.05)
+        # A child may be gone between two looks at it.
+        with suppress(psutil.NoSuchProcess):
+            children = sorted(parent.children(), key=lambda child: child.create_time())
+            if len(children) == _PROCESSES and time.time() - children[-1].create_time() > _SECONDS_TO_START:
+                os.kill(children[0].pid, signal.SIGTERM)
+                restarts.done += 1
+                while children[0].status() != psutil.STATUS_ZOMBIE:
+                    await asyncio.sleep(0.05)
         await asyncio.sleep(0.05)
     over.set()
 

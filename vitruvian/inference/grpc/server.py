@@ -17,6 +17,7 @@ from vitruvian.inference.envelope import FORESEEN, problem_of
 from vitruvian.inference.grpc import tensors
 from vitruvian.inference.grpc.arrivals import Arrivals
 from vitruvian.inference.grpc.messages import message, methods
+from vitruvian.inference.labels import MOST_LABELS
 from vitruvian.inference.problems import (
     BUSY,
     FORBIDDEN,
@@ -280,7 +281,8 @@ class GrpcServer:
         share = drawn.bodies.share()
         try:
             share.add(asked.ByteSize())
-            request, labels, templates = oip.take_texts(tensors.read(asked))
+            most = max(MOST_LABELS, drawn.settings.max_inputs)
+            request, labels, templates = oip.take_texts(tensors.read(asked, most))
             ticket.limit(oip.timeout(request))
             precision = call.metadata.get("x-precision") or request.parameters.get("precision")
             floats = any(tensor.datatype == "FP32" for tensor in request.inputs)
