@@ -470,6 +470,8 @@ def serve(
     ] = 30.0,
 ) -> None:
     """Serve a bundle over HTTP, with a page for people."""
+    # Before numpy is loaded. Its products here are small: threads that wait for each other on busy CPUs only cost.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from vitruvian.bundle import open_bundle
 
     if challenger is None and (share or shadow or sticky_cookie):

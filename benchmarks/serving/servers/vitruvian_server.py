@@ -5,6 +5,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+# As `vitruvian serve` does.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
