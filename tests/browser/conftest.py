@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Error, sync_playwright
+from playwright.sync_api import Browser, Error, expect, sync_playwright
 
 from tests.browser.pages import Open, running, visiting
 from tests.bundles import make_bundle
@@ -26,6 +26,10 @@ FLAGS = (
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
 )
+
+
+# A machine that does much else takes its time.
+expect.set_options(timeout=20_000)
 
 
 @pytest.fixture(scope="module")

@@ -91,6 +91,14 @@ def _pretrained(weights: dict[str, str], name: str, **declared: Any) -> Model:
     return _model(**{"architecture": kind, "pretrained": weights[name], **size, **head, **declared})
 
 
+def _same(module: nn.Module, loaded: nn.Module, images: torch.Tensor) -> bool:
+    """Tell whether two modules have the same values to the bit, and the same answers."""
+    one, other = module.state_dict(), loaded.state_dict()
+    # Which kernel multiplies, and so how it rounds, follows from where values lie in memory.
+    near = torch.allclose(module(images), loaded(images), rtol=1e-5, atol=1e-5)
+    return near and one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
 @pytest.mark.parametrize("name", SCRATCH)
 def test_what_is_saved_answers_the_same_to_the_bit(name: str, tmp_path: Path) -> None:
     model = _model(**SCRATCH[name])
@@ -101,7 +109,7 @@ def test_what_is_saved_answers_the_same_to_the_bit(name: str, tmp_path: Path) ->
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
     loaded = architecture(model.architecture).load(tmp_path).eval()
     with torch.inference_mode():
-        assert torch.equal(module(images), loaded(images))
+        assert _same(module, loaded, images)
         assert loaded(images).shape == (6, 3)
     assert _changed(loaded, lambda: architecture(model.architecture).save(loaded, tmp_path)) == set()
 
@@ -115,7 +123,7 @@ def test_a_copy_without_values_takes_them_from_another(name: str, tmp_path: Path
     architecture(model.architecture).save(shell, tmp_path)
     loaded = architecture(model.architecture).load(tmp_path).eval()
     with torch.inference_mode():
-        assert torch.equal(module.eval()(images), loaded(images))
+        assert _same(module.eval(), loaded, images)
 
 
 @pytest.mark.parametrize("name", SCRATCH)
