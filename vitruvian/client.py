@@ -14,6 +14,7 @@ import io
 import os
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,7 +80,7 @@ class _Asked:
     """Paths of the files in it, by what the server calls them."""
 
 
-class _Client:
+class _Client(ABC):
     """What both clients have in common: requests, and what is to be done about answers. Nothing here waits."""
 
     def __init__(
@@ -90,10 +91,19 @@ class _Client:
         timeout: float = 30.0,
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        """Connect when the first question comes.
+
+        `url` is the server's address. `api_key` is a key or a token, sent as `Authorization: Bearer`. `timeout` is how
+        many seconds an answer may take, all attempts together. `headers` go with every request.
+        """
         self.url = url.rstrip("/")
         self.timeout = timeout
         bearer = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._headers = {"Accept": "application/json", **bearer, **(headers or {})}
+        self._open({"Accept": "application/json", **bearer, **(headers or {})})
+
+    @abstractmethod
+    def _open(self, headers: Mapping[str, str]) -> None:
+        """Make what sends requests to `url`, all with these headers."""
 
     def _sent(self, until: float) -> dict[str, Any]:
         left = until - time.monotonic()
@@ -218,21 +228,8 @@ def _rows(document: Mapping[str, Any]) -> NDArray[np.float32]:
 class InferenceClient(_Client):
     """Asks a server; from one thread or several. Raises `InferenceError` and `NoAnswer`."""
 
-    def __init__(
-        self,
-        url: str = "http://127.0.0.1:8080",
-        *,
-        api_key: str | None = None,
-        timeout: float = 30.0,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """Connect when the first question comes.
-
-        `url` is the server's address. `api_key` is a key or a token, sent as `Authorization: Bearer`. `timeout` is how
-        many seconds an answer may take, all attempts together. `headers` go with every request.
-        """
-        super().__init__(url, api_key=api_key, timeout=timeout, headers=headers)
-        self._http = httpx.Client(base_url=self.url, headers=self._headers)
+    def _open(self, headers: Mapping[str, str]) -> None:
+        self._http = httpx.Client(base_url=self.url, headers=headers)
 
     def __enter__(self) -> Self:
         return self
@@ -315,17 +312,8 @@ class InferenceClient(_Client):
 class AsyncInferenceClient(_Client):
     """Asks a server from an event loop; see `InferenceClient`."""
 
-    def __init__(
-        self,
-        url: str = "http://127.0.0.1:8080",
-        *,
-        api_key: str | None = None,
-        timeout: float = 30.0,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """Connect when the first question comes; the arguments are those of `InferenceClient`."""
-        super().__init__(url, api_key=api_key, timeout=timeout, headers=headers)
-        self._http = httpx.AsyncClient(base_url=self.url, headers=self._headers)
+    def _open(self, headers: Mapping[str, str]) -> None:
+        self._http = httpx.AsyncClient(base_url=self.url, headers=headers)
 
     async def __aenter__(self) -> Self:
         return self
