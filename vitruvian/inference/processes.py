@@ -113,7 +113,7 @@ def run(count: int, work: Callable[[int, Board], int], *, linger: float, drain: 
                 if code > 0 and not ever_ready:
                     # It has told why.
                     _end(children, signal.SIGTERM, drain)
-                    return code or 1
+                    return code
                 _wait_longer(child, code)
             _look(children, board)
             ever_ready = ever_ready or board.ready > 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from vitruvian.bundle import TextTower
 from vitruvian.errors import BundleError, DataError
@@ -39,15 +39,18 @@ class Texts:
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return embeddings (n, width) of length 1; raises `DataError` for a text that wouldn't be read to its end."""
         encoded = self._tokenizer.encode_batch(list(texts))
-        for text, one in zip(texts, encoded, strict=True):
-            if one.overflowing:
-                what = f"is too long: this model reads {self._context} tokens, and its end would not be read"
-                raise DataError(what, where=repr(text[:_SHOWN]), hint="shorten it")
+        at = _first_cut(encoded)
+        if at is not None:
+            what = f"is too long: this model reads {self._context} tokens, and its end would not be read"
+            raise DataError(what, where=repr(texts[at][:_SHOWN]), hint="shorten it")
         tokens = np.array([one.ids for one in encoded], np.int64)
         (embeddings,) = self._session.run([EMBEDDING], {TOKENS: tokens})
         return np.asarray(embeddings, np.float32)
 
     def too_long(self, texts: Sequence[str]) -> int | None:
         """Return the place of the first text that isn't read to its end; None where there is none."""
-        encoded = self._tokenizer.encode_batch(list(texts))
-        return next((at for at, one in enumerate(encoded) if one.overflowing), None)
+        return _first_cut(self._tokenizer.encode_batch(list(texts)))
+
+
+def _first_cut(encoded: Sequence[Encoding]) -> int | None:
+    return next((at for at, one in enumerate(encoded) if one.overflowing), None)

@@ -136,7 +136,8 @@ class Asked:
         return replace(self, precision=precision, top_k=top_k)
 
 
-def _kind(content_type: str) -> str:
+def kind_of_content(content_type: str) -> str:
+    """Return a content type without its parameters."""
     return content_type.partition(";")[0].strip().lower()
 
 
@@ -145,7 +146,7 @@ async def asked_in_body(content_type: str, body: bytes, ticket: Ticket) -> Asked
 
     Raises `Malformed`, or a `Problem` for a content type that carries no file.
     """
-    kind = _kind(content_type)
+    kind = kind_of_content(content_type)
     if kind == _FORM:
         return await in_turn(len(body), lambda: _asked_in_form(content_type, body, FIELDS, 1), ticket)
     if kind in _RAW or kind.startswith("image/"):
@@ -163,7 +164,7 @@ async def asked_in_json(content_type: str, body: bytes, ticket: Ticket) -> Asked
 
     Raises `Malformed`, or a `Problem` for a content type that surely is something else.
     """
-    if _kind(content_type) == _FORM or _kind(content_type).startswith("image/"):
+    if kind_of_content(content_type) == _FORM or kind_of_content(content_type).startswith("image/"):
         raise Problem(UNSUPPORTED, "/predict takes JSON; send a form, or the file as the body, to /predict/image")
     return await in_turn(len(body), lambda: _asked_in_json(body), ticket)
 
@@ -186,7 +187,7 @@ async def asked_in_batch(content_type: str, body: bytes, most: int, ticket: Tick
 
     Raises `Malformed`, or a `Problem` for a content type that surely is something else.
     """
-    kind = _kind(content_type)
+    kind = kind_of_content(content_type)
     if kind == _FORM:
         fields = (*FIELDS, "files", "images")
         return await in_turn(len(body), lambda: _asked_in_form(content_type, body, fields, most), ticket)

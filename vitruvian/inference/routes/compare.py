@@ -17,7 +17,7 @@ from vitruvian.inference.routes.people import checked_top, query, said_by, told
 from vitruvian.inference.routes.taking import Files, Taken, as_json, header, taken
 from vitruvian.inference.service import Service
 from vitruvian.inference.tracks import Tracks
-from vitruvian.inference.uploads import Asked, Sent, asked_in_body, asked_in_json
+from vitruvian.inference.uploads import Asked, Sent, asked_in_body, asked_in_json, kind_of_content
 
 
 class Compare:
@@ -41,8 +41,7 @@ class Compare:
             champion, ticket, body, _ = held
             self.tracks.claim(challenger, request.state.headers, ticket.left)
             content_type = header(request, "content-type") or ""
-            in_json = content_type.partition(";")[0].strip().lower() == "application/json"
-            read = asked_in_json if in_json else asked_in_body
+            read = asked_in_json if kind_of_content(content_type) == "application/json" else asked_in_body
             asked = (await read(content_type, body, ticket)).or_else(query(request))
             mine, one, content = await self._answer(champion, asked, asked.files[0], held)
             # A URL is fetched once.
