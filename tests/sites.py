@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
 import errno
-import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 
 import httpcore
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 Answer = bytes | Callable[[asyncio.StreamWriter], Awaitable[None]]
 PICTURE = b"\x89PNG\r\n\x1a\n and so on"
@@ -148,54 +141,3 @@ class Counting(httpcore.AsyncNetworkBackend):
         if self._real is None:
             raise httpcore.ConnectError("there is no network")
         return await self._real.connect_tcp(host, port, timeout, local_address, socket_options)
-
-
-class Authority:
-    """A certificate authority of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "an authority of these tests")])
-        self._made = 0
-        constraints = x509.BasicConstraints(ca=True, path_length=None)
-        certificate = self._begin(self._name, self._key).add_extension(constraints, critical=True)
-        self._file = folder / "authority.pem"
-        self._file.write_bytes(certificate.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-
-    def trusted(self) -> ssl.SSLContext:
-        """Return what a client uses that trusts this authority only."""
-        return ssl.create_default_context(cafile=str(self._file))
-
-    def server(self, *hosts: str) -> ssl.SSLContext:
-        """Return what a server of these names and addresses uses."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        names = x509.SubjectAlternativeName(
-            [x509.DNSName(host) if host[-1].isalpha() else x509.IPAddress(ipaddress.ip_address(host)) for host in hosts]
-        )
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a server")])
-        certificate = self._begin(name, key).add_extension(names, critical=False).sign(self._key, hashes.SHA256())
-        self._made += 1
-        file = self._folder / f"server-{self._made}.pem"
-        file.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-            + certificate.public_bytes(serialization.Encoding.PEM)
-        )
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(file)
-        return context
-
-    def _begin(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-        now = datetime.datetime.now(datetime.UTC)
-        day = datetime.timedelta(days=1)
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - day)
-            .not_valid_after(now + day)
-        )

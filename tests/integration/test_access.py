@@ -17,7 +17,7 @@ from tritonclient import grpc as triton
 from tritonclient.utils import InferenceServerException
 from typer.testing import CliRunner
 
-from tests.bundles import make_bundle, picture
+from tests.bundles import picture
 from tests.certificates import Authority
 from tests.ports import free_port
 from tests.processes import serving
@@ -25,13 +25,6 @@ from vitruvian.cli import app
 from vitruvian.inference.access.keys import digest_of, new_key
 
 CLI = CliRunner(env={"COLUMNS": "300"})
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("bundle")
-    make_bundle(root)
-    return root / "store"
 
 
 def infer(client: triton.InferenceServerClient, **headers: str) -> Any:

@@ -15,18 +15,11 @@ import httpx
 import psutil
 import pytest
 
-from tests.bundles import make_bundle, picture
+from tests.bundles import picture
 from vitruvian.bundle import open_bundle
 from vitruvian.inference import connections
 from vitruvian.inference.connections import MOST_HEAD_BYTES
 from vitruvian.inference.server import Server
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("bundle")
-    make_bundle(root)
-    return root / "store"
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from tritonclient.grpc import aio as triton
 
-from tests.bundles import make_bundle, picture
+from tests.bundles import picture
 from vitruvian.bundle import open_bundle
 from vitruvian.inference.access.guard import Guard
 from vitruvian.inference.grpc import arrivals
@@ -22,13 +22,6 @@ from vitruvian.inference.service import Settings
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("bundle")
-    make_bundle(root)
-    return root / "store"
 
 
 @pytest.fixture(scope="module")

@@ -20,13 +20,6 @@ from tests.ports import free_port
 from tests.processes import serving
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("bundle")
-    make_bundle(root)
-    return root / "store"
-
-
 def test_counters_equal_what_clients_got_though_processes_are_killed() -> None:
     counted = tally.count(2000)
     assert counted.killed >= 1

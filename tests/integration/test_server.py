@@ -38,13 +38,6 @@ except VitruvianError as e:
 """
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("bundle")
-    make_bundle(root)
-    return root / "store"
-
-
 @contextmanager
 def process(store: Path, port: int = 0) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", PROGRAM, str(store), str(port)]

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from tests.sites import PICTURE, Answer, Authority, Counting, Site, Traps, redirect, reply, serving, traps
+from tests.certificates import Authority
+from tests.sites import PICTURE, Answer, Counting, Site, Traps, redirect, reply, serving, traps
 from vitruvian.inference.remote.allowed import Allowed
 from vitruvian.inference.remote.fetch import Fetcher, Limits, NotFetched
 from vitruvian.inference.remote.urls import NotAllowedUrl

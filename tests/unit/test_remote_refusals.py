@@ -15,7 +15,8 @@ from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
 from tests.addresses import PUBLIC, REFUSED
-from tests.sites import Authority, Counting, Traps, redirect, reply, serving, traps
+from tests.certificates import Authority
+from tests.sites import Counting, Traps, redirect, reply, serving, traps
 from vitruvian.inference.remote.allowed import Allowed
 from vitruvian.inference.remote.fetch import Fetcher, Limits, NotFetched
 from vitruvian.inference.remote.urls import NotAllowedUrl, Url
