@@ -76,10 +76,8 @@ class Checkpoints:
     store: Store
     keep: int
     state: State = field(default_factory=State)
-    frozen: str | None = None
-    """What the weights that don't learn are known by: no checkpoint holds them."""
     chosen: Chosen | None = None
-    """What is saved of the chosen epoch instead of its whole weights, where some don't learn."""
+    """What is saved of the chosen epoch, where some weights don't learn: those are in no checkpoint."""
     _tag: str | None = None
     _behind: Behind = field(default_factory=Behind)
     _stager: DefaultStager = field(default_factory=lambda: _stager())
@@ -125,7 +123,7 @@ class Checkpoints:
         copied: Any = self._stager.stage(self._tensors(module, optimizer, rank))
         prefix = f"step-{step:08d}-attempt-{self.state.attempt}"
         about = {"attempt": self.state.attempt, "step": step, "world": world, "position": asdict(position)}
-        about["frozen"] = self.frozen
+        about["frozen"] = self._frozen
 
         def write() -> None:
             self._write_out(copied, prefix, about, rank, world)
@@ -200,8 +198,8 @@ class Checkpoints:
         Raises `TrainingError` where the weights that don't learn are others than when it was saved.
         """
         state = self._tensors(module, optimizer, rank)
-        former, position = _place(folder, str(folder))
-        if json.loads((folder / artifact.MANIFEST).read_text()).get("frozen") != self.frozen:
+        former, position, frozen = _place(folder, str(folder))
+        if frozen != self._frozen:
             what = "the weights that don't learn are not those that this run began with"
             hint = "bring back what model.pretrained led to, or delete the run's checkpoints to begin anew"
             raise TrainingError(what, where=self.store.url, hint=hint)
@@ -214,15 +212,19 @@ class Checkpoints:
             optimizer,
             model_state_dict=state["model"],
             optim_state_dict=state["optimizer"],
-            options=_LEARNED if self.frozen else None,
+            options=_LEARNED if self.chosen else None,
         )
         for name, generator in _generators(rank).items():
             if name in state:
                 generator.set_state(state[name])
         return position
 
+    @property
+    def _frozen(self) -> str | None:
+        return self.chosen.frozen if self.chosen else None
+
     def _tensors(self, module: nn.Module, optimizer: torch.optim.Optimizer, rank: int) -> dict[str, Any]:
-        model, optim = get_state_dict(module, optimizer, options=_LEARNED if self.frozen else None)
+        model, optim = get_state_dict(module, optimizer, options=_LEARNED if self.chosen else None)
         # DCP keeps one rank's value of a key: each rank's generator has a key of its own.
         generators = {name: generator.get_state() for name, generator in _generators(rank).items()}
         chosen = {"chosen": self.chosen.state} if self.chosen else {}
@@ -272,8 +274,8 @@ def _parse(content: bytes, where: str) -> State:
         raise TrainingError("is damaged", where=where, hint="delete it to begin this run anew") from e
 
 
-def _place(folder: Path, where: str) -> tuple[int, Position]:
-    """Return how many workers saved a checkpoint, and where the run stood; raises `ArtifactError`."""
+def _place(folder: Path, where: str) -> tuple[int, Position, str | None]:
+    """Return how many workers saved a checkpoint, where the run stood, and what it rests on; raises `ArtifactError`."""
     try:
         saved = json.loads((folder / artifact.MANIFEST).read_text())
         world, place = saved["world"], saved["position"]
@@ -286,7 +288,7 @@ def _place(folder: Path, where: str) -> tuple[int, Position]:
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise ArtifactError("is damaged", where=where, hint="delete this checkpoint") from e
-    return world, position
+    return world, position, saved.get("frozen")
 
 
 def _stager() -> DefaultStager:

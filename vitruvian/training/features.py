@@ -21,6 +21,7 @@ from vitruvian.models.registry import Featured
 from vitruvian.spec import Training
 from vitruvian.store import FolderStore
 from vitruvian.training.batches import load, share
+from vitruvian.training.frozen import take_in
 from vitruvian.training.precision import autocast
 from vitruvian.training.together import everywhere
 
@@ -115,8 +116,7 @@ def _key(
     for index, part in enumerate(module.front()):
         weights.update(repr(part).encode())
         for name, value in sorted(part.state_dict().items()):
-            weights.update(f"{index} {name} {value.dtype} {tuple(value.shape)}".encode())
-            weights.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            take_in(weights, f"{index} {name}", value)
     for _, each in sorted(parts.items()):
         for shard in each.shards:
             examples.update(f"{shard.dtype} {shard.shape}".encode())

@@ -16,16 +16,23 @@ def frozen_digest(module: nn.Module) -> str | None:
         return None
     digest = hashlib.sha256()
     for name, value in sorted(found.items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        take_in(digest, name, value)
     return digest.hexdigest()
+
+
+def take_in(digest: hashlib._Hash, name: str, value: torch.Tensor) -> None:
+    """Add a value, its name, type and shape to a digest."""
+    digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+    digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
 class Chosen:
     """What the chosen epoch knew beyond the weights that don't learn; until one is chosen, what the run began with."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, frozen: str) -> None:
         self._module = module
+        self.frozen = frozen
+        """The digest of the weights that don't learn."""
         self.state = {name: value.detach().clone() for name, value in self._learned().items()}
 
     def _learned(self) -> dict[str, torch.Tensor]:

@@ -24,7 +24,7 @@ from vitruvian.training.batches import ahead, augment, load, order, share
 from vitruvian.training.checkpoints import Checkpoints, Position
 from vitruvian.training.features import Features, computed, fixed, hindrance
 from vitruvian.training.frozen import Chosen, frozen_digest
-from vitruvian.training.job import Emit, Job, waited
+from vitruvian.training.job import Emit, Job, ended, waited
 from vitruvian.training.parallel import Learner
 from vitruvian.training.together import anywhere
 
@@ -72,8 +72,8 @@ def _train(job: Job, rank: int, world: int, emit: Emit, device: torch.device) ->
     learner = Learner(module, settings, world, device, on_features=kept is not None)
     optimizer = _optimizer(module, settings, settings.learning_rate or default_learning_rate(job.model))
 
-    checkpoints = Checkpoints(open_store(job.checkpoints), settings.checkpoints.keep, frozen=frozen)
-    checkpoints.chosen = chosen = Chosen(module) if frozen else None
+    checkpoints = Checkpoints(open_store(job.checkpoints), settings.checkpoints.keep)
+    checkpoints.chosen = chosen = Chosen(module, frozen) if frozen else None
     position = _resume(checkpoints, module, optimizer, rank, world, emit)
     learner.scale = position.scale or learner.scale
     if position == Position():
@@ -101,7 +101,7 @@ def _train(job: Job, rank: int, world: int, emit: Emit, device: torch.device) ->
         }
     )
 
-    while position.epoch < settings.epochs and not _out_of_patience(position, settings):
+    while not ended(position.history, settings):
         began = time.monotonic()
         epoch = position.epoch
         # The sums of an interrupted epoch are counted once, on rank 0.
@@ -310,12 +310,6 @@ def _summed(loss: float, correct: int, seen: int, world: int) -> Sums:
     sums = torch.tensor([loss, correct, seen], dtype=torch.float64)
     dist.all_reduce(sums)
     return Sums(float(sums[0]), int(sums[1]), int(sums[2]))
-
-
-def _out_of_patience(position: Position, settings: Training) -> bool:
-    if settings.early_stopping is None:
-        return False
-    return waited(position.history) >= settings.early_stopping.patience
 
 
 def _resume(
