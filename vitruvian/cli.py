@@ -479,8 +479,11 @@ def serve(
     if challenger is not None and track is not Track.stable:
         raise SpecError("goes beside a champion only", where="--challenger", hint=f"leave out --track {track.value}")
     with _needs("serve"):
+        from vitruvian.inference.aside import begun
         from vitruvian.inference.processes import prepare_metrics
 
+        # Checksums of a large bundle take as long as the imports, and need another CPU.
+        opened = begun(lambda: open_bundle(bundle))
         if processes > 1:
             prepare_metrics()
         from vitruvian.inference import server
@@ -495,7 +498,7 @@ def serve(
         check_there(challenger)
     startup = Startup()
     with startup.time("fetch" if bundle.startswith("s3://") else "verify"):
-        found = open_bundle(bundle)
+        found = opened()
     with startup.time("choose"):
         count = lanes or max(1, usable_cpus() // processes)
         found = chosen(found, format.value) if format else fastest(found, count, _tell)

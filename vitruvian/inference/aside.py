@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import TypeVar
 
@@ -37,3 +38,17 @@ async def aside(call: Callable[[], T]) -> T:
 
     threading.Thread(target=run, name="aside", daemon=True).start()
     return await future
+
+
+def begun(call: Callable[[], T]) -> Callable[[], T]:
+    """Begin to run a function; return what waits for its end, and returns or raises what it does."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as e:
+            future.set_exception(e)
+
+    threading.Thread(target=run, name="begun", daemon=True).start()
+    return future.result

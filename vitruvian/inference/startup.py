@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 STAGES = ("start", "fetch", "verify", "choose", "load", "warm_up")
-"""Python and imports; copying and checking a bundle; checking one that lies here; the fastest export; the model; the
-golden answer."""
+"""Python and imports; copying and checking a bundle, or checking one that lies here, for as long as that goes on after
+the imports; the fastest export; the model; the golden answer."""
 
 
 class Startup:
