@@ -1,12 +1,13 @@
-"""Real motion capture, five coarse classes, single frames of styles that training never saw.
+"""Real motion, single frames of groups (a style, a source of films) that training never saw.
 
-Three ways to tell the classes apart, measured on the same pictures: a logistic regression on the keypoints, the heatmap
-CNN and a vision transformer from scratch on drawn pictures. The classifiers run through the product's own commands, as
-a user would run them; they learn from the peak frame in several views and from a few of all frames.
+Ways to tell the classes apart, measured on the same frames: a logistic regression on the keypoints, and the product's
+architectures, which learn from scratch: the heatmap CNN from heatmaps, the others from drawn pictures. They run through
+the product's own commands, as a user would run them; they learn from the peak frame, in several views where the motion
+is known in three dimensions, and from a few of all frames.
 
-Few styles make any one split a matter of luck: each seed gives another one.
+Few groups make any one split a matter of luck: each seed gives another one.
 
-    make bench-motion [ARGS="--seeds 0 1 2 --data FOLDER --folder FOLDER"]
+    make bench-motion [ARGS="--seeds 0 1 2 --architectures vit clip --data FOLDER --folder FOLDER"]
 """
 
 from __future__ import annotations
@@ -40,32 +41,33 @@ DATA = ROOT.parent / "shared" / "data" / "mocap-17kp"
 VIEWS = 8
 YAW = 30
 FRAMES = 4
+FRAMES_OF_2D = 12
 
-CLASSIFIERS = {
-    "heatmap-cnn": """\
-metadata: {{name: motion-heatmap-cnn}}
+CLASSIFIER = """\
+apiVersion: vitruvian.dev/v1alpha1
+kind: Classifier
+metadata: {{name: motion-{architecture}}}
 spec:
-  data: {{source: {source}, format: heatmaps, groupBy: group, seed: {seed}}}
-  model: {{architecture: heatmap-cnn}}
+  data: {{source: {source}, format: {form}, groupBy: group, seed: {seed}}}
+  model: {model}
   training:
-    {{strategy: ddp, workers: 2, epochs: 3, batchSize: 32, learningRate: 2e-3, augmentation: light,
-      weightDecay: 1.0, labelSmoothing: 0.1, earlyStopping: null, select: last, seed: {seed}}}
+    {{strategy: ddp, workers: 2, batchSize: 32, augmentation: light, labelSmoothing: 0.1, earlyStopping: null,
+      select: last, seed: {seed}, {training}}}
   artifacts: {artifacts}
-""",
-    "vit": """\
-metadata: {{name: motion-vit}}
-spec:
-  data: {{source: {source}, format: images, groupBy: group, seed: {seed}}}
-  model:
-    architecture: vit
-    dimensions: {{imageSize: 48, patchSize: 8, hiddenSize: 96, layers: 4, heads: 4, intermediateSize: 192}}
-  training:
-    {{strategy: ddp, workers: 2, epochs: 24, batchSize: 32, learningRate: 2e-3, augmentation: light,
-      labelSmoothing: 0.1, earlyStopping: null, select: last, seed: {seed}}}
-  artifacts: {artifacts}
-""",
+"""
+SMALL = "{imageSize: 48, patchSize: 8, hiddenSize: 96, layers: 4, heads: 4, intermediateSize: 192}"
+MODELS = {
+    "heatmap-cnn": "{architecture: heatmap-cnn}",
+    "vit": f"{{architecture: vit, dimensions: {SMALL}}}",
+    "clip": f"{{architecture: clip, dimensions: {SMALL}}}",
+    "resnet50": "{architecture: resnet50, dimensions: {imageSize: 48}}",
 }
-FORMS = {"heatmap-cnn": "heatmaps", "vit": "images"}
+TRAINING = {
+    "heatmap-cnn": "epochs: 3, learningRate: 2e-3, weightDecay: 1.0",
+    "vit": "epochs: 24, learningRate: 2e-3",
+    "clip": "epochs: 24, learningRate: 1e-3",
+    "resnet50": "epochs: 6, learningRate: 1e-3",
+}
 
 
 @dataclass(frozen=True)
@@ -90,37 +92,56 @@ def run(*command: str | Path) -> None:
 
 
 def classifier(name: str, data: Path, folder: Path, seed: int) -> tuple[dict[str, str], set[str], float]:
-    """Train one architecture; return its answers to every peak frame seen from the front, and its test styles."""
-    seen, asked = rendered(data, folder, FORMS[name])
+    """Train one architecture; return its answers to every peak frame seen from the front, and its test groups."""
+    form = "heatmaps" if name == "heatmap-cnn" else "images"
+    seen, asked = rendered(data, folder, form)
     began = time.monotonic()
     declared = folder / f"{name}-{seed}.yaml"
     artifacts = folder / f"artifacts-{name}-{seed}"
-    text = CLASSIFIERS[name].format(source=json.dumps(str(seen)), artifacts=json.dumps(str(artifacts)), seed=seed)
-    declared.write_text("apiVersion: vitruvian.dev/v1alpha1\nkind: Classifier\n" + text)
+    source, kept = json.dumps(str(seen)), json.dumps(str(artifacts))
+    how = {"architecture": name, "model": MODELS[name], "training": TRAINING[name], "form": form}
+    declared.write_text(CLASSIFIER.format(source=source, artifacts=kept, seed=seed, **how))
     run("run", "-f", declared)
     seconds = time.monotonic() - began
     answers = folder / f"{name}-{seed}.csv"
     run("predict", artifacts, asked, "--csv", answers)
     with open(answers, newline="") as file:
         labels = {_take(row["path"]): row["label"] for row in csv.DictReader(file)}
-    return labels, _test_styles(artifacts, seen), seconds
+    return labels, _test_groups(artifacts, seen), seconds
 
 
 def rendered(data: Path, folder: Path, form: str) -> tuple[Path, Path]:
     """Return the folders of what training sees, and of every peak frame seen from the front."""
     seen, asked = folder / f"{form}-train", folder / f"{form}-front"
-    common = ["--as", form, "--labels", "coarse"]
+    motion = read_motion(data)
+    common = ["--as", form, "--labels", "coarse" if motion.coarse else "class"]
     if not asked.exists():
         run("data", "render-keypoints", data, asked, *common, "--frame", "peak")
-    if not seen.exists():
-        turned = [*common, "--yaw", str(YAW), "--seed", "1"]
-        peaks, frames = folder / f"{form}-peaks", folder / f"{form}-frames"
-        for out in (peaks, frames):
-            shutil.rmtree(out, ignore_errors=True)
-        run("data", "render-keypoints", data, peaks, *turned, "--frame", "peak", "--views", str(VIEWS))
-        run("data", "render-keypoints", data, frames, *turned, "--frame", "all", "--most", str(FRAMES))
-        _merge(frames, peaks)
-        peaks.rename(seen)
+    if seen.exists():
+        return seen, asked
+    if motion.dimensions == 2:
+        run(
+            "data",
+            "render-keypoints",
+            data,
+            seen,
+            *common,
+            "--seed",
+            "1",
+            "--frame",
+            "all",
+            "--most",
+            str(FRAMES_OF_2D),
+        )
+        return seen, asked
+    turned = [*common, "--yaw", str(YAW), "--seed", "1"]
+    peaks, frames = folder / f"{form}-peaks", folder / f"{form}-frames"
+    for out in (peaks, frames):
+        shutil.rmtree(out, ignore_errors=True)
+    run("data", "render-keypoints", data, peaks, *turned, "--frame", "peak", "--views", str(VIEWS))
+    run("data", "render-keypoints", data, frames, *turned, "--frame", "all", "--most", str(FRAMES))
+    _merge(frames, peaks)
+    peaks.rename(seen)
     return seen, asked
 
 
@@ -139,8 +160,8 @@ def _take(path: str) -> str:
     return Path(path).stem.rpartition("-")[0]
 
 
-def _test_styles(artifacts: Path, source: Path) -> set[str]:
-    """Return the styles of the test part of the newest prepared data."""
+def _test_groups(artifacts: Path, source: Path) -> set[str]:
+    """Return the groups of the test part of the newest prepared data."""
     with open(source / "groups.csv", newline="") as file:
         groups = {row["path"]: row["group"] for row in csv.DictReader(file)}
     newest = max((artifacts / "stages" / "prepare").glob("*/test.json"), key=lambda path: path.stat().st_mtime)
@@ -148,34 +169,39 @@ def _test_styles(artifacts: Path, source: Path) -> set[str]:
 
 
 def keypoints(data: Path) -> tuple[NDArray[np.float64], NDArray[np.str_], NDArray[np.str_], NDArray[np.str_]]:
-    """Return front-view keypoints of every peak frame in its own box (n, 34), coarse labels, styles and ids."""
+    """Return front-view keypoints of every peak frame in its own box (n, 34 or less), labels, groups and ids.
+
+    Joints that the data never knows are left out.
+    """
     motion = read_motion(data)
-    rows, labels, styles, ids = [], [], [], []
+    rows, labels, groups, ids = [], [], [], []
     for take in motion.sequences:
-        if take.label not in motion.coarse:
+        if motion.coarse and take.label not in motion.coarse:
             continue
         joints = motion.joints[take.start + take.peak].astype(np.float64)
-        flat = np.stack([joints[:, 0], -joints[:, 1]], 1)
-        low, high = flat.min(0), flat.max(0)
+        flat = joints if motion.dimensions == 2 else np.stack([joints[:, 0], -joints[:, 1]], 1)
+        low, high = np.nanmin(flat, 0), np.nanmax(flat, 0)
         rows.append(((flat - (low + high) / 2) / (high - low).max()).ravel())
-        labels.append(motion.coarse[take.label])
-        styles.append(take.group)
+        labels.append(motion.coarse.get(take.label, take.label))
+        groups.append(take.group)
         ids.append(take.id)
-    return np.array(rows), np.array(labels), np.array(styles), np.array(ids)
+    features = np.array(rows)
+    features = np.nan_to_num(features[:, ~np.isnan(features).all(0)])
+    return features, np.array(labels), np.array(groups), np.array(ids)
 
 
-def compare(data: Path, folder: Path, seed: int) -> tuple[list[Row], list[str]]:
-    """Return what each way reached on one split, and the styles of its test."""
-    features, labels, styles, ids = keypoints(data)
+def compare(data: Path, folder: Path, seed: int, architectures: Iterable[str]) -> tuple[list[Row], list[str]]:
+    """Return what each way reached on one split, and the groups of its test."""
+    features, labels, groups, ids = keypoints(data)
     answers, held_out, seconds = {}, {}, {}
-    for name in CLASSIFIERS:
+    for name in architectures:
         answers[name], held_out[name], seconds[name] = classifier(name, data, folder, seed)
-    tested = held_out["vit"]
-    assert tested == held_out["heatmap-cnn"], "both saw the same styles"
-    test = np.isin(styles, sorted(tested))
+    tested, *others = held_out.values()
+    assert all(each == tested for each in others), "all saw the same groups"
+    test = np.isin(groups, sorted(tested))
 
     began = time.monotonic()
-    # It gets the styles of the validation part as well: it has no epoch to choose.
+    # It gets the groups of the validation part as well: it has no epoch to choose.
     regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, C=1.0))
     regression.fit(features[~test], labels[~test])
     right = int((regression.predict(features[test]) == labels[test]).sum())
@@ -194,6 +220,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("artifacts/bench-motion"), help="where to work")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="each decides a split and the weights")
     parser.add_argument("--again", action="store_true", help="begin with an empty folder")
+    parser.add_argument("--architectures", nargs="+", choices=list(MODELS), default=["heatmap-cnn", "vit"])
     asked = parser.parse_args()
     if not (asked.data / "index.json").exists():
         sys.exit(f"{asked.data}: there is no motion capture here; name a folder with ARGS='--data FOLDER'")
@@ -202,14 +229,15 @@ def main() -> None:
     asked.folder.mkdir(parents=True, exist_ok=True)
     found = {}
     for seed in asked.seeds:
-        rows, styles = compare(asked.data, asked.folder, seed)
+        rows, groups = compare(asked.data, asked.folder, seed, asked.architectures)
         found[seed] = {
-            "styles": styles,
+            "groups": groups,
             "rows": {
                 row.name: {"accuracy": row.accuracy, "examples": row.examples, "seconds": row.seconds} for row in rows
             },
         }
-        show(rows, f"split {seed}: {rows[0].examples} single frames of unseen styles: {', '.join(styles)}")
+        named = ", ".join(groups) if len(groups) < 6 else f"{len(groups)} of them"
+        show(rows, f"split {seed}: {rows[0].examples} single frames of unseen groups: {named}")
         kept = {"cpus": os.cpu_count(), "splits": found}
         (asked.folder / "motion.json").write_text(json.dumps(kept, indent=1))
     if len(found) > 1:

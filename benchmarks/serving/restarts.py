@@ -63,6 +63,8 @@ async def _restart(server: Running, count: int, restarts: Restarts, over: asynci
             if len(children) == _PROCESSES and time.time() - children[-1].create_time() > _SECONDS_TO_START:
                 os.kill(children[0].pid, signal.SIGTERM)
                 restarts.done += 1
+                if restarts.done % 20 == 0:
+                    print(f"{restarts.done} of {count}: {dict(restarts.outcomes)}", file=sys.stderr, flush=True)
                 while children[0].status() != psutil.STATUS_ZOMBIE:
                     await asyncio.sleep(0.05)
         await asyncio.sleep(0.05)

@@ -177,7 +177,8 @@ def _forget(pid: int) -> None:
 
 def _wait_longer(child: _Child, code: int) -> None:
     now = time.monotonic()
-    child.short_lives = child.short_lives + 1 if now - child.began < _LEAST_LIFE else 0
+    # One that ended in order was asked to; one that failed soon after its start is likely to fail again.
+    child.short_lives = child.short_lives + 1 if code and now - child.began < _LEAST_LIFE else 0
     wait = min(_LONGEST_WAIT, 0.1 * 2**child.short_lives) if child.short_lives else 0.0
     child.again = now + wait
     print(f"process {child.slot} ended with {code}; it is started again", file=sys.stderr, flush=True)
