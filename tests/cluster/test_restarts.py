@@ -18,6 +18,7 @@ COUNT = int(os.environ.get("VITRUVIAN_RESTARTS", "6"))
 SERVERS, AT_ONCE = 4, 2
 
 
+@pytest.mark.timeout(600 + 15 * COUNT)
 def test_servers_that_end_behind_their_service_fail_no_request(release: Release, published: Published) -> None:
     namespace = release.namespace
     release.install(enabled=True, bundle=published.address, replicas=SERVERS, drainSeconds=3)
