@@ -36,7 +36,7 @@ READY = Metric("vitruvian_ready", "gauge", "1 while predictions are accepted, el
 REQUESTS = Metric(
     "vitruvian_requests_total",
     "counter",
-    "Answered HTTP requests by route and status code.",
+    "Answered HTTP requests by route and status code; route none: what was refused before it was a whole request.",
     (*IDENTITY, "route", "code"),
 )
 REQUEST_TIME = Metric(
