@@ -10,11 +10,13 @@ import os
 import random
 import secrets
 import shutil
+import stat
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
@@ -142,8 +144,8 @@ class FolderStore(Store):
         self.url = "file://" + str(self.root).replace("%", "%25")
 
     def get(self, key: str) -> bytes:
-        with self._explained(key):
-            return self._path(key).read_bytes()
+        with self._explained(key), _read(self._path(key)) as file:
+            return file.read()
 
     def put(self, key: str, content: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
         self._write(key, lambda aside: aside.write_bytes(content), if_absent=if_absent, if_match=if_match)
@@ -151,7 +153,7 @@ class FolderStore(Store):
 
     def tag(self, key: str) -> str | None:
         try:
-            with self._explained(key), open(self._path(key), "rb") as file:
+            with self._explained(key), _read(self._path(key)) as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         except NotFound:
             return None
@@ -162,8 +164,8 @@ class FolderStore(Store):
 
     def download(self, key: str, path: Path) -> None:
         source = self._path(key)
-        with self._explained(key):
-            source.open("rb").close()
+        with self._explained(key), _read(source):
+            pass
         _write_file(path, lambda aside: shutil.copyfile(source, aside))
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
@@ -221,9 +223,24 @@ class FolderStore(Store):
             raise explained(e, self.address(key)) from e
 
 
+@contextlib.contextmanager
+def _read(path: Path) -> Iterator[BufferedReader]:
+    """Open a file; raises `StoreError` for what is none: nobody knows when a pipe or a device ends."""
+    with open(path, "rb", opener=_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise StoreError("is not a regular file", where=path, hint="remove it, or put the file there")
+        yield file
+
+
+def _at_once(path: str, flags: int) -> int:
+    # A pipe would be waited for until somebody writes.
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _check_readable(path: Path) -> None:
     try:
-        path.open("rb").close()
+        with _read(path):
+            pass
     except OSError as e:
         raise explained(e, path) from e
 
