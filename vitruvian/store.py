@@ -95,6 +95,10 @@ class Store(ABC):
     def local(self, key: str = "") -> Path | None:
         """Return where a key or prefix lies on this machine's disk; None where it doesn't."""
 
+    @abstractmethod
+    def nowhere(self) -> bool:
+        """Tell whether there surely is nothing here; False, too, where nobody says within some seconds."""
+
     def address(self, key: str = "") -> str:
         """Return the full address of a key, as people write it."""
         return f"{self.url.rstrip('/')}/{key}" if key else self.url
@@ -186,6 +190,9 @@ class FolderStore(Store):
 
     def local(self, key: str = "") -> Path | None:
         return self._path(key) if key else self.root
+
+    def nowhere(self) -> bool:
+        return not self.root.exists()
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
@@ -472,6 +479,19 @@ class S3Store(Store):
     def local(self, key: str = "") -> Path | None:
         return None
 
+    def nowhere(self) -> bool:
+        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
+
+        base = f"{self.prefix}/" if self.prefix else ""
+        try:
+            _, client = _s3_clients(self.url, read_timeout=5, attempts=1)
+            return not client.list_objects_v2(Bucket=self.bucket, Prefix=base, MaxKeys=1).get("Contents")
+        except ClientError as e:
+            return e.response.get("Error", {}).get("Code") == "NoSuchBucket"
+        except (BotoCoreError, ResponseParserError, StoreError, ValueError):
+            return False
+
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{check_key(key)}" if self.prefix else check_key(key)
 
@@ -553,7 +573,7 @@ def _transfers() -> TransferConfig:
     return TransferConfig(max_concurrency=4)
 
 
-def _s3_clients(where: str) -> tuple[S3Client, S3Client]:
+def _s3_clients(where: str, *, read_timeout: int = 8, attempts: int = 3) -> tuple[S3Client, S3Client]:
     """Return a patient client, and a hasty one to find out whether there is anybody."""
     import boto3
     from botocore.config import Config
@@ -571,7 +591,7 @@ def _s3_clients(where: str) -> tuple[S3Client, S3Client]:
     try:
         session = boto3.Session(region_name=region or None)
         # Half a minute in all, for people who wait.
-        haste = Config(read_timeout=8, retries={"mode": "standard", "total_max_attempts": 3})
+        haste = Config(read_timeout=read_timeout, retries={"mode": "standard", "total_max_attempts": attempts})
         return session.client("s3", config=config), session.client("s3", config=config.merge(haste))
     except (BotoCoreError, ValueError) as e:
         hint = "check AWS_ENDPOINT_URL, AWS_PROFILE and the other AWS settings"
