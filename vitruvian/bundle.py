@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,6 +45,9 @@ def _unique(labels: tuple[str, ...]) -> tuple[str, ...]:
     return labels
 
 
+_OUTSIDE = (".data", "_data")
+"""What is appended to an ONNX file's name for the weights that are kept outside of it."""
+_UNLISTED = "it would be read unverified; export the model and publish the bundle again"
 _LONGEST_CONTEXT = 1 << 16
 _Shown = Annotated[str, AfterValidator(_shown)]
 """What people read in terminals and logs."""
@@ -274,9 +279,13 @@ def _read(folder: Path, listed: artifact.Manifest) -> Bundle:
         raise BundleError(f"{field}: {first['msg']}", where=folder / name, hint=hint) from e
     text = [] if info.text is None else [info.text.model, info.text.tokenizer]
     head = [] if info.head is None else [info.head]
-    for needed in (info.golden.input, *head, *text, *(export.path for export in info.exports)):
+    exports = [export.path for export in info.exports]
+    for needed in (info.golden.input, *head, *text, *exports):
         if needed not in listed.files:
             raise BundleError("is missing from the bundle", where=folder / needed, hint="make or fetch it again")
+    for read in chain.from_iterable(_beside(folder, model) for model in (*exports, *text[:1])):
+        if read not in listed.files:
+            raise BundleError(f"isn't listed in {CHECKSUMS}", where=folder / read, hint=_UNLISTED)
     if info.serve not in [export.format for export in info.exports]:
         raise BundleError(f"there is no export '{info.serve}'", where=folder / "bundle.json", hint="make it again")
 
@@ -284,6 +293,13 @@ def _read(folder: Path, listed: artifact.Manifest) -> Bundle:
         return _verified(folder / name, listed.files[name]) if name in listed.files else None
 
     return Bundle(folder, info, preprocess, listed.digest, told(CARD), told(EVALUATION))
+
+
+def _beside(folder: Path, model: str) -> Iterator[str]:
+    """Yield what an engine reads beside a model's file: OpenVINO's weights, and those that ONNX keeps outside."""
+    if model.endswith(".xml"):
+        yield f"{model.removesuffix('.xml')}.bin"
+    yield from (model + suffix for suffix in _OUTSIDE if os.path.lexists(folder / (model + suffix)))
 
 
 def _verified(path: Path, file: artifact.File) -> bytes:

@@ -10,11 +10,13 @@ import os
 import random
 import secrets
 import shutil
+import stat
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
@@ -93,6 +95,10 @@ class Store(ABC):
     def local(self, key: str = "") -> Path | None:
         """Return where a key or prefix lies on this machine's disk; None where it doesn't."""
 
+    @abstractmethod
+    def nowhere(self) -> bool:
+        """Tell whether there surely is nothing here; False, too, where nobody says within some seconds."""
+
     def address(self, key: str = "") -> str:
         """Return the full address of a key, as people write it."""
         return f"{self.url.rstrip('/')}/{key}" if key else self.url
@@ -142,8 +148,8 @@ class FolderStore(Store):
         self.url = "file://" + str(self.root).replace("%", "%25")
 
     def get(self, key: str) -> bytes:
-        with self._explained(key):
-            return self._path(key).read_bytes()
+        with self._explained(key), _read(self._path(key)) as file:
+            return file.read()
 
     def put(self, key: str, content: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
         self._write(key, lambda aside: aside.write_bytes(content), if_absent=if_absent, if_match=if_match)
@@ -151,7 +157,7 @@ class FolderStore(Store):
 
     def tag(self, key: str) -> str | None:
         try:
-            with self._explained(key), open(self._path(key), "rb") as file:
+            with self._explained(key), _read(self._path(key)) as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         except NotFound:
             return None
@@ -162,8 +168,8 @@ class FolderStore(Store):
 
     def download(self, key: str, path: Path) -> None:
         source = self._path(key)
-        with self._explained(key):
-            source.open("rb").close()
+        with self._explained(key), _read(source):
+            pass
         _write_file(path, lambda aside: shutil.copyfile(source, aside))
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
@@ -184,6 +190,9 @@ class FolderStore(Store):
 
     def local(self, key: str = "") -> Path | None:
         return self._path(key) if key else self.root
+
+    def nowhere(self) -> bool:
+        return not self.root.exists()
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
@@ -221,9 +230,24 @@ class FolderStore(Store):
             raise explained(e, self.address(key)) from e
 
 
+@contextlib.contextmanager
+def _read(path: Path) -> Iterator[BufferedReader]:
+    """Open a file; raises `StoreError` for what is none: nobody knows when a pipe or a device ends."""
+    with open(path, "rb", opener=_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise StoreError("is not a regular file", where=path, hint="remove it, or put the file there")
+        yield file
+
+
+def _at_once(path: str, flags: int) -> int:
+    # A pipe would be waited for until somebody writes.
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _check_readable(path: Path) -> None:
     try:
-        path.open("rb").close()
+        with _read(path):
+            pass
     except OSError as e:
         raise explained(e, path) from e
 
@@ -455,6 +479,19 @@ class S3Store(Store):
     def local(self, key: str = "") -> Path | None:
         return None
 
+    def nowhere(self) -> bool:
+        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
+
+        base = f"{self.prefix}/" if self.prefix else ""
+        try:
+            _, client = _s3_clients(self.url, read_timeout=5, attempts=1)
+            return not client.list_objects_v2(Bucket=self.bucket, Prefix=base, MaxKeys=1).get("Contents")
+        except ClientError as e:
+            return e.response.get("Error", {}).get("Code") == "NoSuchBucket"
+        except (BotoCoreError, ResponseParserError, StoreError, ValueError):
+            return False
+
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{check_key(key)}" if self.prefix else check_key(key)
 
@@ -536,7 +573,7 @@ def _transfers() -> TransferConfig:
     return TransferConfig(max_concurrency=4)
 
 
-def _s3_clients(where: str) -> tuple[S3Client, S3Client]:
+def _s3_clients(where: str, *, read_timeout: int = 8, attempts: int = 3) -> tuple[S3Client, S3Client]:
     """Return a patient client, and a hasty one to find out whether there is anybody."""
     import boto3
     from botocore.config import Config
@@ -554,7 +591,7 @@ def _s3_clients(where: str) -> tuple[S3Client, S3Client]:
     try:
         session = boto3.Session(region_name=region or None)
         # Half a minute in all, for people who wait.
-        haste = Config(read_timeout=8, retries={"mode": "standard", "total_max_attempts": 3})
+        haste = Config(read_timeout=read_timeout, retries={"mode": "standard", "total_max_attempts": attempts})
         return session.client("s3", config=config), session.client("s3", config=config.merge(haste))
     except (BotoCoreError, ValueError) as e:
         hint = "check AWS_ENDPOINT_URL, AWS_PROFILE and the other AWS settings"

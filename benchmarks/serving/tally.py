@@ -64,6 +64,7 @@ def requests() -> list[tuple[str, bytes]]:
         ("/v2/models/{name}", request("/v2/models/yoga", b"", method="GET")),
         ("/v2/models/{name}", request("/v2/models/other", b"", method="GET")),
         ("other", request("/nothing/here", b"")),
+        ("none", b"not a request\r\n\r\n"),
     ]
 
 

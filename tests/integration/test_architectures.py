@@ -355,6 +355,11 @@ def test_a_folder_for_each_class_becomes_a_bundle_that_answers(
         assert found.exports[1].top1_agreement == 1
         assert all((tmp_path / "more" / record.path).is_file() for record in found.exports)
         assert found.text is not None and (tmp_path / "more" / found.text.tokenizer).is_file()
+        assert "accuracy" in done.stdout
+        done = vitruvian("export", bundle.folder, "--out", tmp_path / "unlabelled")
+        assert done.returncode == 0, done.stderr
+        columns = next(line for line in done.stdout.splitlines() if line.startswith("format"))
+        assert columns.split()[-1] == "agreement"
     if workers == 1:
         # The bundle's own folder, or what its classifier made, is where another one can begin.
         address = str(bundle.folder) if name == "resnet50" else f"file://{tmp_path}/artifacts"

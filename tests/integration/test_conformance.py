@@ -8,6 +8,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -172,10 +173,12 @@ def test_tritons_tools_are_told_what_a_model_takes_and_has_done(server: Server) 
     def counts() -> dict[str, Any]:
         (found,) = over_http.get_inference_statistics("yoga")["model_stats"]
         (same,) = over_grpc.get_inference_statistics("yoga", as_json=True)["model_stats"]
-        assert int(same["inference_count"]) == found["inference_count"]
+        for name in ("inference_count", "last_inference"):
+            assert int(same[name]) == found[name]
         assert same["inference_stats"]["success"]["count"] == str(found["inference_stats"]["success"]["count"])
         return dict(found)
 
+    began = int(time.time() * 1000)
     over_http.infer("yoga", tensors(triton_http))
     before = counts()
     over_http.infer("yoga", tensors(triton_http))
@@ -184,6 +187,7 @@ def test_tritons_tools_are_told_what_a_model_takes_and_has_done(server: Server) 
         over_http.infer("yoga", files(triton_http, "blue") + tensors(triton_http))
     after = counts()
     assert (after["name"], after["version"]) == ("yoga", "v1")
+    assert began <= before["last_inference"] <= after["last_inference"] <= time.time() * 1000
     assert after["inference_count"] - before["inference_count"] == 6
     assert 1 <= after["execution_count"] - before["execution_count"] <= 6
     assert after["inference_stats"]["success"]["count"] - before["inference_stats"]["success"]["count"] == 2

@@ -16,10 +16,11 @@ import psutil
 import pytest
 
 from tests.bundles import picture
+from tests.serving import sample
 from vitruvian.bundle import open_bundle
 from vitruvian.inference import connections
 from vitruvian.inference.connections import MOST_HEAD_BYTES
-from vitruvian.inference.server import Server
+from vitruvian.inference.server import Extras, Server
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,31 @@ def test_a_head_as_large_as_allowed_is_answered_and_a_larger_one_is_431(address:
             answer = read_to_the_end(raw)
         assert answer.startswith(b"HTTP/1.1 431 ")
         assert b"urn:vitruvian:problem:head-too-large" in answer
+
+
+def test_what_never_became_a_request_is_counted_once(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 1.0)
+    server = Server(open_bundle(store), extras=Extras(admin_port=0)).start()
+    sent = {
+        "400": b"nonsense\r\n\r\n",
+        "408": b"GET / HTTP/1.1\r\nHost",
+        "431": head(MOST_HEAD_BYTES + 1) + head(200),
+    }
+    try:
+        for times, (code, content) in enumerate(sent.items(), start=1):
+            for _ in range(times):
+                with connect(server.address) as raw:
+                    raw.sendall(content)
+                    assert read_to_the_end(raw).startswith(f"HTTP/1.1 {code} ".encode())
+        with connect(server.address) as silent:
+            assert read_to_the_end(silent) == b""
+        told, _ = server.service.metrics.expose("")
+        counted = [line for line in told.decode().splitlines() if line.startswith("vitruvian_requests_total{")]
+        assert len(counted) == len(sent)
+        for times, code in enumerate(sent, start=1):
+            assert sample(told.decode(), "vitruvian_requests_total", route="none", code=code) == times
+    finally:
+        server.stop()
 
 
 def test_nothing_is_answered_after_a_refusal(address: str) -> None:

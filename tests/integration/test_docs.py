@@ -215,9 +215,10 @@ def test_only_who_has_a_key_is_let_in_as_the_docs_say(trained: Path) -> None:
     assert read_policy(trained / "with-tokens.yaml").jwt is not None
     assert [key.name for key in read_keys(trained / "written.yaml")] == ["app", "prometheus"]
     new, plain, *_ = lines = commands("docs/access.md")
-    (request,) = [line for line in lines if line.startswith("curl")]
+    request, limits = [line for line in lines if line.startswith("curl")]
     key = shell(f"{new}; echo $KEY", trained).stdout.strip()
     with serving(plain, trained):
+        assert '"requests_per_minute":600.0,"burst":20.0' in asked(f"export KEY={key}; {limits}", trained)
         assert '"label"' in asked(f"export KEY={key}; {request}", trained)
         refused = shell(f"KEY=vtv_wrong; {request}", trained)
         assert "unauthenticated" in refused.stdout

@@ -52,6 +52,20 @@ def test_a_killed_process_is_replaced_and_all_end_together_with_0(store: Path) -
         assert not [child for child in children if child.is_running()]
 
 
+def test_every_process_tells_when_the_model_ran_last_in_any(store: Path) -> None:
+    with serving(store, "--processes", "2") as (_, address):
+
+        def told() -> set[int]:
+            answers = [httpx.get(f"{address}/v2/models/yoga/stats") for _ in range(10)]
+            return {answer.json()["model_stats"][0]["last_inference"] for answer in answers}
+
+        assert told() == {0}
+        began = int(time.time() * 1000)
+        httpx.post(f"{address}/predict/image", content=picture("red"))
+        (last,) = told()
+        assert began <= last <= time.time() * 1000
+
+
 def test_a_process_that_hangs_is_replaced(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = (
         "import vitruvian.inference.processes as p; p._SILENT_SECONDS = 1.5;"

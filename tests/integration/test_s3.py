@@ -7,14 +7,19 @@ from itertools import count
 from pathlib import Path
 
 import boto3
+import httpx
 import pytest
 from moto.s3.models import s3_backends
+from typer.testing import CliRunner
 
+from tests.bundles import make_bundle
 from tests.ports import free_port
+from tests.processes import serving
 from tests.stores import BUCKET, MB, Faulty, S3Server, StoreContract, keys, moto, versity, versitygw
 from vitruvian import artifact
 from vitruvian.bundle import promote, read_champion
-from vitruvian.errors import ArtifactError, Conflict, NotFound, StoreError
+from vitruvian.cli import app
+from vitruvian.errors import ArtifactError, Conflict, NotFound, SpecError, StoreError
 from vitruvian.store import Store, open_store
 
 _numbers = count()
@@ -176,6 +181,35 @@ def test_a_missing_bucket_is_named(server: str, request: pytest.FixtureRequest, 
         with pytest.raises(StoreError, match="there is no bucket 'nowhere'; create it first") as caught:
             attempt()
         assert not isinstance(caught.value, NotFound)
+
+
+@pytest.mark.parametrize("server", ["on_moto", "on_versity"])
+def test_nothing_is_nowhere_unless_a_server_says_so(
+    server: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request.getfixturevalue(server)
+    store = _empty()
+    assert store.nowhere()
+    store.put("key", b"")
+    assert not store.nowhere()
+    assert open_store(f"{store.url}/key").nowhere()
+    assert open_store("s3://nowhere/yoga").nowhere()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    assert not open_store("s3://nowhere/yoga").nowhere()
+
+
+def test_a_mistyped_challenger_on_s3_ends_the_start_with_one_line(
+    on_moto: Faulty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    champion = make_bundle(tmp_path).folder
+    for address in (f"s3://{BUCKET}/yogga", f"s3://{BUCKET}/yoga/bundles/v9", "s3://modells/yoga"):
+        failed = CliRunner().invoke(app, ["serve", str(champion), "--challenger", address]).exception
+        assert isinstance(failed, SpecError)
+        assert str(failed) == f"--challenger: there is nothing at '{address}'; check the address"
+    # Who can't be reached may be so later; the champion serves.
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    with serving(champion, "--challenger", "s3://modells/yoga") as (_, address):
+        assert httpx.get(f"{address}/health").json()["status"] == "ok"
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,34 @@ def test_a_key_has_its_own_limit(bundle: Bundle, tmp_path: Path) -> None:
         assert client.get("/health", headers={"X-API-Key": few}).status_code == 200
 
 
+@pytest.mark.parametrize("processes", [1, 4])
+def test_limits_tell_who_asks_what_each_process_lets_them(bundle: Bundle, tmp_path: Path, processes: int) -> None:
+    own, usual = new_key()[0], new_key()[0]
+    access = {"rateLimit": {"requestsPerMinute": 600, "burst": 20}, "public": ["health", "metadata"]}
+    path = write(tmp_path, access, entry(own, rateLimit={"requestsPerMinute": 6, "burst": 2}), entry(usual, "usual"))
+    with serving(Predictor.open(bundle), guard=Guard.open(path, shares=processes)) as client:
+
+        def told(**headers: str) -> Any:
+            found = client.get("/limits", headers=headers).json()["rate_limit_per_process"]
+            assert found.pop("processes") == processes
+            return found
+
+        theirs = {"requests_per_minute": 600 / processes, "burst": 20 / processes}
+        assert told() == told(**{"X-API-Key": usual}) == theirs
+        at_once = max(1, 2 / processes)
+        assert told(**{"X-API-Key": own}) == {"requests_per_minute": 6 / processes, "burst": at_once}
+        # It holds: one was taken by asking.
+        codes = [predict(client, **{"X-API-Key": own}).status_code for _ in range(int(at_once))]
+        assert codes == [200] * (int(at_once) - 1) + [429]
+
+
+def test_without_a_limit_none_is_told(bundle: Bundle, tmp_path: Path) -> None:
+    path = write(tmp_path, {"public": ["health", "metadata", "predict"]})
+    for guard in (None, Guard.open(path)):
+        with serving(Predictor.open(bundle), guard=guard) as client:
+            assert client.get("/limits").json()["rate_limit_per_process"] is None
+
+
 @given(
     st.floats(1, 600),
     st.integers(1, 20),

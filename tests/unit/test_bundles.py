@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.bundles import make_bundle
-from vitruvian.artifact import commit
-from vitruvian.bundle import CHECKSUMS, Bundle, open_bundle
-from vitruvian.errors import BundleError
+from vitruvian.artifact import Manifest, commit
+from vitruvian.bundle import CHAMPION, CHECKSUMS, Bundle, open_bundle
+from vitruvian.errors import BundleError, StoreError
 from vitruvian.store import FolderStore
 
 
@@ -90,4 +92,47 @@ def test_a_card_that_is_a_link_to_elsewhere_is_refused(tmp_path: Path) -> None:
     card.rename(tmp_path / "elsewhere")
     card.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(BundleError, match=r"README\.md: is a link to outside the artifact"):
+        open_bundle(bundle.folder)
+
+
+@pytest.mark.parametrize(
+    ("model", "beside"),
+    [("model.xml", "model.bin"), ("model.onnx", "model.onnx.data"), ("model.onnx", "model.onnx_data")],
+)
+def test_what_an_engine_would_read_unverified_is_refused_by_name(tmp_path: Path, model: str, beside: str) -> None:
+    made = make_bundle(tmp_path / "made").folder
+    document = json.loads((made / "bundle.json").read_text())
+    export = document["exports"][0]
+    folder = (made / export["path"]).parent
+    (made / export["path"]).rename(folder / model)
+    (folder / beside).write_bytes(b"weights")
+    export["path"] = (folder / model).relative_to(made).as_posix()
+    (made / "bundle.json").write_text(json.dumps(document))
+    whole = commit(FolderStore(tmp_path), "whole", made, manifest=CHECKSUMS)
+    assert open_bundle(tmp_path / "whole").digest == whole.digest
+    name = (folder / beside).relative_to(made).as_posix()
+    listed = tmp_path / "whole" / CHECKSUMS
+    listed.write_bytes(Manifest({path: file for path, file in whole.files.items() if path != name}, {}).to_json())
+    with pytest.raises(BundleError, match=rf"{re.escape(name)}: isn't listed in checksums\.json") as caught:
+        open_bundle(tmp_path / "whole")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", [CHECKSUMS, CHAMPION])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_never_ends_is_refused_and_not_read(tmp_path: Path, name: str, kind: str) -> None:
+    if kind == "pipe":
+        os.mkfifo(tmp_path / name)
+    else:
+        (tmp_path / name).symlink_to("/dev/zero")
+    with pytest.raises(StoreError, match=rf"{name}: is not a regular file"):
+        open_bundle(tmp_path)
+
+
+def test_a_pipe_for_a_listed_file_is_refused_and_not_read(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    model = bundle.folder / bundle.served.path
+    model.unlink()
+    os.mkfifo(model)
+    with pytest.raises(BundleError, match=rf"{bundle.served.path}: is missing"):
         open_bundle(bundle.folder)

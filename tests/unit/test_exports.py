@@ -20,6 +20,7 @@ from vitruvian.console import Teller
 from vitruvian.errors import BundleError, DataError, ExportError, SpecError
 from vitruvian.export.again import export_bundle
 from vitruvian.export.formats import SERVABLE
+from vitruvian.export.make import Told
 from vitruvian.export.parity import Examples, Trained, choose, judged, least_cosine
 from vitruvian.export.table import exports_table
 from vitruvian.inference.choice import chosen, fastest, least
@@ -90,6 +91,15 @@ def test_the_table_says_what_is_served_in_80_columns() -> None:
     assert head.split() == ["format", "ms", "MB", "agrees", "cosine", "validation", "test"]
     assert served.rstrip().endswith("  served")
     assert lossy.rstrip().endswith("  loses too much")
+
+
+@pytest.mark.parametrize("told", ["accuracy", "agreement"])
+def test_of_one_set_of_examples_the_table_says_what_was_measured(told: Told) -> None:
+    out = io.StringIO()
+    Console(file=out, width=80).print(exports_table([record("onnx", 0.1)], None, told))
+    head, row = out.getvalue().splitlines()
+    assert head.split() == ["format", "ms", "MB", "agrees", "cosine", told]
+    assert row.split() == ["onnx", "100.00", "100.0%", "0.900"]
 
 
 def test_pictures_to_export_with_that_are_nowhere_are_named(tmp_path: Path) -> None:

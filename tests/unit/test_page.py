@@ -143,7 +143,9 @@ def test_metrics_on_a_port_of_their_own_are_not_described(tmp_path: Path) -> Non
         assert "/metrics" not in client.get("/docs").text
 
 
-@pytest.mark.parametrize("path", ["/predict/image", "/predict/batch", "/compare", "/evaluation", "/", "/page/none"])
+@pytest.mark.parametrize(
+    "path", ["/predict/image", "/predict/batch", "/compare", "/evaluation", "/limits", "/", "/page/none"]
+)
 def test_answers_look_as_they_are_described(client: TestClient, path: str) -> None:
     document = client.get("/openapi.json").json()
     posted = {"files": {"files" if path == "/predict/batch" else "file": ("a.png", picture("green"))}}

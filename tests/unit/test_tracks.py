@@ -24,7 +24,7 @@ from vitruvian.bundle import Bundle, open_bundle
 from vitruvian.cli import app
 from vitruvian.errors import BundleError, SpecError, VitruvianError
 from vitruvian.inference.app import create_app
-from vitruvian.inference.challenger import check_there, open_challenger
+from vitruvian.inference.challenger import open_challenger
 from vitruvian.inference.predictor import Predictor
 from vitruvian.inference.rules import Rules, challenger_settings, cookie, drawn, new_cookie
 from vitruvian.inference.service import Settings
@@ -308,7 +308,6 @@ def test_a_mistyped_challenger_ends_the_start_with_one_line(one: Bundle, tmp_pat
     failed = CliRunner().invoke(app, ["serve", str(one.folder), "--challenger", str(nothing)]).exception
     assert isinstance(failed, SpecError)
     assert str(failed) == f"--challenger: there is no folder '{nothing}'; check the address"
-    check_there("s3://models/nope")
 
 
 @pytest.mark.parametrize("fault", ["missing", "golden", "input", "name", "surprise"])

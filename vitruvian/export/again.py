@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from vitruvian.bundle import Bundle, Exported, Machine
 from vitruvian.console import Teller
 from vitruvian.errors import DataError, ExportError
 from vitruvian.evaluation.predict import load_model
-from vitruvian.export.make import Exports, export_all
+from vitruvian.export.make import Exports, Told, export_all
 from vitruvian.export.parity import Examples
 from vitruvian.machine import cpu_features, cpu_model, usable_cpus
 
@@ -36,6 +37,7 @@ def export_bundle(
         raise ExportError("is there already", where=out, hint="name a new folder with --out")
     labels, tensors = _golden(bundle) if images is None else _read(bundle, images)
     module = load_model(bundle.info.architecture, bundle.folder)
+    told: Told = "accuracy" if labels is not None else "agreement"
     if labels is None:
         with torch.inference_mode():
             labels = np.concatenate([module(torch.from_numpy(row[None])).argmax(1).numpy() for row in tensors])
@@ -70,7 +72,7 @@ def export_bundle(
         )
         (folder / "exports.json").write_text(exported.model_dump_json(by_alias=True, indent=1))
         os.replace(folder, out)
-    return made
+    return replace(made, told=told)
 
 
 def _golden(bundle: Bundle) -> tuple[None, NDArray[np.float32]]:

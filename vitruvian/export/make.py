@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from vitruvian.machine import usable_cpus
 from vitruvian.models.registry import towers
 
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+Told = Literal["accuracy", "agreement"]
+"""What a share of right answers is: those that people gave, or those of the trained weights."""
 _TRANSFORMERS = ("vit", "clip")
 
 
@@ -37,6 +40,8 @@ class Exports:
     """The fastest that a server may run; None where none was asked for."""
     head: str | None = None
     text: TextTower | None = None
+    told: Told = "accuracy"
+    """What the records call accuracy."""
 
 
 def examples_of(prepared: Prepared, name: PartName) -> Examples:

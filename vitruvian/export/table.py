@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from vitruvian.bundle import ExportRecord
+from vitruvian.export.make import Told
 
 
-def exports_table(records: Sequence[ExportRecord], served: str | None) -> Table:
-    """Return a row for each export."""
+def exports_table(records: Sequence[ExportRecord], served: str | None, told: Told | None = None) -> Table:
+    """Return a row for each export; `told` is what they were measured in, where there was but one set of examples."""
     # As narrow as it can be: what tells which is served comes last, and has to fit into 80 columns.
     table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
     table.add_column("format", no_wrap=True)
-    for name in ("ms", "MB", "agrees", "cosine", "validation", "test"):
+    for name in ("ms", "MB", "agrees", "cosine", *(("validation", "test") if told is None else (told,))):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")
     for record in records:
@@ -25,7 +26,7 @@ def exports_table(records: Sequence[ExportRecord], served: str | None) -> Table:
             _shown(record.size and record.size / 1e6, ".1f"),
             f"{record.top1_agreement:.1%}",
             _shown(record.cosine, ".4f"),
-            _shown(record.validation_accuracy, ".3f"),
+            *([_shown(record.validation_accuracy, ".3f")] if told is None else []),
             f"{record.accuracy:.3f}",
             what,
         )

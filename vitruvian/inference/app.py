@@ -90,7 +90,7 @@ def create_app(
         V1(tracks, files),
         OpenAi(tracks, files),
         Compare(tracks, files),
-        About(tracks, admin=admin),
+        About(tracks, admin=admin, processes=guard.shares if guard else 1),
         Page(tracks),
     )
     app = Starlette(

@@ -12,10 +12,14 @@ from vitruvian.store import open_store
 
 
 def check_there(address: str) -> None:
-    """Raise `SpecError` for a folder that doesn't exist: it is mistyped. What isn't here may be reached later."""
-    local = open_store(address).local()
-    if local is not None and not local.exists():
-        raise SpecError(f"there is no folder '{address}'", where="--challenger", hint="check the address")
+    """Raise `SpecError` for an address where there is nothing: it is mistyped.
+
+    A store that can't be reached, or that denies, may be better when the champion serves; it doesn't wait for that.
+    """
+    store = open_store(address)
+    if store.nowhere():
+        what = "nothing at" if store.local() is None else "no folder"
+        raise SpecError(f"there is {what} '{address}'", where="--challenger", hint="check the address")
 
 
 def open_challenger(address: str, champion: Bundle, settings: Settings, rules: Rules) -> Predictor:

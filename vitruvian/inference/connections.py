@@ -10,6 +10,7 @@ import logging
 import random
 import resource
 import time
+from collections.abc import Callable
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -20,6 +21,8 @@ MOST_HEAD_BYTES = 65_536
 """Bytes of a request's line and headers; also of the trailers after its body."""
 HEAD_SECONDS = 15.0
 """How long a head may take to arrive, and how long a new connection may say nothing."""
+NO_ROUTE = "none"
+"""The route of what never became a request, in the metrics."""
 _MOST_RESERVED = 256
 _SECONDS_BETWEEN_LINES = 60.0
 _SECONDS_TO_READ_A_REFUSAL = 1.0
@@ -28,9 +31,15 @@ _MOST_UNHEARD_BYTES = 1_000_000
 _last_line = -_SECONDS_BETWEEN_LINES
 
 
+Count = Callable[[str, int, float], None]
+"""Is told of an answer: its route, its status, and the seconds that it took."""
+
+
 class Connection(HttpToolsProtocol):
     """Uvicorn's, with bounds; each costs a request no more than a few attributes."""
 
+    _count: Count
+    """Is told of answers to what never became a request; the application tells of all others."""
     _loose = 0
     """Bytes that came since the last that were a whole head's or a body's."""
     _between = False
@@ -131,11 +140,22 @@ class Connection(HttpToolsProtocol):
             (b"connection", b"close"),
         ]
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+        # Before it leaves, as all answers are counted.
+        self._count(NO_ROUTE, problem.kind.status, 0.0 if self._since is None else self.loop.time() - self._since)
         self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[problem.kind.status], lines, bytes(response.body)))
         if self.transport.can_write_eof():
             self.transport.write_eof()
         # Closed while something is unread, the kernel would take the answer back, too.
         self.loop.call_later(_SECONDS_TO_READ_A_REFUSAL, self.transport.close)
+
+
+def counted_by(count: Count) -> type[Connection]:
+    """Return the connections of one server, which tell `count` of what they answer themselves."""
+
+    class Counted(Connection):
+        _count = staticmethod(count)
+
+    return Counted
 
 
 def _too_large() -> Problem:

@@ -58,6 +58,7 @@ class ServingMetrics:
         self._predictions = self.counter(names.PREDICTIONS)
         self._confidence = self.histogram(names.CONFIDENCE).labels(*self.identity)
         self._batch_size = self.histogram(names.BATCH_SIZE).labels(*self.identity)
+        self._last_inference = self.gauge(names.LAST_INFERENCE, "max").labels(*self.identity)
         self.in_flight = self.gauge(names.REQUESTS_IN_FLIGHT, "livesum").labels(*self.identity)
         self._ready = self.gauge(names.READY, "livemax")
         self._startup = self.gauge(names.STARTUP_TIME, "max")
@@ -116,6 +117,7 @@ class ServingMetrics:
     def ran(self, size: int) -> None:
         """Record a run of the model on so many inputs."""
         self._batch_size.observe(size)
+        self._last_inference.set_to_current_time()
 
     def observe_stage(self, stage: str, seconds: float) -> None:
         """Record the time that a stage took."""

@@ -121,7 +121,7 @@ def _paths(bundle: Bundle, more: Schema) -> dict[str, Schema]:
         "/v2/repository/index": _post("v2", "All versions and their states", {"type": "array", "items": _OBJECT}),
         "/": _get("server", "The page for browsers, JSON for programs", _ref("About"), html=True),
         "/health": _get("server", "Whether the server is ready, and what it serves", _OBJECT, ready=True),
-        "/limits": _get("server", "All limits, and how much waits now", _OBJECT),
+        "/limits": _get("server", "All limits, and how much waits now", _ref("Limits")),
         "/metrics": _get("server", "Metrics for Prometheus", _TEXT, kind="text/plain"),
         "/card": _get("server", "The bundle's model card", _TEXT, kind="text/markdown", tracked=True),
         "/evaluation": _get("server", "What was measured on the test part", _ref("Evaluation"), tracked=True),
@@ -178,6 +178,7 @@ def _schemas(bundle: Bundle) -> Schema:
         "shape",
     )
     tensors = {"type": "array", "items": tensor}
+    rate = ("requests_per_minute", "burst", "processes")
     result = {"index": {"type": "integer"}, "name": _TEXT, "error": _OBJECT} | answer
     return {
         "Prediction": _object(who | answer | {"request_id": _TEXT}, *who, *answer, "request_id"),
@@ -203,6 +204,20 @@ def _schemas(bundle: Bundle) -> Schema:
         "InferRequest": _object({"id": _TEXT, "inputs": tensors, "parameters": _OBJECT}, "inputs"),
         "InferResponse": _object({"model_name": _TEXT, "model_version": _TEXT, "outputs": tensors}, "outputs"),
         "About": _object({"classifier": _TEXT, "version": _TEXT, "labels": _TEXTS, "input": _OBJECT}, "classifier"),
+        "Limits": _object(
+            {
+                "rate_limit_per_process": {
+                    "oneOf": [
+                        {"type": "null"},
+                        _object(dict.fromkeys(rate, _NUMBER), *rate),
+                    ],
+                    "description": "how often who asks may ask each of so many processes; null: as often as they like",
+                },
+                "now": _OBJECT,
+            },
+            "rate_limit_per_process",
+            "now",
+        ),
         "Evaluation": _object(
             {
                 "examples": {"type": "integer"},

@@ -26,7 +26,7 @@ from vitruvian.bundle import Bundle
 from vitruvian.errors import VitruvianError
 from vitruvian.inference.app import create_admin, create_app
 from vitruvian.inference.challenger import open_challenger
-from vitruvian.inference.connections import Connection
+from vitruvian.inference.connections import Count, counted_by
 from vitruvian.inference.predictor import Predictor
 from vitruvian.inference.processes import Board, run
 from vitruvian.inference.rules import Rules
@@ -193,12 +193,13 @@ class Server:
         """Called twice a second while the event loop moves."""
         self.others_go_on: Callable[[], bool] = lambda: False
         """Whether other processes accept from the same socket after this one has ended."""
+        count = self.service.metrics.answered
         admin = None
         if "admin" in self._sockets:
             # Without a start and an end of its own: it shows what the other application is.
-            admin = _Beside(_config(create_admin(self.service), settings, lifespan="off"))
+            admin = _Beside(_config(create_admin(self.service), settings, count, lifespan="off"))
         context = extras.tls.context if extras.tls else None
-        self._uvicorn = _Uvicorn(_config(app, settings, context=context), self.service, admin, self._sockets)
+        self._uvicorn = _Uvicorn(_config(app, settings, count, context=context), self.service, admin, self._sockets)
         self._uvicorn.tls = extras.tls
         self._uvicorn.grpc_server = grpc_server
         self._uvicorn.ready_first = ready_first
@@ -260,11 +261,16 @@ def _challenger(extras: Extras, champion: Bundle, settings: Settings) -> Callabl
 
 
 def _config(
-    app: Starlette, settings: Settings, *, lifespan: Any = "on", context: ssl.SSLContext | None = None
+    app: Starlette,
+    settings: Settings,
+    count: Count,
+    *,
+    lifespan: Any = "on",
+    context: ssl.SSLContext | None = None,
 ) -> uvicorn.Config:
     config = uvicorn.Config(
         app,
-        http=Connection,
+        http=counted_by(count),
         loop="uvloop",
         ws="none",
         lifespan=lifespan,

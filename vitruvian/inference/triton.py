@@ -27,12 +27,13 @@ _TYPES: Final = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32"}
 def statistics(samples: Iterable[Sample], identity: Identity) -> dict[str, Any]:
     """Return one version's statistics since the server began, of its metrics' samples.
 
-    Durations are sums in nanoseconds; those of requests count where they are answered well, or not.
+    Durations are sums in nanoseconds; those of requests count where they are answered well, or not. The last inference
+    is told in milliseconds of Unix time, 0 where there was none.
     """
     stages = {name: {"count": 0, "ns": 0} for name in _STAGES.values()}
     batches = {"count": 0, "sum": 0}
     codes: dict[bool, int] = {True: 0, False: 0}
-    seconds = 0.0
+    seconds = last = 0.0
     labels = dict(zip(names.IDENTITY, identity, strict=True))
     for sample in samples:
         if any(sample.labels.get(name) != value for name, value in labels.items()):
@@ -43,6 +44,8 @@ def statistics(samples: Iterable[Sample], identity: Identity) -> dict[str, Any]:
             codes[sample.labels["code"] == "200"] += int(sample.value)
         elif sample.name == f"{names.REQUEST_TIME.name}_sum" and asked:
             seconds += sample.value
+        elif sample.name == names.LAST_INFERENCE.name:
+            last = sample.value
         elif family == names.BATCH_SIZE.name and kind in batches:
             batches[kind] = int(sample.value)
         elif family == names.STAGE_TIME.name and kind in ("count", "sum"):
@@ -55,6 +58,7 @@ def statistics(samples: Iterable[Sample], identity: Identity) -> dict[str, Any]:
     return {
         "name": labels["classifier"],
         "version": labels["version"],
+        "last_inference": int(last * 1000),
         "inference_count": batches["sum"],
         "execution_count": batches["count"],
         "inference_stats": {

@@ -36,7 +36,7 @@ READY = Metric("vitruvian_ready", "gauge", "1 while predictions are accepted, el
 REQUESTS = Metric(
     "vitruvian_requests_total",
     "counter",
-    "Answered HTTP requests by route and status code.",
+    "Answered HTTP requests by route and status code; route none: what was refused before it was a whole request.",
     (*IDENTITY, "route", "code"),
 )
 REQUEST_TIME = Metric(
@@ -63,6 +63,9 @@ STAGE_TIME = Metric(
     STAGE_SECONDS,
 )
 BATCH_SIZE = Metric("vitruvian_batch_size", "histogram", "Inputs that the model answered at once.", buckets=COUNTS)
+LAST_INFERENCE = Metric(
+    "vitruvian_last_inference_timestamp_seconds", "gauge", "When the model ran last, as Unix time; 0: it never did."
+)
 PREDICTIONS = Metric("vitruvian_predictions_total", "counter", "Predicted inputs by class.", (*IDENTITY, "class"))
 CONFIDENCE = Metric("vitruvian_confidence", "histogram", "Probability of the predicted class.", buckets=SHARES)
 
@@ -77,6 +80,7 @@ SERVING = (
     QUEUE_WAIT,
     STAGE_TIME,
     BATCH_SIZE,
+    LAST_INFERENCE,
     PREDICTIONS,
     CONFIDENCE,
 )

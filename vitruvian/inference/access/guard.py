@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +38,8 @@ class Guard:
         self._keys = KeyRing(folder / policy.keys) if policy.keys else None
         self._tokens = Tokens(policy.jwt) if policy.jwt else None
         self._buckets = Buckets()
-        self._shares = shares
+        self.shares = shares
+        """The processes that have a part of each limit."""
 
     @classmethod
     def open(cls, path: Path, *, shares: int = 1) -> Guard:
@@ -50,9 +52,9 @@ class Guard:
         `headers` are looked up by names in small letters.
         """
         identity = await self.admit(headers, group)
-        limit = (identity and identity.limit) or self.policy.rate_limit
+        limit = self.limit(identity)
         if limit is not None and group != "health":
-            self._limit(f"address {remote}" if identity is None else identity.name, limit)
+            self._buckets.take(f"address {remote}" if identity is None else identity.name, limit)
         return identity
 
     async def admit(self, headers: Mapping[bytes, bytes], group: Group) -> Identity | None:
@@ -67,6 +69,11 @@ class Guard:
         if group not in self._public and not self._may(identity, group):
             raise Problem(FORBIDDEN, f"'{identity.name}' may not ask for {group}")
         return identity
+
+    def limit(self, identity: Identity | None) -> RateLimit | None:
+        """Return how often this process lets somebody ask; None: as often as they like."""
+        limit = (identity and identity.limit) or self.policy.rate_limit
+        return None if limit is None else _share(limit, self.shares)
 
     async def _identity(self, given: str) -> Identity:
         if self._keys is not None and (given.startswith(PREFIX) or self._tokens is None):
@@ -90,12 +97,12 @@ class Guard:
         needed = self.policy.jwt.scopes.get(group)
         return needed is None or needed in identity.scopes
 
-    def _limit(self, who: str, limit: RateLimit) -> None:
-        share = limit
-        if self._shares > 1:
-            each = limit.requests_per_minute / self._shares
-            share = RateLimit(requestsPerMinute=each, burst=max(1.0, limit.burst / self._shares))
-        self._buckets.take(who, share)
+
+@lru_cache(1024)
+def _share(limit: RateLimit, shares: int) -> RateLimit:
+    # Less than one at once would let nobody in.
+    each, burst = limit.requests_per_minute / shares, max(1.0, limit.burst / shares)
+    return RateLimit(requestsPerMinute=each, burst=burst)
 
 
 def _secret(headers: Mapping[bytes, bytes]) -> str | None:
@@ -126,6 +133,7 @@ class GuardMiddleware:
             except Problem as e:
                 await problem_response(e, path, state["request_id"])(scope, receive, send)
                 return
+            state["rate_limit"] = self.guard.limit(identity)
             if identity is not None:
                 state["identity"] = identity.name
         await self.app(scope, receive, send)

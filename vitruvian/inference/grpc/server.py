@@ -15,18 +15,16 @@ from vitruvian.errors import VitruvianError
 from vitruvian.inference import oip, triton
 from vitruvian.inference.envelope import FORESEEN, problem_of
 from vitruvian.inference.grpc import tensors
-from vitruvian.inference.grpc.arrivals import Arrivals
+from vitruvian.inference.grpc.arrivals import Arrivals, Streams
 from vitruvian.inference.grpc.messages import message, methods
 from vitruvian.inference.labels import MOST_LABELS
 from vitruvian.inference.problems import (
-    BUSY,
     FORBIDDEN,
     INTERNAL,
     LATE,
     NOT_FOUND,
     UNAUTHENTICATED,
     Problem,
-    retry,
 )
 from vitruvian.inference.service import Service, State
 from vitruvian.inference.tracks import TOLD, Tracks
@@ -59,7 +57,7 @@ _MOST_QUESTIONS, _QUESTION_SECONDS = 8, 5.0
 _EMPTY = ("ServerLive", "ServerReady")
 """Methods whose messages say nothing: they are answered without reading them, whatever else is on its way."""
 _MOST_STREAMS = 64
-"""Streams of messages at once; each may hold a message that never ends."""
+"""Streams of messages at once, where so many messages have room."""
 _OPTIONS = (
     ("grpc.max_send_message_length", -1),
     # Several processes share the port.
@@ -69,6 +67,9 @@ _OPTIONS = (
     ("grpc.max_concurrent_streams", 1024),
     ("grpc.max_connection_idle_ms", 300_000),
     ("grpc.server_handshake_timeout_ms", 15_000),
+    # Who has vanished would else be noticed after two hours, and what it began to send be kept for so long.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
 )
 _MOST_CALLS = 2048
 """Calls at once, those included of which no message is read yet: a stream that isn't read holds 64 kB."""
@@ -135,9 +136,10 @@ class GrpcServer:
         self._tracks = tracks
         self._address = address
         self._limit = max_message + _ROOM_FOR_NAMES
-        self._pictures = Arrivals(max(_LEAST_MESSAGES, max_messages // max_message), message_seconds)
+        most = max(_LEAST_MESSAGES, max_messages // max_message)
+        self._pictures = Arrivals(most, message_seconds)
         self._questions = Arrivals(_MOST_QUESTIONS, _QUESTION_SECONDS)
-        self._streams = 0
+        self._streams = Streams(min(_MOST_STREAMS, most), message_seconds)
         self._credentials = credentials
         self._guard = guard
         self._server: Any = None
@@ -203,34 +205,27 @@ class GrpcServer:
         """Return what answers each message of a stream in turn; a problem is an answer, and the stream goes on."""
 
         async def answer(asked: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
-            call = _Call(context, self._tracks.stable)
-            problem = await self._kept_out(route, call)
-            if problem is not None:
-                await context.abort(_code(problem), problem.detail)
-            self._streams += 1
+            stable = self._tracks.stable
             try:
-                async for one in asked:
-                    call = _Call(context, self._tracks.stable)
-                    made, problem = await self._counted(route, handle, response, partial(_come, one), call)
-                    if problem is not None and problem.kind in (UNAUTHENTICATED, FORBIDDEN):
-                        await context.abort(_code(problem), problem.detail)
-                    yield made if problem is None else response(error_message=problem.detail)
-            finally:
-                self._streams -= 1
+                # Before a message of it is read.
+                if self._guard is not None:
+                    await self._guard.admit(_Call(context, stable).state["headers"], _group(route))
+                async with self._streams.place():
+                    while (one := await self._streams.next(asked)) is not None:
+                        receive = partial(_come, one)
+                        made, problem = await self._counted(route, handle, response, receive, _Call(context, stable))
+                        if problem is not None and problem.kind in (UNAUTHENTICATED, FORBIDDEN):
+                            break
+                        yield made if problem is None else response(error_message=problem.detail)
+                    else:
+                        return
+            except Problem as e:
+                stable.metrics.answered(route, e.kind.status, 0.0)
+                problem = e
+            assert problem is not None
+            await context.abort(_code(problem), problem.detail)
 
         return answer
-
-    async def _kept_out(self, route: str, call: _Call) -> Problem | None:
-        """Return why a stream isn't let in, before a message of it is read."""
-        try:
-            if self._guard is not None:
-                await self._guard.admit(call.state["headers"], _group(route))
-            if self._streams >= _MOST_STREAMS:
-                raise retry(BUSY, f"{_MOST_STREAMS} streams are open already", 1)
-        except Problem as e:
-            call.service.metrics.answered(route, e.kind.status, 0.0)
-            return e
-        return None
 
     async def _counted(
         self, route: str, handle: Handle, response: Any, receive: Callable[[], Awaitable[Any]], call: _Call

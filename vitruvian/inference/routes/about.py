@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,14 +19,18 @@ from vitruvian.inference.routes.taking import as_json
 from vitruvian.inference.service import Settings
 from vitruvian.inference.tracks import Tracks
 
+if TYPE_CHECKING:
+    from vitruvian.inference.access.policy import RateLimit
+
 _VARY = {"Vary": "Accept"}
 
 
 class About:
-    """One method for each route."""
+    """One method for each route; rate limits are divided among so many `processes`."""
 
-    def __init__(self, tracks: Tracks, *, admin: bool = True) -> None:
+    def __init__(self, tracks: Tracks, *, admin: bool = True, processes: int = 1) -> None:
         self._admin = admin
+        self._processes = processes
         self.service = tracks.stable
         self._about = _about(self.service.predictor.bundle, self.service.settings)
 
@@ -61,7 +65,12 @@ class About:
             "seconds_per_input": round(lanes.work(1) / lanes.count, 6),
         }
         settings = asdict(self.service.settings) | {"lanes": lanes.count, "max_pixels": MAX_PIXELS}
-        return as_json({**settings, "now": now})
+        return as_json({**settings, "rate_limit_per_process": self._rate_limit(request), "now": now})
+
+    def _rate_limit(self, request: Request) -> dict[str, float] | None:
+        """Return how often who asks may ask this process, and how many processes there are; None without a limit."""
+        limit: RateLimit | None = getattr(request.state, "rate_limit", None)
+        return None if limit is None else {**limit.model_dump(), "processes": self._processes}
 
 
 def _about(bundle: Bundle, settings: Settings) -> dict[str, Any]:
