@@ -163,6 +163,19 @@ def test_no_message_an_unreadable_and_too_large_a_one_are_the_clients_fault(
     assert "Traceback" not in caplog.text
 
 
+def test_an_unreadable_message_ends_its_stream_as_the_clients_fault(
+    address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def one() -> AsyncIterator[bytes]:
+        yield b"\xff\xff\xff"
+
+    async def ask(channel: grpc.aio.Channel) -> None:
+        assert await _code(_call(channel, STREAM, one())) is grpc.StatusCode.INVALID_ARGUMENT
+
+    run(address, ask)
+    assert "Traceback" not in caplog.text
+
+
 def test_so_many_streams_and_no_more_are_open_at_once(address: str) -> None:
     async def ask(channel: grpc.aio.Channel) -> None:
         streams = [_call(channel, STREAM, _never()) for _ in range(30)]
