@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from moto.server import ThreadedMotoServer
 
 from tests import configs
@@ -208,12 +209,17 @@ def test_servers_start_in_every_way_that_the_docs_show(trained: Path) -> None:
 
 
 def test_only_who_has_a_key_is_let_in_as_the_docs_say(trained: Path) -> None:
-    access, keys, jwt = blocks("docs/access.md", "yaml")
+    access, keys, secret, jwt = blocks("docs/access.md", "yaml")
     (trained / "access.yaml").write_text(access)
     (trained / "with-tokens.yaml").write_text(access + jwt)
     (trained / "written.yaml").write_text(keys)
     assert read_policy(trained / "with-tokens.yaml").jwt is not None
     assert [key.name for key in read_keys(trained / "written.yaml")] == ["app", "prometheus"]
+    (trained / "secret").mkdir()
+    for name, text in yaml.safe_load(secret)["stringData"].items():
+        (trained / "secret" / name).write_text(text)
+    assert read_policy(trained / "secret" / "access.yaml").keys is not None
+    assert [key.name for key in read_keys(trained / "secret" / "keys.yaml")] == ["app"]
     new, plain, *_ = lines = commands("docs/access.md")
     request, limits = [line for line in lines if line.startswith("curl")]
     key = shell(f"{new}; echo $KEY", trained).stdout.strip()

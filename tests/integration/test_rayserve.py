@@ -61,10 +61,15 @@ def test_what_serve_is_told_is_what_the_application_takes() -> None:
     }
     classifier = spec.parse(yaml.safe_dump(declared))
     bundle = "s3://models/yoga/bundles/7"
-    (service,) = rayservice.ray_service(classifier, bundle, "7", "studio", RayServeSettings())
+    (service,) = rayservice.ray_service(classifier, bundle, "7", "studio", RayServeSettings(access="who"))
     config = ServeDeploySchema.model_validate(yaml.safe_load(service["spec"]["serveConfigV2"]))
     (application,) = config.applications
     assert application.import_path == rayservice.IMPORT_PATH
-    assert rayserve.Arguments.model_validate(application.args).bundle == bundle
+    arguments = rayserve.Arguments.model_validate(application.args)
+    assert arguments.bundle == bundle
+    group = service["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["template"]["spec"]
+    mounted = {mount["name"]: mount["mountPath"] for mount in group["containers"][0]["volumeMounts"]}
+    assert arguments.access == Path(mounted["access"]) / "access.yaml"
+    assert [each["secret"]["secretName"] for each in group["volumes"] if "secret" in each] == ["who"]
     assert [deployment.name for deployment in application.deployments] == [getattr(rayserve.Server, "name")]  # noqa: B009
     assert rayservice.METRICS_VARIABLE == rayserve.METRICS_PORT

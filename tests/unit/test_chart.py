@@ -356,6 +356,30 @@ def test_servers_that_ask_for_keys_or_speak_tls_show_health_and_metrics_beside()
     assert found["PodMonitor", "v-server-admin"]["spec"]["podMetricsEndpoints"][0]["port"] == "admin"
 
 
+def test_who_may_ask_holds_for_the_servers_that_deploy_makes_as_well() -> None:
+    found = made(server={"access": {"secret": "who"}, "grpc": {"enabled": True}}, monitoring={"podMonitor": True})
+    runtime = found["ServingRuntime", "vitruvian"]["spec"]
+    (container,) = runtime["containers"]
+    # KServe's Service leads to the first port.
+    assert next(iter(container["ports"]))["name"] == "http"
+    assert {port["name"]: port["containerPort"] for port in container["ports"]} == PORTS
+    assert {container[probe]["httpGet"]["port"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")} == {
+        9090
+    }
+    assert runtime["annotations"]["prometheus.io/port"] == "9090"
+    assert runtime["protocolVersions"] == ["v2", "grpc-v2"]
+    mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    secrets = {each["name"]: each["secret"]["secretName"] for each in runtime["volumes"] if "secret" in each}
+    assert secrets == {"access": "who"}
+    assert f"--access={mounted['access']}/access.yaml" in container["args"]
+    assert {"--admin-port=9090", "--grpc-port=8081"} <= set(container["args"])
+    allowed = found["NetworkPolicy", "v-server"]["spec"]["ingress"]
+    assert {port["port"] for rule in allowed for port in rule["ports"]} == {8080, 8081, 9090}
+    assert found["PodMonitor", "v-server"]["spec"]["podMetricsEndpoints"][0]["port"] == "admin"
+    rayserve = yaml.safe_load(found["ConfigMap", "vitruvian-rayserve"]["data"]["settings.yaml"])
+    assert rayserve["access"] == "who"
+
+
 def test_a_server_of_which_nothing_more_is_asked_has_one_port() -> None:
     found = made(server=SERVER | {"access": None, "tls": None, "grpc": None})
     (container,) = found["Deployment", "v-server"]["spec"]["template"]["spec"]["containers"]

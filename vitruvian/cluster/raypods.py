@@ -129,6 +129,14 @@ def config_mount(name: str, folder: str) -> Object:
     return {"name": name, "mountPath": folder, "readOnly": True}
 
 
+def with_secret(pod: Object, name: str, secret: str, folder: str) -> Object:
+    """Return a pod whose container sees the files of a Secret in a folder, read-only."""
+    (ray,) = pod["spec"]["containers"]
+    mounts = [*ray["volumeMounts"], {"name": name, "mountPath": folder, "readOnly": True}]
+    volumes = [*pod["spec"]["volumes"], {"name": name, "secret": {"secretName": secret, "defaultMode": 0o440}}]
+    return {**pod, "spec": {**pod["spec"], "containers": [{**ray, "volumeMounts": mounts}], "volumes": volumes}}
+
+
 def scratch_volumes(settings: RaySettings) -> list[Object]:
     """Return the volumes of SCRATCH_MOUNTS."""
     limit = {"sizeLimit": settings.scratch_limit} if settings.scratch_limit else {}

@@ -28,6 +28,7 @@ from vitruvian.cluster.raypods import (
     measured,
     ray_cluster,
     with_ports,
+    with_secret,
     worker_pod,
 )
 from vitruvian.cluster.settings import GcsFaultTolerance, RayServeSettings
@@ -59,6 +60,7 @@ _PUBLIC: Final = {
 }
 METRICS_VARIABLE: Final = "VITRUVIAN_METRICS_PORT"
 IMPORT_PATH: Final = "vitruvian.serving.rayserve:app"
+_ACCESS: Final = "/etc/vitruvian/access"
 
 
 def ray_service(
@@ -78,7 +80,7 @@ def ray_service(
         "spec": {
             # The head pod has no server, but always a proxy: while servers move from pod to pod it may be the only one.
             "excludeHeadPodFromServeSvc": False,
-            "serveConfigV2": _serve_config(classifier, bundle_in_reach(bundle)),
+            "serveConfigV2": _serve_config(classifier, bundle_in_reach(bundle), settings),
             "rayClusterConfig": _cluster(classifier.spec.serving.replicas, marks, settings),
         },
     }
@@ -90,7 +92,7 @@ def ray_service(
     return made
 
 
-def _serve_config(classifier: Classifier, bundle: str) -> str:
+def _serve_config(classifier: Classifier, bundle: str, settings: RayServeSettings) -> str:
     """Return Serve's own configuration file."""
     replicas = classifier.spec.serving.replicas
     # A server works on one request and lets the others wait.
@@ -106,11 +108,14 @@ def _serve_config(classifier: Classifier, bundle: str) -> str:
         # The new server first, then the old one goes.
         "max_surge_percent": 25,
     }
+    args = {"bundle": bundle, "name": classifier.name}
+    if settings.access:
+        args["access"] = f"{_ACCESS}/access.yaml"
     application = {
         "name": classifier.name,
         "import_path": IMPORT_PATH,
         "route_prefix": "/",
-        "args": {"bundle": bundle, "name": classifier.name},
+        "args": args,
         "deployments": [deployment],
     }
     http = {"host": "0.0.0.0", "port": PORT, "keep_alive_timeout_s": 75}
@@ -119,6 +124,8 @@ def _serve_config(classifier: Classifier, bundle: str) -> str:
 
 def _cluster(replicas: Replicas, marks: dict[str, str], settings: RayServeSettings) -> Object:
     worker = measured(worker_pod(marks, settings), {"serve": PORT, "server-metrics": METRICS_PORT}, settings)
+    if settings.access:
+        worker = with_secret(worker, "access", settings.access, _ACCESS)
     container = worker["spec"]["containers"][0]
     container["env"] = [*container["env"], {"name": METRICS_VARIABLE, "value": str(METRICS_PORT)}]
     # Where there is room, no node and no zone takes all servers with it.

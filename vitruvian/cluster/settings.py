@@ -184,6 +184,8 @@ class RayServeSettings(RaySettings):
     """The pod that leads: Serve's controller, no server."""
     worker: ServingResources = ServingResources()
     """The pod of one server."""
+    access: Name | None = None
+    """A Secret whose access.yaml, and the files that it names, say who may ask (docs/access.md); none: everybody."""
     ingress: Ingress | None = None
     """How servers are reached from outside; none: by their Service only."""
     gcs_fault_tolerance: GcsFaultTolerance | None = None

@@ -13,6 +13,7 @@ import os
 import re
 import threading
 import time
+from pathlib import Path
 from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -27,10 +28,13 @@ from starlette.types import Message
 
 from vitruvian.bundle import Bundle, open_bundle
 from vitruvian.errors import VitruvianError
+from vitruvian.inference.access.guard import Guard
 from vitruvian.inference.app import create_app
 from vitruvian.inference.choice import fastest
 from vitruvian.inference.predictor import Predictor
 from vitruvian.inference.problems import NOT_FOUND, Problem, problem_response
+from vitruvian.inference.remote.allowed import Allowed
+from vitruvian.inference.remote.fetch import Fetcher
 from vitruvian.inference.service import Settings
 from vitruvian.inference.startup import Startup
 from vitruvian.machine import usable_cpus
@@ -57,6 +61,14 @@ class Arguments(BaseModel):
     """The model's name in the protocols; none: the classifier's."""
     track: Literal["stable", "canary"] = "stable"
     """A label of the metrics."""
+    access: Path | None = None
+    """A file that says who may ask (docs/access.md); none: everybody. Each replica holds to its limits by itself."""
+    allow_url: str = ""
+    """Hosts to fetch pictures from, with commas between; empty: no URLs."""
+    queue_seconds: float = Field(default=10.0, ge=0.001)
+    """How long accepted work may wait."""
+    deadline: float = Field(default=30.0, ge=0.001)
+    """Seconds for an answer where a client says none."""
 
 
 def _predictor(bundle: Bundle) -> Predictor:
@@ -86,7 +98,17 @@ class Server:
         bundle = bundle.named(arguments.name) if arguments.name else bundle
         with startup.time("load"):
             predictor = _predictor(bundle)
-        self._app = create_app(predictor, Settings(track=arguments.track), startup=startup, ready_first=True)
+        settings = Settings(
+            track=arguments.track, queue_seconds=arguments.queue_seconds, deadline_seconds=arguments.deadline
+        )
+        self._app = create_app(
+            predictor,
+            settings,
+            startup=startup,
+            ready_first=True,
+            guard=Guard.open(arguments.access) if arguments.access else None,
+            fetcher=Fetcher(Allowed.parse(arguments.allow_url.split(","))) if arguments.allow_url else None,
+        )
         if port := os.environ.get(METRICS_PORT):
             _show(self._app.state.service.metrics.registry, int(port))
 

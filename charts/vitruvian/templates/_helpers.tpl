@@ -33,7 +33,12 @@ app.kubernetes.io/component: server
 {{- /* Whether health and metrics of this release's own servers have a port of their own: where the other asks for keys or
 speaks TLS, kubelet and Prometheus need one that doesn't. */ -}}
 {{- define "vitruvian.admin" -}}
-{{- if or (.Values.server.access | default dict).secret (.Values.server.tls | default dict).secret -}}true{{- end -}}
+{{- if or (include "vitruvian.access" .) (.Values.server.tls | default dict).secret -}}true{{- end -}}
+{{- end -}}
+
+{{- /* The Secret that says who may ask servers, with KServe, Ray Serve or neither; empty: everybody. */ -}}
+{{- define "vitruvian.access" -}}
+{{- (.Values.server.access | default dict).secret | default "" -}}
 {{- end -}}
 
 {{- define "vitruvian.scrape" -}}
@@ -130,7 +135,9 @@ imagePullPolicy: {{ .root.Values.images.server.pullPolicy | quote }}
 env:
 {{- include "vitruvian.serverEnv" .root }}
 ports:
-{{- range $name, $port := .ports }}
+{{- /* KServe's Service leads to the first. */}}
+- {name: http, containerPort: {{ .ports.http }}, protocol: TCP}
+{{- range $name, $port := omit .ports "http" }}
 - {name: {{ $name }}, containerPort: {{ $port }}, protocol: TCP}
 {{- end }}
 startupProbe:
@@ -155,11 +162,17 @@ securityContext:
 volumeMounts:
 - {name: tmp, mountPath: /tmp}
 - {name: home, mountPath: /home/vitruvian}
+{{- if include "vitruvian.access" .root }}
+- {name: access, mountPath: /etc/vitruvian/access, readOnly: true}
+{{- end }}
 {{- end -}}
 
 {{- define "vitruvian.serverVolumes" -}}
 - {name: tmp, emptyDir: {}}
 - {name: home, emptyDir: {}}
+{{- with include "vitruvian.access" . }}
+- {name: access, secret: {secretName: {{ . | quote }}, defaultMode: 0440}}
+{{- end }}
 {{- end -}}
 
 {{- define "vitruvian.placement" -}}
