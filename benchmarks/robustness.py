@@ -167,8 +167,8 @@ def at_its_wall(figure: Figure) -> Picture:
 def drawn(first: int, count: int, seed: int, draw: Callable[[Figure], Picture]) -> tuple[NDArray[np.uint8], list[str]]:
     """Return pictures (n, 48, 48, 3) and their classes."""
     figures = [synthetic.figure(index, seed, PEOPLE) for index in range(first, first + count)]
-    values = np.stack([draw(figure) for figure in figures])
-    return (values * 255).round().astype(np.uint8), [figure.label for figure in figures]
+    pictures = np.stack([(draw(figure) * 255).round().astype(np.uint8) for figure in figures])
+    return pictures, [figure.label for figure in figures]
 
 
 def folder_of(folder: Path, pictures: NDArray[np.uint8], labels: Sequence[str]) -> Path:
