@@ -86,11 +86,15 @@ def _grid() -> tuple[Picture, Picture]:
     return rows, columns
 
 
+def _where(condition: Any) -> Picture:
+    return np.asarray(condition, np.float64)
+
+
 def _stripes(rng: np.random.Generator, across: float) -> Picture:
     rows, columns = _grid()
     angle = np.deg2rad(across + rng.uniform(-15, 15))
     wave = np.sin(2 * np.pi * rng.uniform(2, 6) * (rows * np.sin(angle) + columns * np.cos(angle)) + rng.uniform(0, 6))
-    return (wave > 0).astype(np.float64)
+    return _where(wave > 0)
 
 
 def _blocks(rng: np.random.Generator) -> Picture:
@@ -105,20 +109,20 @@ def _noise(rng: np.random.Generator) -> Picture:
 def _rings(rng: np.random.Generator) -> Picture:
     rows, columns = _grid()
     away = np.hypot(rows - rng.random(), columns - rng.random())
-    return (np.sin(2 * np.pi * rng.uniform(2, 6) * away) > 0).astype(np.float64)
+    return _where(np.sin(2 * np.pi * rng.uniform(2, 6) * away) > 0)
 
 
 def _chequers(rng: np.random.Generator) -> Picture:
     side = int(rng.integers(4, 13))
     rows, columns = np.mgrid[:SIZE, :SIZE] // side
-    return ((rows + columns) % 2).astype(np.float64)
+    return _where((rows + columns) % 2)
 
 
 def _spots(rng: np.random.Generator) -> Picture:
     rows, columns = _grid()
     often = 2 * np.pi * rng.uniform(3, 7)
     wave = np.sin(often * rows + rng.uniform(0, 6)) * np.sin(often * columns + rng.uniform(0, 6))
-    return (wave > 0.3).astype(np.float64)
+    return _where(wave > 0.3)
 
 
 SEEN: tuple[Pattern, ...] = (lambda rng: _stripes(rng, 0), lambda rng: _stripes(rng, 90), _blocks, _noise)
@@ -128,20 +132,19 @@ UNSEEN: tuple[Pattern, ...] = (_rings, _chequers, _spots, lambda rng: _stripes(r
 def person(figure: Figure) -> Picture:
     """Return how much of each pixel (48, 48, 1) the person covers: what changes with the colour of all they wear."""
     look = synthetic._body(figure.seed, int(figure.subject.rpartition("-")[2])).look
+    worn = ("skin", "hair", "shirt", "trousers", "shoes")
     dark, bright = (
         render.draw_picture(
             figure.keypoints,
             figure.visible,
             SIZE,
             np.random.default_rng(0),
-            look=dataclasses.replace(
-                look, **dict.fromkeys(("skin", "hair", "shirt", "trousers", "shoes"), (value,) * 3)
-            ),
+            look=dataclasses.replace(look, **dict.fromkeys(worn, (value,) * 3)),  # type: ignore[arg-type]
             depth=figure.depth,
         ).astype(np.float64)
         for value in (0, 255)
     )
-    return np.clip((bright - dark).mean(2, keepdims=True) / 150, 0, 1)
+    return np.asarray(np.clip((bright - dark).mean(2, keepdims=True) / 150, 0, 1))
 
 
 def before(figure: Figure, background: Picture, share: float) -> Picture:
@@ -221,7 +224,7 @@ def compare(folder: Path, seed: int) -> Found:
 
     first, last = (clip.load(bundle.folder).eval() for bundle in (pretrained, plain))
     assert isinstance(first, clip.PromptedClip) and isinstance(last, clip.PromptedClip)
-    modules = {f"{point:g}": clip.between(first, last, point).eval() for point in POINTS}
+    modules: dict[str, torch.nn.Module] = {f"{point:g}": clip.between(first, last, point).eval() for point in POINTS}
     taken = chosen.info.lineage["interpolation"]["chosen"]
     print(
         f"seed {seed}: chosen {taken:g}, on the validation part", chosen.info.lineage["interpolation"], file=sys.stderr
