@@ -202,8 +202,15 @@ def accuracy(module: torch.nn.Module, bundle: Bundle, pictures: NDArray[np.uint8
     return float(np.mean(np.array(bundle.info.labels)[np.concatenate(rows)] == np.array(labels)))
 
 
+def way(start: Bundle, end: Bundle) -> dict[str, clip.PromptedClip]:
+    """Return the points between two bundles: 0 is the start, 1 the end."""
+    first, last = (clip.load(bundle.folder).eval() for bundle in (start, end))
+    assert isinstance(first, clip.PromptedClip) and isinstance(last, clip.PromptedClip)
+    return {f"{point:g}": clip.between(first, last, point) for point in POINTS}
+
+
 def compare(folder: Path, seed: int) -> Found:
-    """Return accuracy in and out of distribution of each point, of the chosen one, and of LP-FT."""
+    """Return accuracy in and out of distribution of each point, of the chosen one, and of the points of LP-FT."""
     world = folder_of(folder / "drawn-world", *drawn(0, WORLD, seed, lambda each: patterned(each, SEEN, SOME)))
     place = folder_of(folder / "drawn-place", *drawn(PLACE_FROM, PLACE, seed, at_its_wall))
     asked = (
@@ -222,14 +229,13 @@ def compare(folder: Path, seed: int) -> Found:
     probe = tune("probe", pretrained, PROBE, unfreezeVisual=0)
     after = tune("after-probe", probe, WHOLE, unfreezeVisual=4)
 
-    first, last = (clip.load(bundle.folder).eval() for bundle in (pretrained, plain))
-    assert isinstance(first, clip.PromptedClip) and isinstance(last, clip.PromptedClip)
-    modules: dict[str, torch.nn.Module] = {f"{point:g}": clip.between(first, last, point).eval() for point in POINTS}
+    modules = way(pretrained, plain)
     taken = chosen.info.lineage["interpolation"]["chosen"]
     print(
         f"seed {seed}: chosen {taken:g}, on the validation part", chosen.info.lineage["interpolation"], file=sys.stderr
     )
-    modules |= {"chosen": modules[f"{taken:g}"], "LP": clip.load(probe.folder), "LP-FT": clip.load(after.folder)}
+    modules["chosen"] = modules[f"{taken:g}"]
+    modules |= {f"LP-FT {name}": module for name, module in way(probe, after).items()}
     return {name: [accuracy(module.eval(), plain, *pictures) for pictures in asked] for name, module in modules.items()}
 
 
