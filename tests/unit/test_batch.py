@@ -99,6 +99,13 @@ def test_all_formats_say_the_same(bundle: str, source: Path, tmp_path: Path) -> 
             assert share == pytest.approx(line["probabilities"][name]) == pytest.approx(float(row[name]), abs=1e-6)
 
 
+def test_a_folder_of_answers_is_read_as_one_table(bundle: str, source: Path, tmp_path: Path) -> None:
+    _all(begin(bundle, str(source), str(tmp_path / "out"), "parquet", 7))
+    rows = parquet.read_table(tmp_path / "out").to_pylist()
+    assert {row["path"]: row["label"] for row in rows} == _wanted(source)
+    assert len(rows) == len(_wanted(source))
+
+
 def test_a_killed_work_goes_on_and_answers_each_file_once(bundle: str, source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-c", WORK, bundle, str(source), str(out)]
@@ -158,7 +165,7 @@ def test_the_answers_of_another_bundle_or_source_are_refused(bundle: str, source
 def test_parts_that_nothing_is_known_of_are_not_taken_for_answers(bundle: str, source: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "part-000000.csv").write_text("path,label")
-    with pytest.raises(DataError, match=r"parts are here, but not batch\.json"):
+    with pytest.raises(DataError, match=r"parts are here, but not _batch\.json"):
         begin(bundle, str(source), str(tmp_path / "out"), "csv", 10)
 
 

@@ -22,7 +22,8 @@ from vitruvian.inference.predictor import Prediction, Predictor, Prepared
 from vitruvian.store import Store, open_store
 
 Format = Literal["parquet", "csv", "jsonl"]
-ASKED: Final = "batch.json"
+# Readers of a whole folder (Arrow, pandas, Spark) pass over names that begin so.
+ASKED: Final = "_batch.json"
 DONE: Final = "_SUCCESS"
 
 
