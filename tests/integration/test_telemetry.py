@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.bundles import make_bundle, picture
+from tests.bundles import make_bundle, picture, publish_exports
 from tests.processes import serving
-from vitruvian.bundle import promote, publish
-from vitruvian.store import open_store
 
 # Where one of these is set the libraries are silent anyway.
 SILENCED = ("CI", "TF_BUILD", "JENKINS_URL", "GITHUB_ACTIONS", "NNCF_CI", "NNCF_DEV", "ORT_DISABLE_TELEMETRY")
@@ -36,11 +33,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def store(tmp_path: Path) -> Path:
     """A classifier whose one model is two exports, as both runtimes read ONNX."""
     bundle = make_bundle(tmp_path)
-    both = tuple(bundle.served.model_copy(update={"format": format}) for format in ("onnx", "openvino"))
-    folder, info = tmp_path / "again", bundle.info.model_copy(update={"version": "v2", "exports": both})
-    shutil.copytree(bundle.folder, folder, ignore=shutil.ignore_patterns("checksums.json", "bundle.json"))
-    promote(open_store(tmp_path / "store"), "v2", publish(open_store(tmp_path / "store"), folder, info))
-    return tmp_path / "store"
+    model = (bundle.folder / bundle.served.path).read_bytes()
+    return publish_exports(tmp_path, bundle, {"onnx": model, "openvino": model}, "onnx")
 
 
 def _written(home: Path) -> list[str]:

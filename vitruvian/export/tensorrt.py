@@ -69,7 +69,7 @@ def _built(trt: Any, source: Source, format: str) -> bytes:
 
 
 def needed(format: str) -> Any:
-    """Return the library; raises `ExportError` without it, without a GPU, or where its version can't make the format."""
+    """Return the library; raises `ExportError` without it or a GPU, or where its version can't make the format."""
     if not torch.cuda.is_available():
         hint = "export on a machine with one, or remove it from export.formats"
         raise ExportError("needs an NVIDIA GPU, and here is none", where=format, hint=hint)
