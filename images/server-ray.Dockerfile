@@ -27,7 +27,7 @@ LABEL org.opencontainers.image.title="Vitruvian server on Ray" \
 RUN apt-get update && apt-get install --yes --no-install-recommends wget && rm -rf /var/lib/apt/lists/* && \
     groupadd --gid 10001 vitruvian && useradd --uid 10001 --gid 10001 --create-home vitruvian
 COPY --from=build /opt/vitruvian /opt/vitruvian
-ENV PATH=/opt/vitruvian/bin:$PATH PYTHONUNBUFFERED=1 RAY_USAGE_STATS_ENABLED=0
+ENV PATH=/opt/vitruvian/bin:$PATH PYTHONUNBUFFERED=1 RAY_USAGE_STATS_ENABLED=0 ORT_DISABLE_TELEMETRY=1
 USER 10001:10001
 WORKDIR /home/vitruvian
 CMD ["vitruvian", "--help"]

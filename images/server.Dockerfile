@@ -25,7 +25,7 @@ LABEL org.opencontainers.image.title="Vitruvian server" \
       org.opencontainers.image.revision="${REVISION}"
 RUN groupadd --gid 10001 vitruvian && useradd --uid 10001 --gid 10001 --create-home vitruvian
 COPY --from=build /opt/vitruvian /opt/vitruvian
-ENV PATH=/opt/vitruvian/bin:$PATH PYTHONUNBUFFERED=1
+ENV PATH=/opt/vitruvian/bin:$PATH PYTHONUNBUFFERED=1 ORT_DISABLE_TELEMETRY=1
 USER 10001:10001
 WORKDIR /home/vitruvian
 EXPOSE 8080

@@ -29,7 +29,7 @@ LABEL org.opencontainers.image.title="Vitruvian trainer" \
 COPY README.md ./
 COPY vitruvian vitruvian
 RUN pip install --no-cache-dir --no-deps .
-ENV PYTHONUNBUFFERED=1 RAY_USAGE_STATS_ENABLED=0
+ENV PYTHONUNBUFFERED=1 RAY_USAGE_STATS_ENABLED=0 ORT_DISABLE_TELEMETRY=1
 USER 10001:10001
 WORKDIR /home/vitruvian
 CMD ["vitruvian", "--help"]

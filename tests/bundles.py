@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -214,6 +215,21 @@ def make_bundle(
     digest = publish(store, folder, info)
     promote(store, version, digest)
     return open_bundle(root / "store")
+
+
+def publish_exports(root: Path, bundle: Bundle, models: Mapping[str, bytes], serve: str) -> Path:
+    """Publish a bundle's other version with these models as its exports, as if of another CPU; return the store."""
+    folder, store = root / "again", open_store(root / "store")
+    shutil.copytree(bundle.folder, folder, ignore=shutil.ignore_patterns("checksums.json", "bundle.json"))
+    for format, content in models.items():
+        (folder / "exports" / format).mkdir()
+        (folder / "exports" / format / "model.onnx").write_bytes(content)
+    records = tuple(
+        bundle.served.model_copy(update={"format": format, "path": f"exports/{format}/model.onnx"}) for format in models
+    )
+    info = bundle.info.model_copy(update={"version": "v2", "exports": records, "serve": serve})
+    promote(store, info.version, publish(store, folder, info))
+    return root / "store"
 
 
 def _measured(labels: Sequence[str]) -> Metrics:

@@ -121,7 +121,7 @@ def test_a_killed_command_goes_on_and_has_each_file_exactly_once(
     source, out = places
     flags = ("--format", format, "--part", "3")
     moments: list[Callable[[], bool]] = [
-        lambda: out.tag("batch.json") is not None,
+        lambda: out.tag("_batch.json") is not None,
         lambda: len(_parts(out)) >= 2,
         lambda: len(_parts(out)) >= 5,
         lambda: len(_parts(out)) >= 11,

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from pyarrow import parquet  # type: ignore[import-untyped]
 
-from tests.bundles import LABELS, make_bundle, picture
+from tests.bundles import LABELS, make_bundle, picture, publish_exports
 from vitruvian.errors import DataError
 from vitruvian.inference.batch import ASKED, DONE, Batch, Format, Worker, begin, finish, missing
 
@@ -99,6 +99,13 @@ def test_all_formats_say_the_same(bundle: str, source: Path, tmp_path: Path) -> 
             assert share == pytest.approx(line["probabilities"][name]) == pytest.approx(float(row[name]), abs=1e-6)
 
 
+def test_a_folder_of_answers_is_read_as_one_table(bundle: str, source: Path, tmp_path: Path) -> None:
+    _all(begin(bundle, str(source), str(tmp_path / "out"), "parquet", 7))
+    rows = parquet.read_table(tmp_path / "out").to_pylist()
+    assert {row["path"]: row["label"] for row in rows} == _wanted(source)
+    assert len(rows) == len(_wanted(source))
+
+
 def test_a_killed_work_goes_on_and_answers_each_file_once(bundle: str, source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-c", WORK, bundle, str(source), str(out)]
@@ -133,6 +140,53 @@ def test_answers_to_something_else_are_not_mixed_with_these(bundle: str, source:
         begin(bundle, str(source), out, "csv", 10)
 
 
+def _two_exports(root: Path) -> str:
+    """Publish a bundle with two exports that a server can run; of one, red is green."""
+    bundle = make_bundle(root)
+    turned = make_bundle(root / "turned", weights=4 * np.roll(np.eye(3, dtype=np.float32), 1, axis=1))
+    right, wrong = ((one.folder / one.served.path).read_bytes() for one in (bundle, turned))
+    return str(publish_exports(root, bundle, {"onnx": right, "onnx-int8": wrong}, "onnx"))
+
+
+def test_whoever_goes_on_answers_with_the_export_that_was_begun_with(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    bundle, out = _two_exports(tmp_path / "two"), tmp_path / "out"
+    begun = begin(bundle, str(source), str(out), "jsonl", 20)
+    asked = json.loads((out / ASKED).read_text())
+    assert asked["export"] == begun.export
+    for export, red in (("onnx", "red"), ("onnx-int8", "green")):
+        # As if it had been begun on a machine where this one is the fastest.
+        (out / ASKED).write_text(json.dumps({**asked, "export": export}))
+        batch = begin(bundle, str(source), str(out), "jsonl", 20)
+        assert batch.export == export
+        Worker(batch).write(0)
+        rows = [json.loads(line) for line in (out / "part-000000.jsonl").read_text().splitlines()]
+        assert {row["label"] for row in rows if row["path"] == "0/000.png"} == {red}
+        (out / "part-000000.jsonl").unlink()
+
+
+def test_the_export_that_a_server_would_serve_here_answers(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    bundle = make_bundle(tmp_path)
+    model = (bundle.folder / bundle.served.path).read_bytes()
+    store = publish_exports(tmp_path, bundle, {"onnx": model, "onnx-int8": b"can't be run here"}, "onnx-int8")
+    batch = _all(begin(str(store), str(source), str(tmp_path / "out"), "jsonl", 100))
+    assert batch.export == "onnx"
+
+
+def test_a_batch_that_doesnt_say_which_export_answers_is_damaged(bundle: str, source: Path, tmp_path: Path) -> None:
+    begin(bundle, str(source), str(tmp_path / "out"), "csv", 10)
+    asked = json.loads((tmp_path / "out" / ASKED).read_text())
+    del asked["export"]
+    (tmp_path / "out" / ASKED).write_text(json.dumps(asked))
+    with pytest.raises(DataError, match="is damaged; name another place"):
+        begin(bundle, str(source), str(tmp_path / "out"), "csv", 10)
+
+
 def test_what_cant_be_predicted_is_refused(bundle: str, source: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a part can't hold 0 files"):
         begin(bundle, str(source), str(tmp_path / "out"), size=0)
@@ -158,7 +212,7 @@ def test_the_answers_of_another_bundle_or_source_are_refused(bundle: str, source
 def test_parts_that_nothing_is_known_of_are_not_taken_for_answers(bundle: str, source: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "part-000000.csv").write_text("path,label")
-    with pytest.raises(DataError, match=r"parts are here, but not batch\.json"):
+    with pytest.raises(DataError, match=r"parts are here, but not _batch\.json"):
         begin(bundle, str(source), str(tmp_path / "out"), "csv", 10)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.bundles import LABELS, heatmaps, make_bundle, npy, picture
+from tests.bundles import LABELS, heatmaps, make_bundle, npy, picture, publish_exports
 from vitruvian.errors import DataError, StoreError
 from vitruvian.inference.offline import Row, list_inputs, predict_command, predict_paths, write_csv
 from vitruvian.inference.predictor import CHUNK, Prediction, Predictor
@@ -130,6 +130,19 @@ def test_file_names_that_are_no_text_go_through(store: Path, tmp_path: Path) -> 
     assert "a?.png" in lines.getvalue()
     assert len(complaints) == 2
     assert all("b?.png" in line for line in complaints)
+
+
+def test_files_are_answered_by_the_export_that_a_server_would_serve_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    bundle = make_bundle(tmp_path)
+    model = (bundle.folder / bundle.served.path).read_bytes()
+    store = publish_exports(tmp_path, bundle, {"onnx": model, "onnx-int8": b"can't be run here"}, "onnx-int8")
+    out = io.StringIO()
+    folder = fill(tmp_path / "in", a="green")
+    assert predict_command(str(store), [folder], None, Console(file=out, width=200), print) == 0
+    assert "green" in out.getvalue().splitlines()[1]
 
 
 def test_the_command_prints_a_line_for_each_file(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tests.bundles import make_bundle, picture
+from tests.bundles import make_bundle, picture, publish_exports
 from vitruvian.bundle import Bundle, open_bundle
 from vitruvian.errors import BundleError, DataError
 from vitruvian.inference.labels import Labels
@@ -181,6 +181,17 @@ def test_the_command_prints_a_table_for_each_text(store: Path, pictures: Path) -
     assert [path for _, _, path in places[:2]] == [str(pictures / "0/00-red.png"), str(pictures / "1/05-red.png")]
     assert float(places[0][1]) > 0.9
     assert len(lines) == 8
+
+
+def test_pictures_are_embedded_by_the_export_that_a_server_would_serve_here(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    bundle = make_bundle(tmp_path / "clip", clip=True)
+    model = (bundle.folder / bundle.served.path).read_bytes()
+    models = {"onnx": model, "onnx-int8": b"can't be run here"}
+    store = publish_exports(tmp_path / "clip", bundle, models, "onnx-int8")
+    assert table(store, pictures, "red")[1].endswith("red.png")
 
 
 def test_a_csv_holds_a_row_for_each_place(store: Path, pictures: Path, tmp_path: Path) -> None:

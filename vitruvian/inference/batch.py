@@ -9,20 +9,24 @@ import csv
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from vitruvian.artifact import digest_of
-from vitruvian.bundle import BUNDLES, CHECKSUMS, open_bundle
+from vitruvian.bundle import BUNDLES, CHECKSUMS, Bundle, open_bundle
 from vitruvian.errors import Conflict, DataError, StoreError
 from vitruvian.inference import stored
+from vitruvian.inference.choice import chosen, fastest
 from vitruvian.inference.predictor import Prediction, Predictor, Prepared
+from vitruvian.machine import usable_cpus
 from vitruvian.store import Store, open_store
 
 Format = Literal["parquet", "csv", "jsonl"]
-ASKED: Final = "batch.json"
+# Readers of a whole folder (Arrow, pandas, Spark) pass over names that begin so.
+ASKED: Final = "_batch.json"
 DONE: Final = "_SUCCESS"
 
 
@@ -32,6 +36,8 @@ class Batch:
 
     bundle: str
     """The address of one version."""
+    export: str
+    """Which of the bundle's exports answers, on whatever machine a part is done."""
     source: str
     out: str
     format: Format
@@ -70,31 +76,40 @@ def begin(bundle: str, source: str, out: str, format: Format = "parquet", size: 
     # Another version may become the champion while parts are written.
     published = open_store(bundle).tag(CHECKSUMS) is None
     pinned = f"{bundle.rstrip('/')}/{BUNDLES}/{opened.info.version}" if published else bundle
-    batch = Batch(pinned, source, out, format, size, tuple(entry.key for entry in found))
     version = f"{opened.info.version} {opened.digest[:16]}"
     asked: dict[str, Any] = {"bundle": version, "source": files.url, "format": format, "size": size}
     asked |= {"files": len(found), "digest": digest_of([[entry.key, entry.size, entry.tag] for entry in found])}
     if any(store.list("part-")) and store.tag(ASKED) is None:
         what = f"parts are here, but not {ASKED}, which says what they are of"
         raise DataError(what, where=store.url, hint="name another place for the answers")
-    try:
-        store.put(ASKED, json.dumps(asked, indent=1).encode(), if_absent=True)
-    except Conflict:
-        _refuse_another(asked, store)
-    return batch
+    export = _begun(asked, store, opened)
+    return Batch(pinned, export, source, out, format, size, tuple(entry.key for entry in found))
 
 
-def _refuse_another(asked: Mapping[str, Any], store: Store) -> None:
+def _begun(asked: Mapping[str, Any], store: Store, bundle: Bundle) -> str:
+    """Return the export that answers: that of who began, and else the one that a server here would serve."""
+    if store.tag(ASKED) is None:
+        export = fastest(bundle, usable_cpus()).info.serve
+        with suppress(Conflict):
+            store.put(ASKED, json.dumps({**asked, "export": export}, indent=1).encode(), if_absent=True)
+            return export
+    return _export_of(asked, store, bundle)
+
+
+def _export_of(asked: Mapping[str, Any], store: Store, bundle: Bundle) -> str:
+    """Return the export that was decided on before; raises `DataError` where that was for something else."""
     where = store.address(ASKED)
     try:
         before = dict(json.loads(store.get(ASKED)))
-    except (ValueError, TypeError) as e:
+        export = str(before["export"])
+    except (ValueError, TypeError, KeyError) as e:
         raise DataError("is damaged", where=where, hint="name another place for the answers") from e
     names = {"digest": "other files", "files": "other files", "size": "another size of parts"}
     other = [names.get(name, f"another {name}") for name, value in asked.items() if before.get(name) != value]
     if other:
         what = f"answers to something else are here: {', '.join(dict.fromkeys(other))}"
         raise DataError(what, where=where, hint="name another place for the answers, or ask for the same as before")
+    return chosen(bundle, export).info.serve
 
 
 def missing(batch: Batch) -> list[int]:
@@ -120,7 +135,7 @@ class Worker:
 
     @cached_property
     def _predictor(self) -> Predictor:
-        return Predictor.open(open_bundle(self.batch.bundle))
+        return Predictor.open(open_bundle(self.batch.bundle).serving(self.batch.export))
 
     def write(self, part: int, advance: Callable[[int], None] = lambda count: None) -> int:
         """Write the answers to a part; return how many of its files can't be used.

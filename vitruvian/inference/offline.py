@@ -17,7 +17,9 @@ from vitruvian.console import Teller
 from vitruvian.controls import escaped
 from vitruvian.errors import DataError, Interrupted, Terminated
 from vitruvian.inference.batch import Batch, Format, Worker, begin, finish, missing
+from vitruvian.inference.choice import fastest
 from vitruvian.inference.predictor import Prediction, Predictor, Prepared
+from vitruvian.machine import usable_cpus
 from vitruvian.store import explained
 
 
@@ -109,7 +111,8 @@ def predict_command(
     Prints path, label, confidence and every label's probability. `complain` is told of each file that can't be used;
     returns how many those were. Raises `BundleError`, `DataError` and `StoreError` for what ends the whole command.
     """
-    predictor = Predictor.open(open_bundle(address))
+    # As a server here does: the same file gets the same answer.
+    predictor = Predictor.open(fastest(open_bundle(address), usable_cpus()))
     files = list_inputs(paths, predictor.bundle.preprocess.suffixes)
     failed = 0
 

@@ -24,9 +24,11 @@ from vitruvian.bundle import Bundle, TextTower, open_bundle
 from vitruvian.console import Teller
 from vitruvian.errors import BundleError, DataError, StoreError
 from vitruvian.inference import stored
+from vitruvian.inference.choice import fastest
 from vitruvian.inference.labels import Labels, vectors
 from vitruvian.inference.offline import printable, say, write_table
 from vitruvian.inference.predictor import Predictor, Prepared, in_chunks, out_of_range
+from vitruvian.machine import usable_cpus
 from vitruvian.store import Entry, Store, open_store
 
 _log = logging.getLogger(__name__)
@@ -147,6 +149,7 @@ def search_command(
         raise DataError("is empty", where="TEXT", hint="say what to look for, such as 'a person on a bicycle'")
     bundle = open_bundle(address)
     text_tower(bundle)
+    bundle = fastest(bundle, usable_cpus())
     with Teller(console).counter("embedding") as progress:
         found = index(Predictor.open(bundle), open_store(folder), cache_folder() / "search", progress)
     if found.failed:
