@@ -21,6 +21,7 @@ from vitruvian.export import towers as parts
 from vitruvian.export.formats import SERVABLE, exporter, opener
 from vitruvian.export.parity import Examples, Trained, choose, judged, measure
 from vitruvian.export.source import Source
+from vitruvian.inference.engine import with_exact
 from vitruvian.inference.predictor import Head
 from vitruvian.machine import usable_cpus
 from vitruvian.models.registry import towers
@@ -68,7 +69,8 @@ def export_all(
     """Write every format into a folder of its own.
 
     `calibration` are inputs (n, *shape) that quantisation looks at; `validation` decides whether a format keeps the
-    accuracy, `test` tells what it is. Raises `ExportError` where one can't be made, or none may be served.
+    accuracy, `test` tells what it is. For serving one in full precision is made in any case, for audits. Raises
+    `ExportError` where one can't be made, or none of those asked for may be served.
     """
     held_to, tested = _trained(module, validation, len(classes)), _trained(module, test, len(classes))
     apart = towers(architecture, module)
@@ -84,7 +86,7 @@ def export_all(
             embeds=apart is not None,
             transformer=architecture in _TRANSFORMERS,
         )
-        for format in formats:
+        for format in with_exact(formats) if for_serving else formats:
             (folder / format).mkdir()
             with bar(f"exporting {format}", len(validation) + len(test)) as advance:
                 with interrupt.held():
@@ -92,8 +94,9 @@ def export_all(
                 engine = opener(format)(path, source.shape, 1, lanes)
                 records.append(measure(format, path, folder, engine, head, held_to, tested, lanes, advance))
     judgement = judged(records, held_to, tested, accuracy_drop)
-    servable = any(record.format in SERVABLE for record in judgement)
-    chosen = choose(judgement, held_to, tested, accuracy_drop) if for_serving or servable else None
+    asked = [record for record in judgement if record.format in formats]
+    servable = any(record.format in SERVABLE for record in asked)
+    chosen = choose(asked, held_to, tested, accuracy_drop) if for_serving or servable else None
     if apart is None:
         return Exports(tuple(judgement), chosen)
     with interrupt.held():

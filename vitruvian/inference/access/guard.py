@@ -149,6 +149,12 @@ def with_cors(app: ASGIApp, policy: Policy) -> ASGIApp:
         allow_methods=("GET", "POST"),
         allow_headers=("*",),
         allow_credentials=policy.cors.credentials,
-        expose_headers=("X-Request-ID", "Retry-After", "X-Vitruvian-Version", "X-Vitruvian-Track"),
+        expose_headers=(
+            "X-Request-ID",
+            "Retry-After",
+            "X-Vitruvian-Version",
+            "X-Vitruvian-Track",
+            "X-Vitruvian-Export",
+        ),
         max_age=policy.cors.max_age,
     )
