@@ -373,7 +373,7 @@ class Pipeline:
             self.teller.bar,
         )
         assert made.serve is not None
-        self.teller.console.print(exports_table(made.records, made.serve.format))
+        self.teller.console.print(exports_table(made.records, made.serve.format, trained=made.trained))
         golden = _write_golden(folder, prepared, made.serve.golden)
         exports = Exported(
             exports=made.records,
@@ -382,6 +382,7 @@ class Pipeline:
             machine=Machine(cpu=cpu_model(), features=cpu_features(), cpus=usable_cpus()),
             head=made.head,
             text=made.text,
+            trained=made.trained,
         )
         (folder / "exports.json").write_text(exports.model_dump_json(by_alias=True))
 
