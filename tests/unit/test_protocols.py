@@ -333,6 +333,16 @@ def test_what_cant_be_embedded_is_refused(client: TestClient, asked: dict[str, A
     problem(client.post("/v1/embeddings", json=asked), status)
 
 
+def test_embeddings_of_another_width_than_they_have_are_refused(client: TestClient) -> None:
+    (found,) = client.post("/v1/embeddings", json={"input": "red", "dimensions": None}).json()["data"]
+    width = len(found["embedding"])
+    asked = {"input": "red", "dimensions": width}
+    assert client.post("/v1/embeddings", json=asked).json()["data"] == [found]
+    for other in (width - 1, str(width), True, 0):
+        refused = client.post("/v1/embeddings", json={**asked, "dimensions": other})
+        assert f"embeddings have {width}; leave it out" in problem(refused, 400)["detail"]
+
+
 def test_a_text_that_isnt_read_to_its_end_is_refused(client: TestClient) -> None:
     long = "red " * 30
     found = problem(client.post("/v1/embeddings", json={"input": ["a red.", long]}), 422)

@@ -48,6 +48,7 @@ class OpenAi:
             document = await in_turn(len(held.body), lambda: read_json(held.body), held.ticket)
             if document.get("model", name) != name:
                 raise Problem(NOT_FOUND, f"there is no model '{str(document['model'])[:100]}' here, but '{name}'")
+            _check_width(document.get("dimensions"), service.predictor.head.weight.shape[1])
             form = _one_of(document, "encoding_format", _FORMS, "float")
             items = _items(document, service.settings.max_inputs)
             del document
@@ -114,6 +115,12 @@ def _one_of(document: dict[str, Any], name: str, known: Sequence[str], default: 
         raise Malformed(f"'{name}' is none of: {', '.join(known)}")
     found: str | None = value
     return found
+
+
+def _check_width(asked: object, width: int) -> None:
+    """Raise `Malformed` for embeddings of another width than they have."""
+    if asked is not None and (isinstance(asked, bool) or asked != width):
+        raise Malformed(f"'dimensions' can't be chosen: this model's embeddings have {width}; leave it out")
 
 
 def _shown(row: NDArray[np.float32], form: str | None) -> Any:
