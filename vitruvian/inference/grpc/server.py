@@ -77,6 +77,17 @@ _MOST_CALLS = 2048
 Handle = Callable[[Any, Any, "_Call"], Awaitable[Any]]
 
 
+def limits(max_message: int, max_messages: int) -> dict[str, int]:
+    """Return the bounds of a server whose messages hold so many bytes of tensors, one and all together."""
+    most = max(_LEAST_MESSAGES, max_messages // max_message)
+    return {
+        "max_message": max_message + _ROOM_FOR_NAMES,
+        "messages_at_once": most,
+        "streams_at_once": min(_MOST_STREAMS, most),
+        "calls_at_once": _MOST_CALLS,
+    }
+
+
 def _address(peer: str) -> str:
     """Return the address in what gRPC calls a peer, such as ipv4:127.0.0.1:5000."""
     return peer.partition(":")[2].rpartition(":")[0]
@@ -135,11 +146,12 @@ class GrpcServer:
     ) -> None:
         self._tracks = tracks
         self._address = address
-        self._limit = max_message + _ROOM_FOR_NAMES
-        most = max(_LEAST_MESSAGES, max_messages // max_message)
+        bounds = limits(max_message, max_messages)
+        most = bounds["messages_at_once"]
+        self._limit = bounds["max_message"]
         self._pictures = Arrivals(most, message_seconds)
         self._questions = Arrivals(_MOST_QUESTIONS, _QUESTION_SECONDS)
-        self._streams = Streams(min(_MOST_STREAMS, most), message_seconds)
+        self._streams = Streams(bounds["streams_at_once"], message_seconds)
         self._credentials = credentials
         self._guard = guard
         self._server: Any = None

@@ -23,7 +23,7 @@ from vitruvian.inference.uploads import Sent, in_turn, sent_in_json
 _EMBEDDING = Wanted(embedding=True)
 _FORMS = ("float", "base64")
 _MODALITIES = ("text", "image")
-_LONGEST_TEXT = 8192
+LONGEST_TEXT = 8192
 
 
 class OpenAi:
@@ -104,8 +104,8 @@ def _item(item: object, where: str, modality: str | None) -> str | Sent:
         return Sent(where, url=item)
     if modality == "image" or (modality is None and item.startswith("data:")):
         return sent_in_json(item, where)
-    if not 1 <= len(item) <= _LONGEST_TEXT:
-        raise Malformed(f"{where} has {len(item)} characters, and may have 1 to {_LONGEST_TEXT}")
+    if not 1 <= len(item) <= LONGEST_TEXT:
+        raise Malformed(f"{where} has {len(item)} characters, and may have 1 to {LONGEST_TEXT}")
     return item
 
 
