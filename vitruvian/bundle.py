@@ -96,6 +96,17 @@ class ExportRecord(_Record):
     """Its own answer to the golden example."""
 
 
+class TrainedRecord(_Record):
+    """The trained model as PyTorch runs it, measured as exports are: what they are faster than."""
+
+    seconds_per_image: float
+    size: int
+    """Bytes of its weights."""
+    accuracy: float
+    """On the test part."""
+    validation_accuracy: float | None = None
+
+
 class Machine(_Record):
     """What exports were timed on."""
 
@@ -139,6 +150,7 @@ class Exported(_Record):
     """The format of `exports` that is served."""
     golden: Golden
     machine: Machine | None = None
+    trained: TrainedRecord | None = None
     head: str | None = None
     """Where the rows lie that tell labels apart by embeddings; none: the exports give logits."""
     text: TextTower | None = None

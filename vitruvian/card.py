@@ -67,6 +67,11 @@ def card(info: BundleInfo, statistics: Mapping[str, Mapping[str, int]]) -> str:
 def _exports(info: BundleInfo) -> list[str]:
     """Return what each export costs and how it compares with the trained model."""
     where = "" if info.machine is None else f" on {info.machine.cpus} CPUs ({info.machine.cpu})"
+    trained = info.trained
+    itself = []
+    if trained is not None:
+        took, size = 1000 * trained.seconds_per_image, trained.size / 1e6
+        itself = [f"| torch | {took:.2f} | {size:.1f} | {1:.1%} | {trained.accuracy:.3f} | the trained model |"]
     rows = [
         f"| {record.format} | {1000 * record.seconds_per_image:.2f} | {(record.size or 0) / 1e6:.1f} "
         f"| {record.top1_agreement:.1%} | {record.accuracy:.3f} | {_verdict(record, info.serve)} |"
@@ -77,6 +82,7 @@ def _exports(info: BundleInfo) -> list[str]:
         "",
         "| format | ms a picture | MB | same answer | accuracy | |",
         "|---|---|---|---|---|---|",
+        *itself,
         *rows,
     ]
 

@@ -328,7 +328,7 @@ def export(
     out = out or Path("exports")
     drop = 0.01 if accuracy_drop is None else accuracy_drop
     made = export_bundle(open_bundle(bundle), list(formats), out, images, drop, Teller(console))
-    console.print(exports_table(made.records, made.serve.format if made.serve else None, made.told))
+    console.print(exports_table(made.records, made.serve.format if made.serve else None, made.told, made.trained))
     what = "1 format is" if len(made.records) == 1 else f"{len(made.records)} formats are"
     console.print(f"{what} in {_plain(str(out))}", highlight=False, soft_wrap=True)
 

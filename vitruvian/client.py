@@ -146,10 +146,18 @@ class _Client(ABC):
     def _predict_url(self, url: str, more: Mapping[str, Any]) -> _Asked:
         return _Asked("POST", "/predict", {"url": url, **_without_none(more)})
 
-    def _batch(self, pictures: Sequence[Picture], top_k: int | None) -> _Asked:
+    def _batch(
+        self,
+        pictures: Sequence[Picture],
+        labels: Sequence[str] | None,
+        templates: Sequence[str] | None,
+        top_k: int | None,
+        precision: str | None,
+    ) -> _Asked:
         images = [base64.b64encode(content_of(picture)).decode() for picture in pictures]
         names = _names("images[{}]", pictures)
-        return _Asked("POST", "/predict/batch", {"images": images, **_without_none({"top_k": top_k})}, names)
+        given = {"labels": labels, "templates": templates, "top_k": top_k, "precision": precision}
+        return _Asked("POST", "/predict/batch", {"images": images, **_without_none(given)}, names)
 
     def _embed(self, items: Sequence[Any], modality: str) -> _Asked:
         texts = list(items) if modality == "text" else [base64.b64encode(content_of(item)).decode() for item in items]
@@ -261,9 +269,17 @@ class InferenceClient(_Client):
         """Return what the picture at a URL shows; the server fetches it, if it is allowed to."""
         return _prediction(self._ask(self._predict_url(url, more)))
 
-    def predict_batch(self, pictures: Sequence[Picture], top_k: int | None = None) -> list[Prediction | InferenceError]:
+    def predict_batch(
+        self,
+        pictures: Sequence[Picture],
+        top_k: int | None = None,
+        *,
+        labels: Sequence[str] | None = None,
+        templates: Sequence[str] | None = None,
+        precision: str | None = None,
+    ) -> list[Prediction | InferenceError]:
         """Return an answer for each picture, in order; an `InferenceError` in the place of one that can't be used."""
-        asked = self._batch(pictures, top_k)
+        asked = self._batch(pictures, labels, templates, top_k, precision)
         return _results(self._ask(asked), asked.names)
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -346,10 +362,16 @@ class AsyncInferenceClient(_Client):
         return _prediction(await self._ask(self._predict_url(url, more)))
 
     async def predict_batch(
-        self, pictures: Sequence[Picture], top_k: int | None = None
+        self,
+        pictures: Sequence[Picture],
+        top_k: int | None = None,
+        *,
+        labels: Sequence[str] | None = None,
+        templates: Sequence[str] | None = None,
+        precision: str | None = None,
     ) -> list[Prediction | InferenceError]:
         """Return an answer for each picture, in order; an `InferenceError` in the place of one that can't be used."""
-        asked = self._batch(pictures, top_k)
+        asked = self._batch(pictures, labels, templates, top_k, precision)
         return _results(await self._ask(asked), asked.names)
 
     async def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:

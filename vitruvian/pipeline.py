@@ -41,6 +41,7 @@ from vitruvian.data.prepared import Prepared
 from vitruvian.data.preprocess import HeatmapPreprocess
 from vitruvian.data.sources import open_source
 from vitruvian.errors import ArtifactError, BundleError, GateFailed, TrainingError
+from vitruvian.inference.engine import with_exact
 from vitruvian.machine import cpu_features, cpu_model, usable_cpus
 from vitruvian.models.inputs import pinned, preprocess_for, weights_version
 from vitruvian.spec import Classifier, Clip, Model, Training
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 Stage = Literal["prepare", "train", "evaluate", "gate", "export", "publish"]
 STAGES: tuple[Stage, ...] = ("prepare", "train", "evaluate", "gate", "export", "publish")
 # Raised when a stage makes something else of the same inputs.
-_REVISIONS: dict[Stage, int] = {"prepare": 2, "train": 2, "evaluate": 1, "gate": 2, "export": 2, "publish": 2}
+_REVISIONS: dict[Stage, int] = {"prepare": 2, "train": 2, "evaluate": 1, "gate": 2, "export": 3, "publish": 3}
 _INTERPOLATION = "interpolation.json"
 GOLDEN_TOLERANCE = 1e-3
 _FEW_TESTED = 30
@@ -348,7 +349,7 @@ class Pipeline:
         wanted = self.spec.export
         decides = [self.trained.digest, self.evaluated.digest, wanted.model_dump()]
         self.gated  # noqa: B018 - what misses a gate isn't exported
-        return self._made("export", ", ".join(wanted.formats), decides, self._export)
+        return self._made("export", ", ".join(with_exact(wanted.formats)), decides, self._export)
 
     def _export(self, folder: Path) -> None:
         from vitruvian.evaluation.predict import load_model
@@ -372,7 +373,7 @@ class Pipeline:
             self.teller.bar,
         )
         assert made.serve is not None
-        self.teller.console.print(exports_table(made.records, made.serve.format))
+        self.teller.console.print(exports_table(made.records, made.serve.format, trained=made.trained))
         golden = _write_golden(folder, prepared, made.serve.golden)
         exports = Exported(
             exports=made.records,
@@ -381,6 +382,7 @@ class Pipeline:
             machine=Machine(cpu=cpu_model(), features=cpu_features(), cpus=usable_cpus()),
             head=made.head,
             text=made.text,
+            trained=made.trained,
         )
         (folder / "exports.json").write_text(exports.model_dump_json(by_alias=True))
 

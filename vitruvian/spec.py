@@ -367,7 +367,8 @@ class Export(Part):
         Field(min_length=1),
     ] = ("onnx",)
     """Formats to export; the fastest that keeps accuracyDrop is served, chosen again where a server starts on another
-    CPU. torchscript and tensorrt are for programs elsewhere: no server here runs them."""
+    CPU. Where all that a server could run compute in less than full precision, onnx is added, for audits. torchscript
+    and tensorrt are for programs elsewhere: no server here runs them."""
     accuracy_drop: Annotated[float, Field(ge=0, lt=1)] = 0.01
     """The most accuracy on the validation part that a format may lose against the trained model."""
 

@@ -353,6 +353,8 @@ def test_a_folder_for_each_class_becomes_a_bundle_that_answers(
         found = Exported.model_validate_json((tmp_path / "more" / "exports.json").read_bytes())
         assert [record.format for record in found.exports] == ["onnx-int8", "openvino"]
         assert found.exports[1].top1_agreement == 1
+        assert found.exports[1].golden == pytest.approx(exact.golden, abs=1e-3)
+        assert found.trained is not None
         assert all((tmp_path / "more" / record.path).is_file() for record in found.exports)
         assert found.text is not None and (tmp_path / "more" / found.text.tokenizer).is_file()
         assert "accuracy" in done.stdout

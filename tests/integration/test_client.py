@@ -50,6 +50,23 @@ def test_a_picture_may_be_given_in_many_ways(address: str, tmp_path: Path) -> No
         assert client.limits()["lanes"] >= 1
 
 
+def test_a_batch_takes_what_one_picture_takes(address: str) -> None:
+    more: dict[str, Any] = {"labels": ["yellow", "white"], "templates": ["a {}"], "precision": "fp32", "top_k": 1}
+
+    def shown(answers: list[Prediction | InferenceError]) -> list[dict[str, float]]:
+        return [answer.scores for answer in answers if isinstance(answer, Prediction)]
+
+    async def ask() -> list[Prediction | InferenceError]:
+        async with AsyncInferenceClient(address) as client:
+            return await client.predict_batch([picture("yellow")], **more)
+
+    with InferenceClient(address) as client:
+        alone = client.predict(picture("yellow"), **more).scores
+        assert list(alone) == ["yellow"]
+        assert shown(client.predict_batch([picture("yellow")] * 2, **more)) == [alone, alone]
+        assert shown(asyncio.run(ask())) == [alone]
+
+
 def test_labels_embeddings_and_batches_are_asked_for_alike(address: str) -> None:
     with InferenceClient(address) as client:
         assert client.predict(picture("yellow"), labels=["yellow", "white"], templates=["a {}"]).label == "yellow"

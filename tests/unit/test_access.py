@@ -218,6 +218,27 @@ def test_limits_tell_who_asks_what_each_process_lets_them(bundle: Bundle, tmp_pa
         assert codes == [200] * (int(at_once) - 1) + [429]
 
 
+@pytest.mark.parametrize(
+    ("processes", "said"),
+    [
+        (1, "6 requests a minute are allowed, 2 at once"),
+        (
+            2,
+            "6 requests a minute are allowed, 2 at once; each of 2 processes gives its part, this one 3 a minute, "
+            "1 at once",
+        ),
+    ],
+)
+def test_who_asks_too_often_reads_the_limit_that_was_declared(
+    bundle: Bundle, tmp_path: Path, processes: int, said: str
+) -> None:
+    key = new_key()[0]
+    path = write(tmp_path, {}, entry(key, rateLimit={"requestsPerMinute": 6, "burst": 2}))
+    with serving(Predictor.open(bundle), guard=Guard.open(path, shares=processes)) as client:
+        *_, refused = [predict(client, **{"X-API-Key": key}) for _ in range(3)]
+        assert problem(refused, 429)["detail"] == said
+
+
 def test_without_a_limit_none_is_told(bundle: Bundle, tmp_path: Path) -> None:
     path = write(tmp_path, {"public": ["health", "metadata", "predict"]})
     for guard in (None, Guard.open(path)):

@@ -6,21 +6,23 @@ import io
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
+from torch import nn
 from typer.testing import CliRunner
 
 from tests.bundles import LABELS, make_bundle, picture
-from vitruvian.bundle import Bundle, ExportRecord, Machine
+from vitruvian.bundle import Bundle, ExportRecord, Machine, TrainedRecord
 from vitruvian.cli import ExportFormat, app
 from vitruvian.console import Teller
 from vitruvian.errors import BundleError, DataError, ExportError, SpecError
 from vitruvian.export.again import export_bundle
 from vitruvian.export.formats import SERVABLE
-from vitruvian.export.make import Told
+from vitruvian.export.make import Exports, Told, export_all
 from vitruvian.export.parity import Examples, Trained, choose, judged, least_cosine
 from vitruvian.export.table import exports_table
 from vitruvian.inference.choice import chosen, fastest, least
@@ -100,6 +102,71 @@ def test_of_one_set_of_examples_the_table_says_what_was_measured(told: Told) -> 
     head, row = out.getvalue().splitlines()
     assert head.split() == ["format", "ms", "MB", "agrees", "cosine", told]
     assert row.split() == ["onnx", "100.00", "100.0%", "0.900"]
+
+
+def test_the_table_begins_with_what_exports_are_faster_than() -> None:
+    itself = TrainedRecord(seconds_per_image=0.25, size=345_600_000, accuracy=0.9, validation_accuracy=0.8)
+    out = io.StringIO()
+    Console(file=out, width=80).print(exports_table([record("onnx", 0.1)], "onnx", trained=itself))
+    _, first, second = out.getvalue().splitlines()
+    assert first.split() == ["torch", "250.00", "345.6", "100.0%", "1.0000", "0.800", "0.900"]
+    assert second.split()[0] == "onnx"
+
+
+@pytest.fixture(scope="module")
+def linear() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(3, 3)).eval()
+
+
+def exported(module: nn.Module, formats: list[str], folder: Path, **more: Any) -> Exports:
+    """Export a module that is right on all of forty examples."""
+    tensors = np.random.default_rng(0).normal(size=(40, 3, 8, 8)).astype(np.float32)
+    with torch.inference_mode():
+        labels = module(torch.from_numpy(tensors)).argmax(1).numpy()
+    examples = Examples(lambda indices: tensors[indices], labels)
+    folder.mkdir()
+    return export_all(
+        "resnet50",
+        module,
+        LABELS,
+        tensors,
+        examples,
+        examples,
+        formats,
+        ["{}"],
+        1,
+        folder,
+        Teller(Console()).bar,
+        **more,
+    )
+
+
+def test_a_declaration_of_int8_alone_gets_an_export_for_audits_which_is_not_chosen(
+    linear: nn.Module, tmp_path: Path
+) -> None:
+    made = exported(linear, ["onnx-int8"], tmp_path / "served")
+    assert [one.format for one in made.records] == ["onnx-int8", "onnx"]
+    assert made.serve is not None and made.serve.format == "onnx-int8"
+    assert (tmp_path / "served/onnx/model.onnx").is_file()
+    elsewhere = exported(linear, ["onnx-int8"], tmp_path / "elsewhere", for_serving=False)
+    assert [one.format for one in elsewhere.records] == ["onnx-int8"]
+
+
+def test_the_trained_model_is_timed_as_its_exports_are(linear: nn.Module, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    itself = exported(linear, ["onnx"], tmp_path / "made").trained
+    assert itself is not None and itself.seconds_per_image > 0
+    assert (itself.size, itself.accuracy, itself.validation_accuracy) == (12 * 4, 1, 1)
+    assert torch.get_num_threads() == threads
+
+
+def test_a_records_golden_answer_is_that_to_the_golden_example(linear: nn.Module, tmp_path: Path) -> None:
+    golden = np.random.default_rng(1).normal(size=(1, 3, 8, 8)).astype(np.float32)
+    (found,) = exported(linear, ["onnx"], tmp_path / "made", golden=golden).records
+    with torch.inference_mode():
+        expected = linear(torch.from_numpy(golden)).softmax(1)[0].tolist()
+    assert found.golden == pytest.approx(expected, abs=1e-5)
 
 
 def test_pictures_to_export_with_that_are_nowhere_are_named(tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ import os
 import time
 import zlib
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
@@ -21,6 +23,9 @@ from tests.serving import Held, b64, infer_binary, items, problem, service, serv
 from tests.versions import wait_until
 from vitruvian.bundle import Bundle
 from vitruvian.inference.predictor import Predictor
+from vitruvian.inference.remote.allowed import Allowed
+from vitruvian.inference.remote.fetch import Fetcher, Limits
+from vitruvian.inference.server import Extras, Server
 from vitruvian.inference.service import Settings
 
 
@@ -333,6 +338,16 @@ def test_what_cant_be_embedded_is_refused(client: TestClient, asked: dict[str, A
     problem(client.post("/v1/embeddings", json=asked), status)
 
 
+def test_embeddings_of_another_width_than_they_have_are_refused(client: TestClient) -> None:
+    (found,) = client.post("/v1/embeddings", json={"input": "red", "dimensions": None}).json()["data"]
+    width = len(found["embedding"])
+    asked = {"input": "red", "dimensions": width}
+    assert client.post("/v1/embeddings", json=asked).json()["data"] == [found]
+    for other in (width - 1, str(width), True, 0):
+        refused = client.post("/v1/embeddings", json={**asked, "dimensions": other})
+        assert f"embeddings have {width}; leave it out" in problem(refused, 400)["detail"]
+
+
 def test_a_text_that_isnt_read_to_its_end_is_refused(client: TestClient) -> None:
     long = "red " * 30
     found = problem(client.post("/v1/embeddings", json={"input": ["a red.", long]}), 422)
@@ -388,6 +403,39 @@ def test_bodies_in_memory_are_bounded(plain: TestClient) -> None:
         problem(client.post("/predict/image", content=bytes(1001)), 429)
         problem(client.post("/predict/image", content=bytes(900)), 422)
         assert service(client).bodies.held == 0
+
+
+def test_limits_of_texts_are_told_where_they_are_taken(client: TestClient, plain: TestClient) -> None:
+    texts = client.get("/limits").json()["texts"]
+    assert (texts["max_labels"], texts["max_embedded_characters"]) == (1000, 8192)
+    long = {"image": b64(picture("red")), "labels": ["x" * (texts["max_label_characters"] + 1), "red"]}
+    problem(client.post("/predict", json=long), 400)
+    assert plain.get("/limits").json()["texts"] is None
+
+
+def test_limits_tell_what_may_be_fetched(plain: TestClient) -> None:
+    assert plain.get("/limits").json()["fetching"] is None
+    places = ["images.example.com", "*.cdn.example.com", "http://minio.internal:9000", "10.0.0.0/8"]
+    fetcher = Fetcher(Allowed.parse(places), Limits(max_body=1000))
+    with serving(Predictor.open(service(plain).predictor.bundle), fetcher=fetcher) as client:
+        told = client.get("/limits").json()["fetching"]
+    hosts = ["https://images.example.com:443", "https://*.cdn.example.com:443", "http://minio.internal:9000"]
+    assert told == {**asdict(Limits(max_body=1000)), "hosts": hosts}
+
+
+@pytest.mark.parametrize("port", [None, 0])
+def test_limits_tell_those_of_connections_and_of_grpc_where_it_is_spoken(plain: TestClient, port: int | None) -> None:
+    settings = Settings(max_body=1_000_000, max_bodies=20_000_000)
+    server = Server(service(plain).predictor.bundle, settings=settings, extras=Extras(grpc_port=port)).start()
+    try:
+        told = httpx.get(f"{server.address}/limits").json()
+    finally:
+        server.stop()
+    assert told["connections"] == {"max_head": 65536, "head_seconds": 15, "keep_alive_seconds": 75}
+    assert (told["grpc"] is None) == (port is None)
+    if port is not None:
+        assert (told["grpc"]["messages_at_once"], told["grpc"]["streams_at_once"]) == (20, 20)
+        assert told["grpc"]["max_message"] > 1_000_000
 
 
 def test_limits_can_be_read(plain: TestClient) -> None:

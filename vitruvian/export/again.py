@@ -35,7 +35,7 @@ def export_bundle(
     """
     if out.exists():
         raise ExportError("is there already", where=out, hint="name a new folder with --out")
-    labels, tensors = _golden(bundle) if images is None else _read(bundle, images)
+    labels, tensors = _around_golden(bundle) if images is None else _read(bundle, images)
     module = load_model(bundle.info.architecture, bundle.folder)
     told: Told = "accuracy" if labels is not None else "agreement"
     if labels is None:
@@ -60,6 +60,7 @@ def export_bundle(
             accuracy_drop,
             folder,
             teller.bar,
+            golden=_golden(bundle),
             for_serving=False,
         )
         exported = Exported(
@@ -69,16 +70,22 @@ def export_bundle(
             machine=Machine(cpu=cpu_model(), features=cpu_features(), cpus=usable_cpus()),
             head=made.head,
             text=made.text,
+            trained=made.trained,
         )
         (folder / "exports.json").write_text(exported.model_dump_json(by_alias=True, indent=1))
         os.replace(folder, out)
     return replace(made, told=told)
 
 
-def _golden(bundle: Bundle) -> tuple[None, NDArray[np.float32]]:
-    """Return inputs around the golden example."""
+def _golden(bundle: Bundle) -> NDArray[np.float32]:
+    """Return the golden example as the model takes it, (1, *shape)."""
     where = bundle.folder / bundle.info.golden.input
-    example = bundle.preprocess.tensor(bundle.preprocess.prepare(bundle.golden_input(), where)[None])
+    return bundle.preprocess.tensor(bundle.preprocess.prepare(bundle.golden_input(), where)[None])
+
+
+def _around_golden(bundle: Bundle) -> tuple[None, NDArray[np.float32]]:
+    """Return inputs around the golden example."""
+    example = _golden(bundle)
     noise = np.random.default_rng(0).normal(0, _NOISE, (_DRAWN, *example.shape[1:])).astype(np.float32)
     noise[0] = 0
     return None, example + noise

@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from vitruvian import interrupt
-from vitruvian.bundle import ExportRecord, TextTower
+from vitruvian.bundle import ExportRecord, TextTower, TrainedRecord
 from vitruvian.data.prepared import PartName, Prepared
 from vitruvian.export import towers as parts
+from vitruvian.export import trained
 from vitruvian.export.formats import SERVABLE, exporter, opener
-from vitruvian.export.parity import Examples, Trained, choose, judged, measure
+from vitruvian.export.parity import Examples, choose, judged, measure
 from vitruvian.export.source import Source
+from vitruvian.inference.engine import with_exact
 from vitruvian.inference.predictor import Head
 from vitruvian.machine import usable_cpus
 from vitruvian.models.registry import towers
@@ -42,6 +43,8 @@ class Exports:
     text: TextTower | None = None
     told: Told = "accuracy"
     """What the records call accuracy."""
+    trained: TrainedRecord | None = None
+    """What PyTorch itself costs."""
 
 
 def examples_of(prepared: Prepared, name: PartName) -> Examples:
@@ -63,17 +66,21 @@ def export_all(
     folder: Path,
     bar: Bar,
     *,
+    golden: NDArray[np.float32] | None = None,
     for_serving: bool = True,
 ) -> Exports:
     """Write every format into a folder of its own.
 
     `calibration` are inputs (n, *shape) that quantisation looks at; `validation` decides whether a format keeps the
-    accuracy, `test` tells what it is. Raises `ExportError` where one can't be made, or none may be served.
+    accuracy, `test` tells what it is. `golden` is the golden example as the model takes it, (1, *shape), where it isn't
+    the first of `test`. For serving one in full precision is made in any case, for audits. Raises `ExportError` where
+    one can't be made, or none of those asked for may be served.
     """
-    held_to, tested = _trained(module, validation, len(classes)), _trained(module, test, len(classes))
+    held_to, tested = (trained.answers(module, part, len(classes)) for part in (validation, test))
     apart = towers(architecture, module)
     head = None if apart is None else Head(classes, apart.weight.float().numpy())
     lanes = usable_cpus()
+    example = test.tensors(np.array([0])) if golden is None else golden
     records = []
     with tempfile.TemporaryDirectory(prefix="vitruvian-export-") as scratch:
         source = Source(
@@ -84,26 +91,21 @@ def export_all(
             embeds=apart is not None,
             transformer=architecture in _TRANSFORMERS,
         )
-        for format in formats:
+        # Before exporters take it apart.
+        itself = trained.record(source.module, held_to, tested, lanes)
+        for format in with_exact(formats) if for_serving else formats:
             (folder / format).mkdir()
             with bar(f"exporting {format}", len(validation) + len(test)) as advance:
                 with interrupt.held():
                     path = exporter(format)(source, folder / format)
                 engine = opener(format)(path, source.shape, 1, lanes)
-                records.append(measure(format, path, folder, engine, head, held_to, tested, lanes, advance))
+                records.append(measure(format, path, folder, engine, head, held_to, tested, example, lanes, advance))
     judgement = judged(records, held_to, tested, accuracy_drop)
-    servable = any(record.format in SERVABLE for record in judgement)
-    chosen = choose(judgement, held_to, tested, accuracy_drop) if for_serving or servable else None
+    asked = [record for record in judgement if record.format in formats]
+    servable = any(record.format in SERVABLE for record in asked)
+    chosen = choose(asked, held_to, tested, accuracy_drop) if for_serving or servable else None
     if apart is None:
-        return Exports(tuple(judgement), chosen)
+        return Exports(tuple(judgement), chosen, trained=itself)
     with interrupt.held():
         text = parts.export_text(apart, templates, folder)
-    return Exports(tuple(judgement), chosen, parts.export_head(apart, folder), text)
-
-
-@torch.inference_mode()
-def _trained(module: nn.Module, examples: Examples, classes: int) -> Trained:
-    """Return what the trained model says of examples."""
-    rows: list[NDArray[np.float32]] = [np.zeros((0, classes), np.float32)]
-    rows += [module(torch.from_numpy(batch)).float().numpy() for batch in examples.batches()]
-    return Trained(examples, np.concatenate(rows))
+    return Exports(tuple(judgement), chosen, parts.export_head(apart, folder), text, trained=itself)

@@ -52,14 +52,23 @@ class Trained:
         return _share(self.logits.argmax(1) == self.examples.labels)
 
 
+def first_inputs(trained: Trained) -> NDArray[np.float32]:
+    """Return what is timed with."""
+    return trained.examples.tensors(np.arange(min(8, len(trained.examples))))
+
+
 def logits_of(engine: Engine, head: Head | None, trained: Trained, advance: Advance) -> NDArray[np.float32]:
     """Return what an export says of examples: logits (n, classes)."""
     rows = [trained.logits[:0]]
     for batch in trained.examples.batches():
-        outputs = engine.run(batch)
-        rows.append(outputs if head is None else head.logits(outputs))
+        rows.append(_logits(engine, head, batch))
         advance(len(batch))
     return np.concatenate(rows)
+
+
+def _logits(engine: Engine, head: Head | None, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    outputs = engine.run(batch)
+    return outputs if head is None else head.logits(outputs)
 
 
 def measure(
@@ -70,10 +79,14 @@ def measure(
     head: Head | None,
     validation: Trained,
     test: Trained,
+    golden: NDArray[np.float32],
     lanes: int,
     advance: Advance = lambda count: None,
 ) -> ExportRecord:
-    """Return how an export compares with the trained model on the validation and test parts, and what it costs."""
+    """Return how an export compares with the trained model on the validation and test parts, and what it costs.
+
+    `golden` is the golden example as the model takes it, (1, *shape).
+    """
     chosen = logits_of(engine, head, validation, advance)
     tested = logits_of(engine, head, test, advance)
     difference = np.abs(softmax(tested) - softmax(test.logits)).max()
@@ -83,11 +96,11 @@ def measure(
         max_difference=float(difference),
         top1_agreement=_share(tested.argmax(1) == test.logits.argmax(1)),
         accuracy=_share(tested.argmax(1) == test.examples.labels),
-        seconds_per_image=seconds_per_image(engine, test.examples.tensors(np.arange(min(8, len(tested)))), lanes),
+        seconds_per_image=seconds_per_image(engine, first_inputs(test), lanes),
         cosine=least_cosine(tested, test.logits),
         validation_accuracy=_share(chosen.argmax(1) == validation.examples.labels) if len(chosen) else None,
         size=sum(file.stat().st_size for file in path.parent.iterdir()),
-        golden=tuple(float(share) for share in softmax(tested[:1])[0]),
+        golden=tuple(float(share) for share in softmax(_logits(engine, head, golden))[0]),
     )
 
 

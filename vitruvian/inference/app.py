@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -42,6 +42,7 @@ def create_app(
     fetcher: Fetcher | None = None,
     admin: bool = True,
     guard: Guard | None = None,
+    around: Mapping[str, Any] | None = None,
 ) -> Starlette:
     """Return the application that answers for one predictor.
 
@@ -49,8 +50,8 @@ def create_app(
     whatever came of it. With `ready_first` the application's start ends only then, and fails with the `BundleError` of
     a wrong answer: for those who hold an application that has started for ready. `fetcher` gets the pictures whose URLs
     clients send. `challenger` returns what is tried beside it by the rules; it is called once the predictor is ready.
-    With `admin` it shows its metrics, too. The `Service` behind the application is its `state.service`, the `Tracks`
-    its `state.tracks`.
+    With `admin` it shows its metrics, too. `around` are limits of what it runs in, which it tells with its own. The
+    `Service` behind the application is its `state.service`, the `Tracks` its `state.tracks`.
     """
     service = Service(predictor, settings or Settings(), startup or Startup())
     tracks = Tracks(service, rules, challenger)
@@ -90,7 +91,12 @@ def create_app(
         V1(tracks, files),
         OpenAi(tracks, files),
         Compare(tracks, files),
-        About(tracks, admin=admin, processes=guard.shares if guard else 1),
+        About(
+            tracks,
+            admin=admin,
+            processes=guard.shares if guard else 1,
+            around={"fetching": None if fetcher is None else fetcher.limits, **(around or {})},
+        ),
         Page(tracks),
     )
     app = Starlette(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -54,6 +54,15 @@ ENGINES: Final[dict[str, Open]] = {
 """What runs each format that a server can run; its library is loaded then."""
 EXACT: Final = frozenset({"onnx", "openvino"})
 """Formats that compute in full precision."""
+
+
+def with_exact(formats: Sequence[str]) -> tuple[str, ...]:
+    """Return formats, and `onnx` besides where servers would run them in less than full precision only.
+
+    Audits ask any server for answers in full precision.
+    """
+    reduced = any(format in ENGINES for format in formats) and EXACT.isdisjoint(formats)
+    return (*formats, "onnx") if reduced else tuple(formats)
 
 
 def first_line(error: Exception) -> str:

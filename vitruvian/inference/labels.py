@@ -38,8 +38,8 @@ MOST_LABELS = 1000
 MOST_TEMPLATES = 100
 MOST_PROMPTS = 8192
 """Labels times templates of one request: what it can cost is bounded."""
-_LONGEST_LABEL = 200
-_LONGEST_TEMPLATE = 300
+LONGEST_LABEL = 200
+LONGEST_TEMPLATE = 300
 _MOST_SETS = 1000
 """That are kept."""
 _BYTES_OF_A_TEXT, _BYTES_OF_A_CHARACTER = 100, 4
@@ -79,10 +79,10 @@ class Labels:
 
 def read_labels(labels: object, templates: object, usual: Sequence[str]) -> Labels:
     """Return the labels of a request, in its templates or in the usual ones; raises `Malformed`."""
-    texts = _texts(labels, "labels", MOST_LABELS, _LONGEST_LABEL)
+    texts = _texts(labels, "labels", MOST_LABELS, LONGEST_LABEL)
     if len(set(texts)) != len(texts):
         raise Malformed("'labels' names one label twice")
-    chosen = tuple(usual) if templates is None else _texts(templates, "templates", MOST_TEMPLATES, _LONGEST_TEMPLATE)
+    chosen = tuple(usual) if templates is None else _texts(templates, "templates", MOST_TEMPLATES, LONGEST_TEMPLATE)
     for template in chosen:
         if template.count("{}") != 1:
             raise Malformed(f"the template '{template[:100]}' needs {{}} once, where the label stands")

@@ -213,9 +213,17 @@ def _schemas(bundle: Bundle) -> Schema:
                     ],
                     "description": "how often who asks may ask each of so many processes; null: as often as they like",
                 },
+                "texts": _limits("of labels, templates and texts to embed; null without a text tower"),
+                "fetching": _limits("what may be fetched, and its bounds; null where nothing may"),
+                "connections": _limits("of heads and silence; null where another server holds the connections"),
+                "grpc": _limits("of messages, streams and calls; null where it isn't spoken"),
                 "now": _OBJECT,
             },
             "rate_limit_per_process",
+            "texts",
+            "fetching",
+            "connections",
+            "grpc",
             "now",
         ),
         "Evaluation": _object(
@@ -243,6 +251,10 @@ def _schemas(bundle: Bundle) -> Schema:
             "request_id",
         ),
     }
+
+
+def _limits(description: str) -> Schema:
+    return {"oneOf": [{"type": "null"}, _OBJECT], "description": description}
 
 
 def _get(

@@ -94,19 +94,27 @@ class Head:
 class Predictor:
     """A bundle's preprocessing, model and labels; its methods may be called from several threads at once.
 
-    The model's output is a row of logits for each input, or with a `head` an embedding. `exact` loads the model in full
-    precision when it is first asked for.
+    The model's output is a row of logits for each input, or with a `head` an embedding. `exact` is the export in full
+    precision where the one served isn't; `load` loads it when it is first asked for.
     """
 
     def __init__(
-        self, bundle: Bundle, engine: Engine, *, head: Head | None = None, exact: Callable[[], Engine] | None = None
+        self,
+        bundle: Bundle,
+        engine: Engine,
+        *,
+        head: Head | None = None,
+        exact: ExportRecord | None = None,
+        load: Callable[[ExportRecord], Engine] | None = None,
     ) -> None:
         self.bundle = bundle
         self.labels = bundle.info.labels
         self.head = head
         self._engine = engine
-        self._exact = exact
-        self._exact_engine: Engine | None = None
+        self.exact = bundle.served if bundle.served.format in EXACT else exact
+        """The export that answers in full precision; None without one."""
+        self._load = load
+        self._exact_engine = engine if self.exact is bundle.served else None
         self._loading = threading.Lock()
         self.bounds: Bounds | None = None
         """What pictures may take while they are decoded; none: what they take."""
@@ -129,14 +137,32 @@ class Predictor:
             return ENGINES[record.format](path, shape, threads or usable_cpus(), lanes)
 
         head = None if bundle.info.head is None else Head.read(bundle.folder / bundle.info.head, bundle.info.labels)
-        exact = next((record for record in bundle.info.exports if record.format in EXACT), None)
-        other = None if exact is None or served.format in EXACT else exact
-        return cls(bundle, load(served), head=head, exact=None if other is None else lambda: load(other))
+        exact = next((record for record in bundle.info.exports if record.format in EXACT and record.kept), None)
+        return cls(bundle, load(served), head=head, exact=exact, load=load)
 
     @property
     def has_exact(self) -> bool:
         """Whether answers in full precision can be asked for."""
-        return self._exact is not None or self.bundle.served.format in EXACT
+        return self.exact is not None
+
+    @property
+    def is_exact_loaded(self) -> bool:
+        """Whether an answer in full precision waits for nothing to be loaded."""
+        return self._exact_engine is not None
+
+    def load_exact(self) -> Engine:
+        """Load the export in full precision, unless it is there, and have it predict the golden example.
+
+        Raises `BundleError` where it can't be run, or its answer isn't the one stored in the bundle: it answers nobody.
+        """
+        with self._loading:
+            # Whoever waited for another to load it has it now.
+            if self._exact_engine is None:
+                assert self.exact is not None and self._load is not None
+                engine = self._load(self.exact)
+                self._check_golden(engine, self.exact)
+                self._exact_engine = engine
+            return self._exact_engine
 
     def outputs(self, prepared: NDArray[np.generic], *, exact: bool = False) -> NDArray[np.float32]:
         """Return the model's outputs (n, width) for prepared inputs, (n, *preprocess.shape) of its type.
@@ -213,20 +239,27 @@ class Predictor:
 
     def warm_up(self) -> None:
         """Predict the golden example; raises `BundleError` where the answer isn't the one stored in the bundle."""
-        golden, own = self.bundle.info.golden, self.bundle.served.golden
+        self._check_golden(self._engine, self.bundle.served)
+
+    def _check_golden(self, engine: Engine, record: ExportRecord) -> None:
+        golden, own = self.bundle.info.golden, record.golden
         expected = golden.probabilities if own is None else own
         where = self.bundle.folder / golden.input
         hint = "make the bundle again; this one must not be served"
         try:
-            probabilities = self.predict(self.bundle.preprocess.prepare(self.bundle.golden_input(), where)[None])[0]
+            prepared = self.bundle.preprocess.prepare(self.bundle.golden_input(), where)[None]
+            outputs = self._checked_outputs(engine, self.bundle.preprocess.tensor(prepared), record)
+            probabilities = _checked(self.probabilities(outputs))[0]
         except DataError as e:
             raise BundleError(f"the golden example {e.what}", where=e.where or where, hint=hint) from e
         if len(expected) != len(probabilities):
             what = f"the golden answer has {len(expected)} probabilities for {len(probabilities)} labels"
             raise BundleError(what, where=where, hint=hint)
         difference = float(np.abs(probabilities - np.asarray(expected)).max())
+        # What another export answered, where this one's own answer isn't known, may have been rounded.
+        rounded = record.format not in EXACT or (own is None and record is not self.bundle.served)
+        tolerance = max(golden.tolerance, _QUANTISED) if rounded else golden.tolerance
         # Written so that a difference that isn't a number fails too.
-        tolerance = golden.tolerance if self.bundle.served.format in EXACT else max(golden.tolerance, _QUANTISED)
         if not difference <= tolerance:
             what = f"the golden example's answer differs by {difference:.3g}, more than {tolerance:.3g}"
             raise BundleError(what, where=where, hint=hint)
@@ -237,27 +270,21 @@ class Predictor:
         tensor: Callable[[NDArray[np.generic]], NDArray[np.float32]],
         exact: bool,
     ) -> NDArray[np.float32]:
-        engine = self._in_full_precision() if exact else self._engine
+        engine = self.load_exact() if exact else self._engine
+        record = self.exact if exact and self.exact else self.bundle.served
         starts = range(0, len(inputs), CHUNK)
-        chunks = [self._checked_outputs(engine, tensor(inputs[start : start + CHUNK])) for start in starts]
+        chunks = [self._checked_outputs(engine, tensor(inputs[start : start + CHUNK]), record) for start in starts]
         return np.concatenate(chunks) if chunks else np.zeros((0, self._width), np.float32)
-
-    def _in_full_precision(self) -> Engine:
-        with self._loading:
-            if self._exact_engine is None:
-                self._exact_engine = self._exact() if self._exact else self._engine
-            return self._exact_engine
 
     @property
     def _width(self) -> int:
         return len(self.labels) if self.head is None else self.head.weight.shape[1]
 
-    def _checked_outputs(self, engine: Engine, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _checked_outputs(self, engine: Engine, batch: NDArray[np.float32], record: ExportRecord) -> NDArray[np.float32]:
         outputs = engine.run(batch)
         if outputs.shape != (len(batch), self._width):
             what = f"answers with shape {list(outputs.shape)} instead of {[len(batch), self._width]}"
-            path = self.bundle.folder / self.bundle.served.path
-            raise BundleError(what, where=path, hint=REMAKE)
+            raise BundleError(what, where=self.bundle.folder / record.path, hint=REMAKE)
         return outputs
 
 

@@ -26,7 +26,7 @@ from vitruvian.bundle import Bundle
 from vitruvian.errors import VitruvianError
 from vitruvian.inference.app import create_admin, create_app
 from vitruvian.inference.challenger import open_challenger
-from vitruvian.inference.connections import Count, counted_by
+from vitruvian.inference.connections import HEAD_SECONDS, MOST_HEAD_BYTES, Count, counted_by
 from vitruvian.inference.predictor import Predictor
 from vitruvian.inference.processes import Board, run
 from vitruvian.inference.rules import Rules
@@ -163,6 +163,7 @@ class Server:
                 rules=extras.rules,
                 admin=extras.admin_port is None,
                 guard=guard,
+                around=_bounds(settings, grpc="grpc" in self._sockets),
             )
         except BaseException:
             for bound in self._sockets.values():
@@ -258,6 +259,21 @@ def _challenger(extras: Extras, champion: Bundle, settings: Settings) -> Callabl
     if extras.challenger is None:
         return None
     return partial(open_challenger, extras.challenger, champion, settings, extras.rules or Rules())
+
+
+def _bounds(settings: Settings, *, grpc: bool) -> dict[str, dict[str, float] | None]:
+    """Return the limits of what is around the application, as `GET /limits` tells them."""
+    connections = {
+        "max_head": MOST_HEAD_BYTES,
+        "head_seconds": HEAD_SECONDS,
+        "keep_alive_seconds": _KEEP_ALIVE_SECONDS,
+    }
+    if not grpc:
+        return {"connections": connections, "grpc": None}
+    from vitruvian.inference.grpc.server import limits
+
+    calls = limits(settings.max_body, settings.max_bodies)
+    return {"connections": connections, "grpc": {**calls, "message_seconds": settings.body_seconds}}
 
 
 def _config(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,7 +23,7 @@ from vitruvian.inference.labels import Encoder, LabelSets, read_labels
 from vitruvian.inference.lanes import USUAL, Answer, Input, Lanes, Wanted
 from vitruvian.inference.metrics import ServingMetrics
 from vitruvian.inference.predictor import Predictor
-from vitruvian.inference.problems import NOT_READY, UNUSABLE, Problem, retry
+from vitruvian.inference.problems import LATE, NOT_READY, UNUSABLE, Problem, retry
 from vitruvian.inference.protocol import Malformed
 from vitruvian.inference.startup import Startup
 from vitruvian.machine import usable_cpus
@@ -31,6 +32,9 @@ T = TypeVar("T")
 
 _ROUNDS_TO_LEARN = 3
 _EXACT = Wanted(exact=True)
+_SECONDS_TO_LOAD = 2
+"""When to come again, where the time was too short to load an export."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,7 @@ class Service:
         self.watcher: Watcher | None = None
         predictor.bounds = Bounds(settings.max_decoded, Budget(settings.max_decoding).hold)
         self.labels = self._labels()
+        self._loading: asyncio.Task[object] | None = None
         self.metrics.watch(
             ready=None if beside else lambda: self.state is State.READY,
             waiting=lambda: self.lanes.waiting,
@@ -223,9 +228,12 @@ class Service:
     async def wanted(self, labels: object, templates: object, precision: object, ticket: Ticket) -> Wanted:
         """Return what a request wants that brings along labels or a precision, or neither.
 
-        Raises `Malformed`, and a `Problem` where this bundle can't, or where there is no time to encode the labels.
+        Raises `Malformed`, and a `Problem` where this bundle can't, or where there is no time to encode the labels or
+        to load the export in full precision.
         """
         exact = _is_exact(precision, self.predictor)
+        if exact and not self.predictor.is_exact_loaded:
+            await self._load_exact(ticket)
         if labels is None:
             if templates is not None:
                 raise Malformed("'templates' are for 'labels'; send both")
@@ -234,6 +242,39 @@ class Service:
             raise Problem(UNUSABLE, "this model knows its own labels only: it has no text tower")
         asked = read_labels(labels, templates, self.labels.templates)
         return Wanted(head=await self.labels.head(asked, ticket), exact=exact)
+
+    async def _load_exact(self, ticket: Ticket) -> None:
+        """Wait for the export in full precision, which one request loads for all, in no lane: others need those.
+
+        Raises a `Problem` where there is no time for it, which the next request finds done, or where it can't be used.
+        """
+        if self._loading is None:
+            self._loading = asyncio.create_task(aside(self.predictor.load_exact))
+            self._loading.add_done_callback(self._told_loaded)
+        loading = self._loading
+        left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ticket.on_leave(lambda: None if left.done() else left.set_result(None))
+        awaited: set[asyncio.Future[Any]] = {loading, left}
+        await asyncio.wait(awaited, timeout=max(0.0, ticket.left), return_when=asyncio.FIRST_COMPLETED)
+        if ticket.gone:
+            raise ClientDisconnect
+        if not loading.done():
+            raise retry(LATE, "the export in full precision is being loaded", _SECONDS_TO_LOAD)
+        try:
+            loading.result()
+        except VitruvianError as e:
+            # Where it lies is the operator's, who reads it in the log.
+            what = e.what.replace(f"{self.predictor.bundle.folder}/", "")
+            raise Problem(UNUSABLE, f"this bundle's export in full precision can't be used: {what}") from e
+
+    def _told_loaded(self, loading: asyncio.Task[object]) -> None:
+        error = None if loading.cancelled() else loading.exception()
+        if isinstance(error, VitruvianError):
+            # It stays what it is: nobody waits for it again.
+            _log.warning("nothing is answered in full precision, all else is: %s", error)
+        elif error is not None:
+            # For want of memory, perhaps; the next request tries again.
+            self._loading = None
 
     async def run(self, job: Callable[[], T], ticket: Ticket, seconds: float) -> T:
         """Return what a function returns, or raise what it raises; it runs in a lane and counts as so many seconds."""

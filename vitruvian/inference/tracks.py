@@ -34,7 +34,9 @@ VERSION = b"x-vitruvian-version"
 """The header of answers that tells the version."""
 FALLBACK = b"x-vitruvian-fallback"
 """The header of answers that tells why the champion gave them though the challenger was drawn."""
-TOLD = (VERSION, TRACK, FALLBACK)
+EXPORT = b"x-vitruvian-export"
+"""The header of answers that tells which of the bundle's exports gave them."""
+TOLD = (VERSION, TRACK, FALLBACK, EXPORT)
 """What every protocol says beside an answer."""
 IDENTITY = "identity"
 """Where a request's state tells whose API key or token it came with."""
@@ -323,5 +325,18 @@ def _about(service: Service) -> dict[str, Any]:
 
 
 def _said_by(service: Service) -> Headers:
-    version = quote(service.predictor.bundle.info.version)
-    return ((VERSION, version.encode()), (TRACK, service.settings.track.encode()))
+    bundle = service.predictor.bundle
+    version = quote(bundle.info.version)
+    return (
+        (VERSION, version.encode()),
+        (TRACK, service.settings.track.encode()),
+        (EXPORT, bundle.served.format.encode()),
+    )
+
+
+def tell_exact(state: dict[str, Any], service: Service) -> None:
+    """Note in a request's state that the export in full precision answers it."""
+    exact = service.predictor.exact
+    if exact is not None:
+        others = tuple(header for header in state.get("said", ()) if header[0] != EXPORT)
+        state["said"] = (*others, (EXPORT, exact.format.encode()))

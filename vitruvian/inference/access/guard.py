@@ -52,9 +52,10 @@ class Guard:
         `headers` are looked up by names in small letters.
         """
         identity = await self.admit(headers, group)
-        limit = self.limit(identity)
-        if limit is not None and group != "health":
-            self._buckets.take(f"address {remote}" if identity is None else identity.name, limit)
+        declared = self._declared(identity)
+        if declared is not None and group != "health":
+            who = f"address {remote}" if identity is None else identity.name
+            self._buckets.take(who, _share(declared, self.shares), declared, self.shares)
         return identity
 
     async def admit(self, headers: Mapping[bytes, bytes], group: Group) -> Identity | None:
@@ -72,8 +73,11 @@ class Guard:
 
     def limit(self, identity: Identity | None) -> RateLimit | None:
         """Return how often this process lets somebody ask; None: as often as they like."""
-        limit = (identity and identity.limit) or self.policy.rate_limit
-        return None if limit is None else _share(limit, self.shares)
+        declared = self._declared(identity)
+        return None if declared is None else _share(declared, self.shares)
+
+    def _declared(self, identity: Identity | None) -> RateLimit | None:
+        return (identity and identity.limit) or self.policy.rate_limit
 
     async def _identity(self, given: str) -> Identity:
         if self._keys is not None and (given.startswith(PREFIX) or self._tokens is None):
@@ -149,6 +153,12 @@ def with_cors(app: ASGIApp, policy: Policy) -> ASGIApp:
         allow_methods=("GET", "POST"),
         allow_headers=("*",),
         allow_credentials=policy.cors.credentials,
-        expose_headers=("X-Request-ID", "Retry-After", "X-Vitruvian-Version", "X-Vitruvian-Track"),
+        expose_headers=(
+            "X-Request-ID",
+            "Retry-After",
+            "X-Vitruvian-Version",
+            "X-Vitruvian-Track",
+            "X-Vitruvian-Export",
+        ),
         max_age=policy.cors.max_age,
     )

@@ -21,15 +21,24 @@ class Buckets:
         self._clock = clock
         self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def take(self, who: str, limit: RateLimit) -> None:
-        """Take a token; raises a `Problem` that says when there is one again."""
+    def take(self, who: str, limit: RateLimit, declared: RateLimit | None = None, shares: int = 1) -> None:
+        """Take a token; raises a `Problem` that says when there is one again.
+
+        `limit` is one of so many processes' part of what was `declared`.
+        """
         now, rate = self._clock(), limit.requests_per_minute / 60
         level, since = self._levels.pop(who, (limit.burst, now))
         level = min(limit.burst, level + (now - since) * rate)
         if level < 1:
             self._levels[who] = (level, now)
             wait = math.ceil((1 - level) / rate)
-            detail = f"{limit.requests_per_minute:g} requests a minute are allowed, {limit.burst:g} at once"
+            whole = declared or limit
+            detail = f"{whole.requests_per_minute:g} requests a minute are allowed, {whole.burst:g} at once"
+            if shares > 1:
+                detail += (
+                    f"; each of {shares} processes gives its part, this one {limit.requests_per_minute:g} a minute, "
+                    f"{limit.burst:g} at once"
+                )
             headers = {
                 "Retry-After": str(max(1, wait)),
                 # As in the IETF's draft on RateLimit header fields.

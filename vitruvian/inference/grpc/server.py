@@ -27,7 +27,7 @@ from vitruvian.inference.problems import (
     Problem,
 )
 from vitruvian.inference.service import Service, State
-from vitruvian.inference.tracks import TOLD, Tracks
+from vitruvian.inference.tracks import TOLD, Tracks, tell_exact
 
 if TYPE_CHECKING:
     from vitruvian.inference.access.guard import Guard
@@ -75,6 +75,17 @@ _MOST_CALLS = 2048
 """Calls at once, those included of which no message is read yet: a stream that isn't read holds 64 kB."""
 
 Handle = Callable[[Any, Any, "_Call"], Awaitable[Any]]
+
+
+def limits(max_message: int, max_messages: int) -> dict[str, int]:
+    """Return the bounds of a server whose messages hold so many bytes of tensors, one and all together."""
+    most = max(_LEAST_MESSAGES, max_messages // max_message)
+    return {
+        "max_message": max_message + _ROOM_FOR_NAMES,
+        "messages_at_once": most,
+        "streams_at_once": min(_MOST_STREAMS, most),
+        "calls_at_once": _MOST_CALLS,
+    }
 
 
 def _address(peer: str) -> str:
@@ -135,11 +146,12 @@ class GrpcServer:
     ) -> None:
         self._tracks = tracks
         self._address = address
-        self._limit = max_message + _ROOM_FOR_NAMES
-        most = max(_LEAST_MESSAGES, max_messages // max_message)
+        bounds = limits(max_message, max_messages)
+        most = bounds["messages_at_once"]
+        self._limit = bounds["max_message"]
         self._pictures = Arrivals(most, message_seconds)
         self._questions = Arrivals(_MOST_QUESTIONS, _QUESTION_SECONDS)
-        self._streams = Streams(min(_MOST_STREAMS, most), message_seconds)
+        self._streams = Streams(bounds["streams_at_once"], message_seconds)
         self._credentials = credentials
         self._guard = guard
         self._server: Any = None
@@ -283,6 +295,8 @@ class GrpcServer:
             floats = any(tensor.datatype == "FP32" for tensor in request.inputs)
             service = self._tracks.suited(call.state, drawn, tensors=floats, labels=labels, precision=precision)
             wanted = await service.wanted(labels, templates, precision, ticket)
+            if wanted.exact:
+                tell_exact(call.state, service)
             inputs = oip.inputs(request, service.predictor, service.settings.max_inputs, wanted)
             answers = oip.outputs(await service.predict(inputs, ticket))
         finally:

@@ -35,6 +35,10 @@ class _Place(NamedTuple):
     below: bool
     """Whether the names below `host` are meant, and not `host` itself."""
 
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{'*.' if self.below else ''}{host}:{self.port}"
+
     def holds(self, url: Url) -> bool:
         if (url.scheme, url.port) != (self.scheme, self.port):
             return False

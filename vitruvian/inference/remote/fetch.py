@@ -9,7 +9,8 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 from urllib.parse import urljoin
 
 import httpcore
@@ -70,6 +71,11 @@ class Fetcher:
         self._ssl_context = ssl_context or httpcore.default_ssl_context()
         self._backend = backend or httpcore.AnyIOBackend()
         self._places = asyncio.Semaphore(self._limits.at_once)
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """What may be fetched, by schemes, hosts and ports, and the bounds of it."""
+        return {"hosts": [str(place) for place in self._allowed.places], **asdict(self._limits)}
 
     async def fetch(self, text: str) -> bytes:
         """Return the body that an allowed URL brings.

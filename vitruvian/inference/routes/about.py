@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,9 @@ from starlette.routing import Route
 from vitruvian.bundle import Bundle
 from vitruvian.data.decode import MAX_PIXELS
 from vitruvian.inference import oip
+from vitruvian.inference.labels import LONGEST_LABEL, LONGEST_TEMPLATE, MOST_LABELS, MOST_PROMPTS, MOST_TEMPLATES
 from vitruvian.inference.page import page_files
+from vitruvian.inference.routes.openai import LONGEST_TEXT
 from vitruvian.inference.routes.page import shown
 from vitruvian.inference.routes.taking import as_json
 from vitruvian.inference.service import Settings
@@ -22,15 +25,29 @@ from vitruvian.inference.tracks import Tracks
 if TYPE_CHECKING:
     from vitruvian.inference.access.policy import RateLimit
 
+_TEXTS = {
+    "max_labels": MOST_LABELS,
+    "max_templates": MOST_TEMPLATES,
+    "max_prompts": MOST_PROMPTS,
+    "max_label_characters": LONGEST_LABEL,
+    "max_template_characters": LONGEST_TEMPLATE,
+    "max_embedded_characters": LONGEST_TEXT,
+}
 _VARY = {"Vary": "Accept"}
 
 
 class About:
-    """One method for each route; rate limits are divided among so many `processes`."""
+    """One method for each route.
 
-    def __init__(self, tracks: Tracks, *, admin: bool = True, processes: int = 1) -> None:
+    Rate limits are divided among so many `processes`; `around` are limits of what is around the application.
+    """
+
+    def __init__(
+        self, tracks: Tracks, *, admin: bool = True, processes: int = 1, around: Mapping[str, Any] | None = None
+    ) -> None:
         self._admin = admin
         self._processes = processes
+        self._around = {"fetching": None, "connections": None, "grpc": None, **(around or {})}
         self.service = tracks.stable
         self._about = _about(self.service.predictor.bundle, self.service.settings)
 
@@ -65,7 +82,8 @@ class About:
             "seconds_per_input": round(lanes.work(1) / lanes.count, 6),
         }
         settings = asdict(self.service.settings) | {"lanes": lanes.count, "max_pixels": MAX_PIXELS}
-        return as_json({**settings, "rate_limit_per_process": self._rate_limit(request), "now": now})
+        more = {"texts": None if self.service.labels is None else _TEXTS, **self._around}
+        return as_json({**settings, **more, "rate_limit_per_process": self._rate_limit(request), "now": now})
 
     def _rate_limit(self, request: Request) -> dict[str, float] | None:
         """Return how often who asks may ask this process, and how many processes there are; None without a limit."""

@@ -16,7 +16,7 @@ from vitruvian.inference.predictor import Prediction
 from vitruvian.inference.routes.people import checked_top, query, said_by, told
 from vitruvian.inference.routes.taking import Files, Taken, as_json, header, taken
 from vitruvian.inference.service import Service
-from vitruvian.inference.tracks import Tracks
+from vitruvian.inference.tracks import Tracks, tell_exact
 from vitruvian.inference.uploads import Asked, Sent, asked_in_body, asked_in_json, kind_of_content
 
 
@@ -46,6 +46,8 @@ class Compare:
             mine, one, content = await self._answer(champion, asked, asked.files[0], held)
             # A URL is fetched once.
             theirs, other, _ = await self._answer(challenger, asked, Sent(asked.files[0].where, content), held)
+            if asked.precision is not None:
+                tell_exact(request.scope["state"], champion)
         return as_json(
             {
                 "classifier": champion.predictor.bundle.info.name,

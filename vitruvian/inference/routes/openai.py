@@ -23,7 +23,7 @@ from vitruvian.inference.uploads import Sent, in_turn, sent_in_json
 _EMBEDDING = Wanted(embedding=True)
 _FORMS = ("float", "base64")
 _MODALITIES = ("text", "image")
-_LONGEST_TEXT = 8192
+LONGEST_TEXT = 8192
 
 
 class OpenAi:
@@ -48,6 +48,7 @@ class OpenAi:
             document = await in_turn(len(held.body), lambda: read_json(held.body), held.ticket)
             if document.get("model", name) != name:
                 raise Problem(NOT_FOUND, f"there is no model '{str(document['model'])[:100]}' here, but '{name}'")
+            _check_width(document.get("dimensions"), service.predictor.head.weight.shape[1])
             form = _one_of(document, "encoding_format", _FORMS, "float")
             items = _items(document, service.settings.max_inputs)
             del document
@@ -103,8 +104,8 @@ def _item(item: object, where: str, modality: str | None) -> str | Sent:
         return Sent(where, url=item)
     if modality == "image" or (modality is None and item.startswith("data:")):
         return sent_in_json(item, where)
-    if not 1 <= len(item) <= _LONGEST_TEXT:
-        raise Malformed(f"{where} has {len(item)} characters, and may have 1 to {_LONGEST_TEXT}")
+    if not 1 <= len(item) <= LONGEST_TEXT:
+        raise Malformed(f"{where} has {len(item)} characters, and may have 1 to {LONGEST_TEXT}")
     return item
 
 
@@ -114,6 +115,12 @@ def _one_of(document: dict[str, Any], name: str, known: Sequence[str], default: 
         raise Malformed(f"'{name}' is none of: {', '.join(known)}")
     found: str | None = value
     return found
+
+
+def _check_width(asked: object, width: int) -> None:
+    """Raise `Malformed` for embeddings of another width than they have."""
+    if asked is not None and (isinstance(asked, bool) or asked != width):
+        raise Malformed(f"'dimensions' can't be chosen: this model's embeddings have {width}; leave it out")
 
 
 def _shown(row: NDArray[np.float32], form: str | None) -> Any:

@@ -19,7 +19,7 @@ from vitruvian.inference.problems import UNUSABLE
 from vitruvian.inference.protocol import Malformed
 from vitruvian.inference.routes.taking import Files, Taken, as_json, header, suited, taken
 from vitruvian.inference.service import Service
-from vitruvian.inference.tracks import Tracks
+from vitruvian.inference.tracks import Tracks, tell_exact
 from vitruvian.inference.uploads import Asked, asked_in_batch, asked_in_body, asked_in_json
 
 PRECISION = "x-precision"
@@ -80,6 +80,8 @@ class People:
         precision = header(request, PRECISION) if asked.precision is None else asked.precision
         service = suited(request, self.tracks, held.service, labels=asked.labels, precision=precision)
         wanted = await service.wanted(asked.labels, asked.templates, precision, ticket)
+        if wanted.exact:
+            tell_exact(request.scope["state"], service)
         found: list[Input | DataError] = []
         for sent in asked.files:
             try:

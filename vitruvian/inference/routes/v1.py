@@ -21,7 +21,7 @@ from vitruvian.inference.protocol import Malformed, read_json
 from vitruvian.inference.routes.people import PRECISION
 from vitruvian.inference.routes.taking import Files, as_json, header, named, suited, taken
 from vitruvian.inference.service import Service
-from vitruvian.inference.tracks import Tracks
+from vitruvian.inference.tracks import Tracks, tell_exact
 from vitruvian.inference.uploads import in_turn, sent_in_json
 
 _KEPT = ("instances", "labels", "templates", "precision")
@@ -64,6 +64,8 @@ class V1:
             labels = document.get("labels")
             service = suited(request, self.tracks, drawn, tensors=tensors, labels=labels, precision=precision)
             found = await predictions(document, service, ticket, self.files, precision, fetched.add)
+            if precision is not None:
+                tell_exact(request.scope["state"], service)
         return as_json({"predictions": found})
 
 
