@@ -171,7 +171,8 @@ volumeMounts:
 - {name: tmp, emptyDir: {}}
 - {name: home, emptyDir: {}}
 {{- with include "vitruvian.access" . }}
-- {name: access, secret: {secretName: {{ . | quote }}, defaultMode: 0440}}
+# For all to read: a ServingRuntime can't say which group its pods' files belong to.
+- {name: access, secret: {secretName: {{ . | quote }}, defaultMode: 0444}}
 {{- end }}
 {{- end -}}
 
