@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
+from pydantic.alias_generators import to_camel
 from rich.markup import escape
 
 from vitruvian import artifact, interrupt
@@ -165,11 +166,14 @@ class Pipeline:
     def _track(self, trackers: Trackers) -> None:
         from vitruvian.evaluation.report import flat
         from vitruvian.models.registry import default_learning_rate
+        from vitruvian.training.identity import how
         from vitruvian.training.trackers import Run
 
         key = self._key("train", self._trains_on(self.spec.model))
         whole = self.spec.model_dump(mode="json", by_alias=True)
         # The rest may change under the same key.
+        for name in how(self.spec.model):
+            del whole["training"][to_camel(name)]
         decides = dict(flat({part: whole[part] for part in ("data", "model", "training")}))
         settings = self.spec.training
         if settings.epochs:
@@ -178,9 +182,20 @@ class Pipeline:
         begun = next(iter(self.store.at(f"checkpoints/{self._run}").list()), None) is not None
         trackers.begin(Run(self.classifier.name, key, decides, declaration), begun=begun)
 
+    def _how(self) -> dict[str, str]:
+        """Return the settings that may change while the run goes on."""
+        from vitruvian.evaluation.report import flat
+        from vitruvian.training.identity import how
+
+        whole = self.spec.training.model_dump(mode="json", by_alias=True, include=set(how(self.spec.model)))
+        return {name: str(value) for name, value in flat({"training": whole})}
+
     def _trains_on(self, model: Model) -> list[object]:
+        from vitruvian.training.identity import decisive
+
         weights = weights_version(self._pinned)
-        return [self.prepared.digest, model.model_dump(), self.spec.training.model_dump(), weights]
+        settings = decisive(model, self.spec.training)
+        return [self.prepared.digest, model.model_dump(), settings.model_dump(), weights]
 
     @property
     def _run(self) -> str:
@@ -227,6 +242,8 @@ class Pipeline:
         self._folder(self.prepared)
         job = self.job
         self.teller.note(f"[dim]starting {workers_of(settings)}; Ray's log: {escape(str(log))}[/]")
+        if self.trackers:
+            self.trackers.note(self._how())
         with (
             _deletable(store.url, "to train from the start"),
             EpochTable(self.teller.console, job) as table,

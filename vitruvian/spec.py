@@ -497,8 +497,19 @@ class Tuning(Part):
         return self
 
 
-# One process trains a trial, and what all trials have in common makes them comparable.
-_SAME_FOR_ALL_TRIALS = ("training.strategy", "training.workers", "training.gpusPerWorker", "training.checkpoints")
+# One process trains a trial, and what all trials have in common makes them comparable. What a trial is known by holds
+# none of how it is computed.
+_SAME_FOR_ALL_TRIALS = (
+    "training.strategy",
+    "training.workers",
+    "training.gpusPerWorker",
+    "training.checkpoints",
+    "training.loaders",
+    "training.accumulate",
+    "training.activationCheckpointing",
+    "training.cpuOffload",
+    "training.compile",
+)
 
 
 def _untunable(path: str) -> str | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from tests.projects import CLASSES, VITRUVIAN, declare, files_of, vitruvian, write_data
 from vitruvian.bundle import open_bundle, read_champion
@@ -197,6 +198,44 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, pictures: Path,
     assert vitruvian("run", "-f", file).returncode == 0
     whole, resumed = (open_bundle(root / "artifacts") for root in (finished, tmp_path))
     assert (whole.folder / "model.safetensors").read_bytes() == (resumed.folder / "model.safetensors").read_bytes()
+
+
+def test_a_run_that_broke_off_with_two_workers_goes_on_with_one(tmp_path: Path, pictures: Path) -> None:
+    training = {"epochs": 40, "checkpoints": {"everySteps": 2}, "earlyStopping": None}
+    file = declare(tmp_path, pictures, training={**training, "strategy": "ddp", "workers": 2})
+    log = tmp_path / "out.txt"
+    with open(log, "w") as out:
+        process = subprocess.Popen([VITRUVIAN, "train", "-f", file], stdout=out, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + 300
+        while " 2/40" not in log.read_text() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.terminate()
+        assert process.wait(60) == 143, log.read_text()
+    declare(tmp_path, pictures, training={**training, "loaders": 1})
+    done = vitruvian("train", "-f", file)
+    assert done.returncode == 0, done.stderr
+    assert "going on from epoch" in done.stdout
+    assert " 1 worker," in done.stdout
+    assert " 1/40" not in done.stdout and "40/40" in done.stdout
+    assert len(list((tmp_path / "artifacts" / "checkpoints").iterdir())) == 1
+
+
+def test_a_finished_model_stays_whatever_computes_it(project: Path) -> None:
+    before = files_of(project / "artifacts")
+    declared = yaml.safe_load((project / "poses.yaml").read_text())
+    declared["spec"]["training"] |= {
+        "strategy": "ddp",
+        "workers": {"min": 1, "max": 2},
+        "checkpoints": {"everySteps": 7, "keep": 5},
+        "loaders": 0,
+        "accumulate": 2,
+        "activationCheckpointing": True,
+    }
+    (project / "poses.yaml").write_text(yaml.safe_dump(declared))
+    done = vitruvian("run", "-f", project / "poses.yaml")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("✓ fresh") == 6
+    assert files_of(project / "artifacts") == before
 
 
 def _refused(done: subprocess.CompletedProcess[str], *parts: str, code: int = 1) -> None:

@@ -42,6 +42,7 @@ from vitruvian.training import batches, loop, notice
 from vitruvian.training.batches import order
 from vitruvian.training.behind import Behind
 from vitruvian.training.checkpoints import STATE, Checkpoints, Position, read_state
+from vitruvian.training.identity import decisive
 from vitruvian.training.job import Job, best_epoch
 from vitruvian.training.launch import run
 from vitruvian.training.parallel import LEAST, Learner, own
@@ -197,6 +198,38 @@ def test_a_shared_out_run_goes_on_with_one_worker(root: Path) -> None:
     train_until(changed)
     for first, second in zip(_history(whole), _history(changed), strict=True):
         assert first["trainLoss"] == pytest.approx(second["trainLoss"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("world", "settings"),
+    [
+        (1, {}),
+        (2, {"strategy": "fsdp", "workers": 2}),
+        (2, {"strategy": "ddp", "workers": 2, "accumulate": 2, "activationCheckpointing": True}),
+        (1, {"loaders": 2, "activationCheckpointing": True, "checkpoints": {"everySteps": 5, "keep": 1}}),
+    ],
+    ids=["one process", "shared out", "in parts, computed again", "with loaders"],
+)
+@pytest.mark.parametrize("began", ["ddp", "fsdp"])
+def test_a_run_goes_on_however_it_is_computed_from_then_on(
+    root: Path, began: str, world: int, settings: dict[str, Any]
+) -> None:
+    whole = make_job(root, run="computed-one-way")
+    if not read_state(open_store(whole.checkpoints)).checkpoints:
+        train_until(whole)
+    run = f"computed-{began}-{'-'.join(settings)}"
+    first = make_job(root, run=run, strategy=began, workers=2, activationCheckpointing=began == "fsdp")
+    second = make_job(root, run=run, **settings)
+    assert decisive(first.model, first.training) == decisive(second.model, second.training)
+    train_ranks(first, 2, stop_at=10)
+    assert len(_history(first)) == 1
+    if world == 1:
+        train_until(second)
+    else:
+        train_ranks(second, world)
+    for one, other in zip(_history(whole), _history(second), strict=True):
+        assert one["trainLoss"] == pytest.approx(other["trainLoss"], abs=1e-5)
+        assert one["validationLoss"] == pytest.approx(other["validationLoss"], abs=1e-5)
 
 
 def test_training_stops_when_patience_is_over(root: Path) -> None:
