@@ -289,7 +289,8 @@ class Training(Part):
     batch_size: Positive = 64
     """Examples of one optimizer step, over all workers."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """Peak of the learning rate; none: 1e-3 from scratch, 5e-5 from pretrained weights, 5e-4 with lora."""
+    """Peak of the learning rate; none: 1e-3 from scratch and where only a new head learns, 5e-4 with lora, 5e-5 from
+    other pretrained weights."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     """Decoupled weight decay (AdamW) of all matrices."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
