@@ -300,6 +300,8 @@ def beginning(of: Job, *, fixed: bool = False, **event: Any) -> str:
         (job(), {}, "lower training.batchSize, raise training.epochs, or begin with model.pretrained\n"),
         (job(KNOWING), {}, "lower training.batchSize, or raise training.epochs\n"),
         (job({"architecture": "heatmap-cnn"}), {}, "lower training.batchSize, or raise training.epochs\n"),
+        (job(), {"idleGpus": 1}, "  this machine has a GPU that isn't used: set training.gpusPerWorker: 1\n"),
+        (job(), {"idleGpus": 4}, "  this machine has 4 GPUs that aren't used: set training.gpusPerWorker: 1\n"),
         (job(), {"epoch": 1, "step": 3, "history": [epoch(1)]}, "  going on from epoch 2, step 3\n"),
     ],
 )
@@ -338,6 +340,10 @@ def test_a_training_with_nothing_left_to_do_says_so_and_nothing_else(
     told = beginning(job(CLIP, **training), fixed=True, epoch=epochs, history=history)
     assert told.endswith(line)
     assert "going on" not in told and "only" not in told and "ever learnt" not in told
+
+
+def test_nothing_is_said_of_gpus_where_none_is_left_alone() -> None:
+    assert "GPU" not in beginning(job(), idleGpus=0) + beginning(job(gpusPerWorker=1), idleGpus=0)
 
 
 def test_the_table_tells_the_time_that_is_left() -> None:

@@ -98,6 +98,8 @@ def _train(job: Job, rank: int, world: int, emit: Emit, device: torch.device) ->
             "learning": sum(p.numel() for p in module.parameters() if p.requires_grad),
             "learningRate": float(optimizer.param_groups[0]["peak"]),
             "precision": precision.name(learner.half),
+            # Counted without setting one up.
+            "idleGpus": torch.cuda.device_count() if device.type == "cpu" else 0,
         }
     )
 

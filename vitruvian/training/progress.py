@@ -59,6 +59,14 @@ def span(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def unused(gpus: int) -> str | None:
+    """Return what to say where training leaves so many GPUs of its machine alone; None where there are none."""
+    if not gpus:
+        return None
+    what = "a GPU that isn't used" if gpus == 1 else f"{gpus} GPUs that aren't used"
+    return f"this machine has {what}: set training.gpusPerWorker: 1"
+
+
 def progress_bar(console: Console) -> Progress:
     """Return the bar of an epoch; its tasks have the fields loss and accuracy."""
     return Progress(
@@ -172,7 +180,7 @@ class EpochTable:
     def _doubts(self, event: dict[str, Any]) -> list[str]:
         """Return why this training may come to little, and what helps."""
         model, steps = self.job.model, event["epochs"] * event["steps"]
-        found = []
+        found = [idle] if (idle := unused(event.get("idleGpus", 0))) else []
         if self.fixed and not model.pretrained:
             less = "raise model.clip.unfreezeVisual" if model.architecture == "clip" else "lower model.freezeLayers"
             found.append(f"nothing before the head has ever learnt: set model.pretrained, or {less}")
