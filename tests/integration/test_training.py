@@ -200,6 +200,20 @@ def test_a_shared_out_run_goes_on_with_one_worker(root: Path) -> None:
         assert first["trainLoss"] == pytest.approx(second["trainLoss"], abs=1e-5)
 
 
+def test_validation_tells_how_far_it_is(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job(root, run="told", epochs=2)
+    monkeypatch.setattr(loop, "_BATCH_OF_VALIDATION", 10)
+    monkeypatch.setattr(loop, "_SECONDS_BETWEEN_EVENTS", -1)
+    events = train_until(job)
+    told = [event for event in events if event["kind"] == "validation"]
+    batches_of = -(-len(Prepared.open(Path(job.prepared)).part("validation")) // 10)
+    assert [(event["epoch"], event["step"]) for event in told] == [
+        (epoch, step) for epoch in range(2) for step in range(1, batches_of + 1)
+    ]
+    measured = [(event["loss"], event["accuracy"]) for event in told if event["step"] == event["steps"]]
+    assert measured == [(record["validationLoss"], record["validationAccuracy"]) for record in _history(job)]
+
+
 @pytest.mark.parametrize(
     ("world", "settings"),
     [
