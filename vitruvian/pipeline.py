@@ -159,6 +159,8 @@ class Pipeline:
             (self._train if settings.epochs else self._take)(folder)
 
         made = self._made("train", about, self._trains_on(self.spec.model), make)
+        if settings.epochs:
+            self.teller.note(f"[dim]curves: {escape(self.store.address(f'{made.prefix}/curves.html'))}[/]")
         if self.trackers:
             self.trackers.trained(self._history_of(made))
         return made
@@ -230,6 +232,7 @@ class Pipeline:
         return Results(self._data, self._history, self._metrics)
 
     def _train(self, folder: Path) -> None:
+        from vitruvian.evaluation.report import write_curves
         from vitruvian.training.checkpoints import read_state
         from vitruvian.training.job import chosen_epoch
         from vitruvian.training.launch import run
@@ -263,6 +266,7 @@ class Pipeline:
         learnt = artifact.fetch(store, weights)
         history = [{name: value for name, value in record.items() if name != "kind"} for record in table.history]
         (folder / "history.json").write_text(json.dumps(history, indent=1))
+        write_curves(folder, self.classifier.name, f"training {key}", history, settings.select)
         chosen = history[chosen_epoch(history, settings.select)]
         accuracy = chosen["validationAccuracy"]
         self.teller.note(f"{settings.select} epoch {chosen['epoch']}: validation accuracy {accuracy:.1%}")

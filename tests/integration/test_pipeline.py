@@ -132,6 +132,18 @@ def test_a_challenger_is_held_against_the_champion_on_the_same_pictures(project:
     assert "champion" in done.stderr
 
 
+def test_curves_lie_beside_what_was_trained_before_anything_is_tested(tmp_path: Path, pictures: Path) -> None:
+    file = declare(tmp_path, pictures)
+    for _ in range(2):
+        done = vitruvian("train", "-f", file)
+        assert done.returncode == 0, done.stderr
+        (page,) = (tmp_path / "artifacts" / "stages" / "train").glob("*/curves.html")
+        assert f"curves: file://{page}" in done.stdout
+    assert "<svg" in page.read_text() and page.parent.name in page.read_text()
+    assert page.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "artifacts" / "stages" / "evaluate").exists()
+
+
 def test_each_stage_has_a_verb(tmp_path: Path, pictures: Path) -> None:
     file = declare(tmp_path, pictures, training={"epochs": 1})
     for verb in ("prepare", "train", "evaluate", "gate", "export", "publish"):
