@@ -492,6 +492,16 @@ def test_half_precision_learns_and_keeps_float32_weights(root: Path, precision: 
     assert {value.dtype for value in chosen_weights(job).values()} == {torch.float32}
 
 
+@pytest.mark.parametrize(("most", "norm"), [(None, 300.0), (1000.0, 300.0), (2.0, 2.0)])
+def test_gradients_keep_their_norm_unless_it_is_larger_than_asked(root: Path, most: float | None, norm: float) -> None:
+    job = make_job(root, gradientClip=most)
+    module = torch.nn.Linear(3, 3, bias=False)
+    module.weight.grad = torch.full_like(module.weight, 100.0)
+    learner = Learner(module, job.training, 1, torch.device("cpu"))
+    assert learner.clip(job.training.gradient_clip)
+    assert float(module.weight.grad.norm()) == pytest.approx(norm)
+
+
 @pytest.mark.parametrize("strategy", ["none", "fsdp"])
 def test_a_step_whose_gradients_overflow_is_left_out_and_scaled_less(tmp_path: Path, strategy: str) -> None:
     world = 1 if strategy == "none" else 2
