@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
+from pydantic.alias_generators import to_camel
 from rich.markup import escape
 
 from vitruvian import artifact, interrupt
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 Stage = Literal["prepare", "train", "evaluate", "gate", "export", "publish"]
 STAGES: tuple[Stage, ...] = ("prepare", "train", "evaluate", "gate", "export", "publish")
 # Raised when a stage makes something else of the same inputs.
-_REVISIONS: dict[Stage, int] = {"prepare": 2, "train": 2, "evaluate": 1, "gate": 2, "export": 3, "publish": 3}
+_REVISIONS: dict[Stage, int] = {"prepare": 2, "train": 3, "evaluate": 1, "gate": 2, "export": 3, "publish": 3}
 _INTERPOLATION = "interpolation.json"
 GOLDEN_TOLERANCE = 1e-3
 _FEW_TESTED = 30
@@ -159,6 +160,8 @@ class Pipeline:
             (self._train if settings.epochs else self._take)(folder)
 
         made = self._made("train", about, self._trains_on(self.spec.model), make)
+        if settings.epochs:
+            self.teller.note(f"[dim]curves: {escape(self.store.address(f'{made.prefix}/curves.html'))}[/]")
         if self.trackers:
             self.trackers.trained(self._history_of(made))
         return made
@@ -166,11 +169,14 @@ class Pipeline:
     def _track(self, trackers: Trackers) -> None:
         from vitruvian.evaluation.report import flat
         from vitruvian.models.registry import default_learning_rate
+        from vitruvian.training.identity import how
         from vitruvian.training.trackers import Run
 
         key = self._key("train", self._trains_on(self.spec.model))
         whole = self.spec.model_dump(mode="json", by_alias=True)
         # The rest may change under the same key.
+        for name in how(self.spec.model):
+            del whole["training"][to_camel(name)]
         decides = dict(flat({part: whole[part] for part in ("data", "model", "training")}))
         settings = self.spec.training
         if settings.epochs:
@@ -179,9 +185,20 @@ class Pipeline:
         begun = next(iter(self.store.at(f"checkpoints/{self._run}").list()), None) is not None
         trackers.begin(Run(self.classifier.name, key, decides, declaration), begun=begun)
 
+    def _how(self) -> dict[str, str]:
+        """Return the settings that may change while the run goes on."""
+        from vitruvian.evaluation.report import flat
+        from vitruvian.training.identity import how
+
+        whole = self.spec.training.model_dump(mode="json", by_alias=True, include=set(how(self.spec.model)))
+        return {name: str(value) for name, value in flat({"training": whole})}
+
     def _trains_on(self, model: Model) -> list[object]:
+        from vitruvian.training.identity import decisive
+
         weights = weights_version(self._pinned)
-        return [self.prepared.digest, model.model_dump(), self.spec.training.model_dump(), weights]
+        settings = decisive(model, self.spec.training)
+        return [self.prepared.digest, model.model_dump(), settings.model_dump(), weights]
 
     @property
     def _run(self) -> str:
@@ -216,6 +233,7 @@ class Pipeline:
         return Results(self._data, self._history, self._metrics)
 
     def _train(self, folder: Path) -> None:
+        from vitruvian.evaluation.report import write_curves
         from vitruvian.training.checkpoints import read_state
         from vitruvian.training.job import chosen_epoch
         from vitruvian.training.launch import run
@@ -228,6 +246,8 @@ class Pipeline:
         self._folder(self.prepared)
         job = self.job
         self.teller.note(f"[dim]starting {workers_of(settings)}; Ray's log: {escape(str(log))}[/]")
+        if self.trackers:
+            self.trackers.note(self._how())
         with (
             _deletable(store.url, "to train from the start"),
             EpochTable(self.teller.console, job) as table,
@@ -247,6 +267,7 @@ class Pipeline:
         learnt = artifact.fetch(store, weights)
         history = [{name: value for name, value in record.items() if name != "kind"} for record in table.history]
         (folder / "history.json").write_text(json.dumps(history, indent=1))
+        write_curves(folder, self.classifier.name, f"training {key}", history, settings.select)
         chosen = history[chosen_epoch(history, settings.select)]
         accuracy = chosen["validationAccuracy"]
         self.teller.note(f"{settings.select} epoch {chosen['epoch']}: validation accuracy {accuracy:.1%}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -289,13 +290,14 @@ class Training(Part):
     batch_size: Positive = 64
     """Examples of one optimizer step, over all workers."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """Peak of the learning rate; none: 1e-3 from scratch, 5e-5 from pretrained weights, 5e-4 with lora."""
+    """Peak of the learning rate; none: 1e-3 from scratch and where only a new head learns, 5e-4 with lora, 5e-5 from
+    other pretrained weights."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     """Decoupled weight decay (AdamW) of all matrices."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of all steps in which the learning rate rises before it falls as a cosine."""
-    gradient_clip: Annotated[float, Field(gt=0)] = 1.0
-    """The largest norm of all gradients together; a larger one is scaled down to it."""
+    largest_norm: Annotated[Annotated[float, Field(gt=0)] | None, Field(alias="gradientClip")] = 1.0
+    """The largest norm of all gradients together; a larger one is scaled down to it; null: all stay as they are."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target's probability that is spread over all classes."""
     augmentation: Literal["none", "light", "medium", "strong"] = "light"
@@ -332,6 +334,11 @@ class Training(Part):
     def world_size(self) -> int:
         """The number of worker processes, of a range the most."""
         return self.workers if isinstance(self.workers, int) else self.workers.max
+
+    @property
+    def gradient_clip(self) -> float:
+        """The largest norm that gradients keep; infinite where all stay as they are."""
+        return math.inf if self.largest_norm is None else self.largest_norm
 
 
 class Gate(Part):
@@ -498,8 +505,19 @@ class Tuning(Part):
         return self
 
 
-# One process trains a trial, and what all trials have in common makes them comparable.
-_SAME_FOR_ALL_TRIALS = ("training.strategy", "training.workers", "training.gpusPerWorker", "training.checkpoints")
+# One process trains a trial, and what all trials have in common makes them comparable. What a trial is known by holds
+# none of how it is computed.
+_SAME_FOR_ALL_TRIALS = (
+    "training.strategy",
+    "training.workers",
+    "training.gpusPerWorker",
+    "training.checkpoints",
+    "training.loaders",
+    "training.accumulate",
+    "training.activationCheckpointing",
+    "training.cpuOffload",
+    "training.compile",
+)
 
 
 def _untunable(path: str) -> str | None:

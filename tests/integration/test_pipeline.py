@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from tests.projects import CLASSES, VITRUVIAN, declare, files_of, vitruvian, write_data
 from vitruvian.bundle import open_bundle, read_champion
@@ -131,6 +132,18 @@ def test_a_challenger_is_held_against_the_champion_on_the_same_pictures(project:
     assert "champion" in done.stderr
 
 
+def test_curves_lie_beside_what_was_trained_before_anything_is_tested(tmp_path: Path, pictures: Path) -> None:
+    file = declare(tmp_path, pictures)
+    for _ in range(2):
+        done = vitruvian("train", "-f", file)
+        assert done.returncode == 0, done.stderr
+        (page,) = (tmp_path / "artifacts" / "stages" / "train").glob("*/curves.html")
+        assert f"curves: file://{page}" in done.stdout
+    assert "<svg" in page.read_text() and page.parent.name in page.read_text()
+    assert page.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "artifacts" / "stages" / "evaluate").exists()
+
+
 def test_each_stage_has_a_verb(tmp_path: Path, pictures: Path) -> None:
     file = declare(tmp_path, pictures, training={"epochs": 1})
     for verb in ("prepare", "train", "evaluate", "gate", "export", "publish"):
@@ -197,6 +210,44 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, pictures: Path,
     assert vitruvian("run", "-f", file).returncode == 0
     whole, resumed = (open_bundle(root / "artifacts") for root in (finished, tmp_path))
     assert (whole.folder / "model.safetensors").read_bytes() == (resumed.folder / "model.safetensors").read_bytes()
+
+
+def test_a_run_that_broke_off_with_two_workers_goes_on_with_one(tmp_path: Path, pictures: Path) -> None:
+    training = {"epochs": 40, "checkpoints": {"everySteps": 2}, "earlyStopping": None}
+    file = declare(tmp_path, pictures, training={**training, "strategy": "ddp", "workers": 2})
+    log = tmp_path / "out.txt"
+    with open(log, "w") as out:
+        process = subprocess.Popen([VITRUVIAN, "train", "-f", file], stdout=out, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + 300
+        while " 2/40" not in log.read_text() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.terminate()
+        assert process.wait(60) == 143, log.read_text()
+    declare(tmp_path, pictures, training={**training, "loaders": 1})
+    done = vitruvian("train", "-f", file)
+    assert done.returncode == 0, done.stderr
+    assert "going on from epoch" in done.stdout
+    assert " 1 worker," in done.stdout
+    assert " 1/40" not in done.stdout and "40/40" in done.stdout
+    assert len(list((tmp_path / "artifacts" / "checkpoints").iterdir())) == 1
+
+
+def test_a_finished_model_stays_whatever_computes_it(project: Path) -> None:
+    before = files_of(project / "artifacts")
+    declared = yaml.safe_load((project / "poses.yaml").read_text())
+    declared["spec"]["training"] |= {
+        "strategy": "ddp",
+        "workers": {"min": 1, "max": 2},
+        "checkpoints": {"everySteps": 7, "keep": 5},
+        "loaders": 0,
+        "accumulate": 2,
+        "activationCheckpointing": True,
+    }
+    (project / "poses.yaml").write_text(yaml.safe_dump(declared))
+    done = vitruvian("run", "-f", project / "poses.yaml")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("✓ fresh") == 6
+    assert files_of(project / "artifacts") == before
 
 
 def _refused(done: subprocess.CompletedProcess[str], *parts: str, code: int = 1) -> None:

@@ -103,6 +103,8 @@ def test_mlflow_holds_one_run_with_everything_once(tracked: Path) -> None:
         assert steps_of(database, metric) == [0]
     tags = dict(rows(database, "select key, value from tags"))
     assert tags["precision"] == "fp32"
+    # What may change while the run goes on is no parameter: those can't.
+    assert tags["training.workers"] == "1" and "training.workers" not in decided
     assert tags["gates"].startswith("passed; accuracy")
     assert tags["version"] == read_champion(open_store(tracked / "artifacts"))
     files = {path.name for path in (tracked / "mlruns").rglob(f"{run}/artifacts/**/*") if path.is_file()}

@@ -42,6 +42,7 @@ from vitruvian.training import batches, loop, notice
 from vitruvian.training.batches import order
 from vitruvian.training.behind import Behind
 from vitruvian.training.checkpoints import STATE, Checkpoints, Position, read_state
+from vitruvian.training.identity import decisive
 from vitruvian.training.job import Job, best_epoch
 from vitruvian.training.launch import run
 from vitruvian.training.parallel import LEAST, Learner, own
@@ -197,6 +198,52 @@ def test_a_shared_out_run_goes_on_with_one_worker(root: Path) -> None:
     train_until(changed)
     for first, second in zip(_history(whole), _history(changed), strict=True):
         assert first["trainLoss"] == pytest.approx(second["trainLoss"], abs=1e-5)
+
+
+def test_validation_tells_how_far_it_is(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job(root, run="told", epochs=2)
+    monkeypatch.setattr(loop, "_BATCH_OF_VALIDATION", 10)
+    monkeypatch.setattr(loop, "_SECONDS_BETWEEN_EVENTS", -1)
+    events = train_until(job)
+    told = [event for event in events if event["kind"] == "validation"]
+    batches_of = -(-len(Prepared.open(Path(job.prepared)).part("validation")) // 10)
+    assert [(event["epoch"], event["step"]) for event in told] == [
+        (epoch, step) for epoch in range(2) for step in range(1, batches_of + 1)
+    ]
+    measured = [(event["loss"], event["accuracy"]) for event in told if event["step"] == event["steps"]]
+    assert measured == [(record["validationLoss"], record["validationAccuracy"]) for record in _history(job)]
+
+
+@pytest.mark.parametrize(
+    ("world", "settings"),
+    [
+        (1, {}),
+        (2, {"strategy": "fsdp", "workers": 2}),
+        (2, {"strategy": "ddp", "workers": 2, "accumulate": 2, "activationCheckpointing": True}),
+        (1, {"loaders": 2, "activationCheckpointing": True, "checkpoints": {"everySteps": 5, "keep": 1}}),
+    ],
+    ids=["one process", "shared out", "in parts, computed again", "with loaders"],
+)
+@pytest.mark.parametrize("began", ["ddp", "fsdp"])
+def test_a_run_goes_on_however_it_is_computed_from_then_on(
+    root: Path, began: str, world: int, settings: dict[str, Any]
+) -> None:
+    whole = make_job(root, run="computed-one-way")
+    if not read_state(open_store(whole.checkpoints)).checkpoints:
+        train_until(whole)
+    run = f"computed-{began}-{'-'.join(settings)}"
+    first = make_job(root, run=run, strategy=began, workers=2, activationCheckpointing=began == "fsdp")
+    second = make_job(root, run=run, **settings)
+    assert decisive(first.model, first.training) == decisive(second.model, second.training)
+    train_ranks(first, 2, stop_at=10)
+    assert len(_history(first)) == 1
+    if world == 1:
+        train_until(second)
+    else:
+        train_ranks(second, world)
+    for one, other in zip(_history(whole), _history(second), strict=True):
+        assert one["trainLoss"] == pytest.approx(other["trainLoss"], abs=1e-5)
+        assert one["validationLoss"] == pytest.approx(other["validationLoss"], abs=1e-5)
 
 
 def test_training_stops_when_patience_is_over(root: Path) -> None:
@@ -443,6 +490,16 @@ def test_half_precision_learns_and_keeps_float32_weights(root: Path, precision: 
     assert losses != [record["trainLoss"] for record in _history(full)]
     assert losses == pytest.approx([record["trainLoss"] for record in _history(full)], abs=0.1)
     assert {value.dtype for value in chosen_weights(job).values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("most", "norm"), [(None, 300.0), (1000.0, 300.0), (2.0, 2.0)])
+def test_gradients_keep_their_norm_unless_it_is_larger_than_asked(root: Path, most: float | None, norm: float) -> None:
+    job = make_job(root, gradientClip=most)
+    module = torch.nn.Linear(3, 3, bias=False)
+    module.weight.grad = torch.full_like(module.weight, 100.0)
+    learner = Learner(module, job.training, 1, torch.device("cpu"))
+    assert learner.clip(job.training.gradient_clip)
+    assert float(module.weight.grad.norm()) == pytest.approx(norm)
 
 
 @pytest.mark.parametrize("strategy", ["none", "fsdp"])

@@ -27,7 +27,7 @@ from vitruvian.cluster.settings import (
 from vitruvian.errors import SpecError, TrainingError
 from vitruvian.training import notice
 from vitruvian.training.launch import _refuse_to_run_in_place
-from vitruvian.training.progress import Bar, bar_of
+from vitruvian.training.progress import Bar, Phase, bar_of
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = "s3://models/yoga/bundles/7"
@@ -492,8 +492,9 @@ def test_a_queue_is_scaled_by_an_autoscaler_of_our_own() -> None:
     assert scaler["spec"]["metrics"][1]["pods"]["target"]["averageValue"] == "2500m"
 
 
-def test_a_line_of_a_log_becomes_a_bar_again() -> None:
-    now = Bar(3, 20, 120, 400, 0.5312, 0.5)
+@pytest.mark.parametrize("phase", ["Train", "Valid"])
+def test_a_line_of_a_log_becomes_a_bar_again(phase: Phase) -> None:
+    now = Bar(3, 20, 120, 400, 0.5312, 0.5, phase)
     assert bar_of(now.line()) == now
     assert bar_of("  best epoch 3: validation accuracy 71.2%") is None
 

@@ -28,6 +28,7 @@ from vitruvian.models.inputs import preprocess_for, weights_version
 from vitruvian.models.registry import architecture, default_learning_rate
 from vitruvian.models.resnet50 import Resnet
 from vitruvian.spec import Model
+from vitruvian.training.features import fixed
 
 CLASSES = ("arms-raised", "standing", "t_pose")
 TINY = {"imageSize": 16, "patchSize": 8, "hiddenSize": 16, "layers": 3, "heads": 2}
@@ -564,6 +565,28 @@ def test_a_new_layer_alone_learns_faster_than_weights_that_know_something(weight
         "tuned": default_learning_rate(_pretrained(weights, "clip", clip={"head": "linear", "unfreezeVisual": 1})),
     }
     assert rates == {"from scratch": 1e-3, "prompts": 5e-5, "probe": 1e-3, "lora": 5e-4, "tuned": 5e-5}
+
+
+@pytest.mark.parametrize(
+    ("name", "declared"),
+    [
+        ("vit", {"freezeLayers": "all"}),
+        ("vit", {"freezeLayers": 1}),
+        ("vit", {}),
+        ("resnet50", {"freezeLayers": "all"}),
+        ("resnet50", {"freezeLayers": 3}),
+        ("clip", {"clip": {"head": "linear", "unfreezeVisual": 0}}),
+        ("clip", {"clip": {"head": "linear", "unfreezeVisual": 1}}),
+        ("clip", {"clip": {"head": "linear"}}),
+    ],
+    ids=str,
+)
+def test_the_rate_is_that_of_a_new_head_where_nothing_learns_before_it(
+    weights: dict[str, str], name: str, declared: dict[str, Any]
+) -> None:
+    layers = SCRATCH["vit"]["dimensions"]["layers"] if name == "vit" else 4
+    model = _pretrained(weights, name, **{key: layers if value == "all" else value for key, value in declared.items()})
+    assert default_learning_rate(model) == (1e-3 if fixed(_build(model)) else 5e-5)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 import threading
@@ -300,6 +301,13 @@ def beginning(of: Job, *, fixed: bool = False, **event: Any) -> str:
         (job(), {}, "lower training.batchSize, raise training.epochs, or begin with model.pretrained\n"),
         (job(KNOWING), {}, "lower training.batchSize, or raise training.epochs\n"),
         (job({"architecture": "heatmap-cnn"}), {}, "lower training.batchSize, or raise training.epochs\n"),
+        (job(), {"world": 1}, " 16 examples a step\n"),
+        (job(), {}, " 16 examples a step: 8 on each of 2 workers\n"),
+        (job(accumulate=2), {}, " 16 examples a step: 8 on each of 2 workers, in 2 parts of 4\n"),
+        (job(accumulate=3), {"world": 1}, " 16 examples a step: in 3 parts of up to 6\n"),
+        (job(), {"world": 3}, " 16 examples a step: up to 6 on each of 3 workers\n"),
+        (job(), {"idleGpus": 1}, "  this machine has a GPU that isn't used: set training.gpusPerWorker: 1\n"),
+        (job(), {"idleGpus": 4}, "  this machine has 4 GPUs that aren't used: set training.gpusPerWorker: 1\n"),
         (job(), {"epoch": 1, "step": 3, "history": [epoch(1)]}, "  going on from epoch 2, step 3\n"),
     ],
 )
@@ -338,6 +346,39 @@ def test_a_training_with_nothing_left_to_do_says_so_and_nothing_else(
     told = beginning(job(CLIP, **training), fixed=True, epoch=epochs, history=history)
     assert told.endswith(line)
     assert "going on" not in told and "only" not in told and "ever learnt" not in told
+
+
+def test_an_epoch_shows_its_training_and_then_its_validation_while_they_run() -> None:
+    console = Console(file=io.StringIO(), width=140, force_terminal=True, color_system=None)
+    with EpochTable(console, job()) as table:
+        table.show(start())
+        table.show(step(0, 5))
+        table.bar.refresh()
+        table.show({"kind": "validation", "epoch": 0, "step": 1, "steps": 3, "loss": 0.5, "accuracy": 0.75})
+        table.bar.refresh()
+        table.show(step(1, 1))
+        table.bar.refresh()
+    assert isinstance(console.file, io.StringIO)
+    told = console.file.getvalue()
+    first, then, last = (told.index(f"Epoch {place}") for place in ("1/4 [Train]", "1/4 [Valid]", "2/4 [Train]"))
+    assert first < then < last
+    assert "5/10" in told[first:then] and " 1/3 " in told[then:last] and "accuracy 75.0%" in told[then:last]
+    assert "0:00:00" in told
+
+
+def test_steps_a_second_stand_beside_the_bar() -> None:
+    console = Console(file=io.StringIO(), width=140, force_terminal=True, color_system=None)
+    with EpochTable(console, job()) as table:
+        table.show(start())
+        for number in range(1, 6):
+            table.show(step(0, number))
+        table.bar.refresh()
+    assert isinstance(console.file, io.StringIO)
+    assert re.search(r"\d steps/s", console.file.getvalue())
+
+
+def test_nothing_is_said_of_gpus_where_none_is_left_alone() -> None:
+    assert "GPU" not in beginning(job(), idleGpus=0) + beginning(job(gpusPerWorker=1), idleGpus=0)
 
 
 def test_the_table_tells_the_time_that_is_left() -> None:

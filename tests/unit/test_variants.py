@@ -175,6 +175,7 @@ def test_a_space_without_a_valid_combination_says_why() -> None:
         ({"space": {"data.seed": {"int": [0, 9]}}}, "data.seed can't be tuned: trials share the prepared data"),
         ({"space": {"gates": {"choice": [1]}}}, "gates can't be tuned"),
         ({"space": {"training.workers": {"int": [1, 4]}}}, "training.workers is the same for all trials"),
+        ({"space": {"training.compile": {"choice": [True, False]}}}, "training.compile is the same for all trials"),
         ({"space": {"training.workers.min": {"int": [1, 4]}}}, "training.workers.min is the same for all trials"),
         ({"space": {"training.epochs": {}}}, "write one of uniform, logUniform, int and choice"),
         ({"space": {"training.epochs": {"int": [1, 2], "choice": [1]}}}, "write one of uniform, logUniform, int"),

@@ -72,7 +72,23 @@ def write_report(folder: Path, report: Report) -> None:
     drawn = {name: plots.svg(figure) for name, figure in figures.items()}
     files["report.html"] = page(report, drawn).encode()
     if "curves" in drawn:
-        files["curves.html"] = curves_page(report, drawn["curves"]).encode()
+        files["curves.html"] = _curves_page(
+            report.name, f"version {report.version}", report.epochs, report.select, drawn["curves"]
+        ).encode()
+    _write(folder, files)
+
+
+def write_curves(folder: Path, name: str, about: str, epochs: Sequence[Mapping[str, float]], select: Select) -> None:
+    """Write `curves.html` and `curves.png` of a training into a folder; raises `StoreError` where that can't be.
+
+    `name` is the classifier's, `about` what tells this training from others.
+    """
+    figure = plots.curves(epochs, select)
+    content = _curves_page(name, about, epochs, select, plots.svg(figure)).encode()
+    _write(folder, {"curves.html": content, "curves.png": plots.png(figure)})
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
@@ -97,10 +113,10 @@ def page(report: Report, figures: Mapping[str, str]) -> str:
     )
 
 
-def curves_page(report: Report, figure: str) -> str:
+def _curves_page(name: str, about: str, epochs: Sequence[Mapping[str, float]], select: Select, figure: str) -> str:
     """Return the HTML page of the curves, `figure` as an `<svg>` element, and of the numbers behind them."""
-    chosen = report.epochs[chosen_epoch(report.epochs, report.select)]["epoch"]
-    return _template("curves.html").render(report=report, figure=Markup(figure), chosen=chosen)
+    chosen = epochs[chosen_epoch(epochs, select)]["epoch"]
+    return _template("curves.html").render(name=name, about=about, epochs=epochs, figure=Markup(figure), chosen=chosen)
 
 
 def _template(name: str) -> Template:

@@ -12,7 +12,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from vitruvian.spec import Model
+from vitruvian.models.inputs import pretrained_config
+from vitruvian.spec import Clip, Model
 
 
 class Architecture(Protocol):
@@ -71,6 +72,8 @@ def towers(name: str, module: nn.Module) -> Towers | None:
     return cast(Towers | None, getattr(architecture(name), "towers", lambda module: None)(module))
 
 
+# What transformers takes where config.json doesn't say.
+_LAYERS_OF_A_VIT, _STAGES_OF_A_RESNET = 12, 4
 _FILES = {"vit": "vit", "clip": "clip", "resnet50": "resnet50", "heatmap-cnn": "heatmap_cnn"}
 
 
@@ -84,11 +87,25 @@ def default_learning_rate(model: Model) -> float:
     if model.lora:
         # Ten times that of whole weights, as measured in "LoRA Without Regret" (Schulman et al., 2025).
         return 5e-4
-    clip = model.clip
-    if clip and clip.head == "linear" and not clip.unfreeze_visual:
-        # Nothing learns but a new layer, whatever its features come from.
+    if only_a_new_head_learns(model):
         return 1e-3
     return 5e-5 if model.pretrained else 1e-3
+
+
+def only_a_new_head_learns(model: Model) -> bool:
+    """Return whether all that a model begins with stays as it is before a head that is drawn anew."""
+    if model.architecture == "clip":
+        clip = model.clip or Clip()
+        # Unset, all of it learns from scratch and with lora.
+        unset = clip.unfreeze_visual is None and model.pretrained is not None and not model.lora
+        return clip.head == "linear" and (unset or clip.unfreeze_visual == 0)
+    if model.lora or not model.pretrained or not model.freeze_layers:
+        return False
+    config = pretrained_config(model.pretrained, "config.json")
+    if model.architecture == "vit":
+        return bool(config.get("num_hidden_layers", _LAYERS_OF_A_VIT) == model.freeze_layers)
+    depths = config.get("depths")
+    return (len(depths) if isinstance(depths, list) else _STAGES_OF_A_RESNET) == model.freeze_layers
 
 
 def parameters(model: Model, classes: Sequence[str]) -> tuple[int, int]:

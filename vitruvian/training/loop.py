@@ -98,6 +98,8 @@ def _train(job: Job, rank: int, world: int, emit: Emit, device: torch.device) ->
             "learning": sum(p.numel() for p in module.parameters() if p.requires_grad),
             "learningRate": float(optimizer.param_groups[0]["peak"]),
             "precision": precision.name(learner.half),
+            # Counted without setting one up.
+            "idleGpus": torch.cuda.device_count() if device.type == "cpu" else 0,
         }
     )
 
@@ -140,7 +142,7 @@ def _train(job: Job, rank: int, world: int, emit: Emit, device: torch.device) ->
 
         learned = _summed(loss_sum, correct, seen, world)
         trained = time.monotonic()
-        valid = _validate(learner, validation, prepared, kept, rank, world)
+        valid = _validate(learner, validation, prepared, kept, epoch, rank, world, emit)
         record = {
             "epoch": epoch + 1,
             "trainLoss": learned.mean_loss,
@@ -283,13 +285,21 @@ def _step(
 
 @torch.no_grad()
 def _validate(
-    learner: Learner, part: PreparedPart, prepared: Prepared, kept: Features | None, rank: int, world: int
+    learner: Learner,
+    part: PreparedPart,
+    prepared: Prepared,
+    kept: Features | None,
+    epoch: int,
+    rank: int,
+    world: int,
+    emit: Emit,
 ) -> Sums:
     learner.module.eval()
     mine = share(np.arange(len(part)), rank, world)
-    loss_sum, correct = 0.0, 0
+    loss_sum, correct, seen, told = 0.0, 0, 0, time.monotonic()
     # As many batches on each worker: a module that is shared out computes on all of them together.
-    for start in range(0, math.ceil(len(part) / world), _BATCH_OF_VALIDATION):
+    starts = range(0, math.ceil(len(part) / world), _BATCH_OF_VALIDATION)
+    for step, start in enumerate(starts, 1):
         batch = mine[start : start + _BATCH_OF_VALIDATION]
         used = batch if len(batch) else np.arange(1)
         if kept is None:
@@ -301,6 +311,19 @@ def _validate(
         if len(batch):
             loss_sum += float(F.cross_entropy(logits, labels, reduction="sum"))
             correct += int((logits.argmax(1) == labels).sum())
+            seen += len(batch)
+        if time.monotonic() - told > _SECONDS_BETWEEN_EVENTS or step == len(starts):
+            told = time.monotonic()
+            emit(
+                {
+                    "kind": "validation",
+                    "epoch": epoch,
+                    "step": step,
+                    "steps": len(starts),
+                    "loss": loss_sum / max(1, seen),
+                    "accuracy": correct / max(1, seen),
+                }
+            )
     return _summed(loss_sum, correct, len(mine), world)
 
 

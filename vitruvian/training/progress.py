@@ -6,13 +6,25 @@ sees a bar again.
 
 from __future__ import annotations
 
+import math
 import re
 import time
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from vitruvian.training.job import Job, ended, waited
 
@@ -22,11 +34,14 @@ _WIDTH = (6, 10, 9, 8, 7, 8, 6, 5, 0)
 
 _SECONDS_BETWEEN_LINES = 5.0
 _FEW_STEPS = 200
-_LINE = re.compile(r"  epoch (\d+)/(\d+)  step (\d+)/(\d+)  loss ([\d.]+|nan)  accuracy ([\d.]+)%")
+_LINE = re.compile(r"  epoch (\d+)/(\d+)  (step|valid) (\d+)/(\d+)  loss ([\d.]+|nan)  accuracy ([\d.]+)%")
+
+Phase = Literal["Train", "Valid"]
+_WORDS: dict[Phase, str] = {"Train": "step", "Valid": "valid"}
 
 
 class Bar(NamedTuple):
-    """How far an epoch is."""
+    """How far an epoch's training, or its validation, is."""
 
     epoch: int
     epochs: int
@@ -34,11 +49,12 @@ class Bar(NamedTuple):
     steps: int
     loss: float
     accuracy: float
+    phase: Phase = "Train"
 
     def line(self) -> str:
         """Return this as a line of a log."""
         return (
-            f"  epoch {self.epoch}/{self.epochs}  step {self.step}/{self.steps}  "
+            f"  epoch {self.epoch}/{self.epochs}  {_WORDS[self.phase]} {self.step}/{self.steps}  "
             f"loss {self.loss:.4f}  accuracy {100 * self.accuracy:.1f}%"
         )
 
@@ -48,8 +64,9 @@ def bar_of(line: str) -> Bar | None:
     found = _LINE.fullmatch(line.rstrip())
     if found is None:
         return None
-    *counts, loss, accuracy = found.groups()
-    return Bar(*map(int, counts), float(loss), float(accuracy) / 100)  # type: ignore[call-arg]
+    epoch, epochs, word, step, steps, loss, accuracy = found.groups()
+    phase = next(phase for phase, said in _WORDS.items() if said == word)
+    return Bar(int(epoch), int(epochs), int(step), int(steps), float(loss), float(accuracy) / 100, phase)
 
 
 def span(seconds: float) -> str:
@@ -59,6 +76,22 @@ def span(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def unused(gpus: int) -> str | None:
+    """Return what to say where training leaves so many GPUs of its machine alone; None where there are none."""
+    if not gpus:
+        return None
+    what = "a GPU that isn't used" if gpus == 1 else f"{gpus} GPUs that aren't used"
+    return f"this machine has {what}: set training.gpusPerWorker: 1"
+
+
+class _Speed(ProgressColumn):
+    """Steps a second, as of late."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} steps/s", style="progress.data.speed")
+
+
 def progress_bar(console: Console) -> Progress:
     """Return the bar of an epoch; its tasks have the fields loss and accuracy."""
     return Progress(
@@ -66,6 +99,8 @@ def progress_bar(console: Console) -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("loss {task.fields[loss]:.4f}  accuracy {task.fields[accuracy]:.1%}"),
+        _Speed(),
+        TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
         transient=True,
@@ -74,16 +109,24 @@ def progress_bar(console: Console) -> Progress:
 
 
 def show_bar(bar: Progress, task: TaskID, now: Bar) -> None:
-    """Set a bar to where an epoch is."""
-    bar.update(
-        task,
-        description=f"Epoch {now.epoch}/{now.epochs}",
-        total=now.steps,
-        completed=now.step,
-        loss=now.loss,
-        accuracy=now.accuracy,
-        visible=True,
-    )
+    """Set a bar to where an epoch's training or validation is; with each of them its clock begins anew."""
+    description = f"Epoch {now.epoch}/{now.epochs} \\[{now.phase}]"
+    if any(shown.id == task and shown.description != description for shown in bar.tasks):
+        bar.reset(task, total=now.steps, description=description)
+    bar.update(task, total=now.steps, completed=now.step, loss=now.loss, accuracy=now.accuracy, visible=True)
+
+
+def each_takes(batch: int, world: int, accumulate: int) -> str:
+    """Return in words what of a step's examples each worker takes, and at once; empty where one takes all."""
+    if world * accumulate == 1:
+        return ""
+    here = f"{_most(batch, world)} on each of {world} workers" if world > 1 else ""
+    parts = f"in {accumulate} parts of {_most(batch, world * accumulate)}" if accumulate > 1 else ""
+    return ", ".join(filter(None, (here, parts)))
+
+
+def _most(examples: int, among: int) -> str:
+    return f"{'up to ' if examples % among else ''}{math.ceil(examples / among)}"
 
 
 class EpochTable:
@@ -124,6 +167,9 @@ class EpochTable:
             self._step(
                 Bar(event["epoch"] + 1, self.epochs, event["step"], self.steps, event["loss"], event["accuracy"])
             )
+        elif event["kind"] == "validation":
+            epoch, step, steps = event["epoch"] + 1, event["step"], event["steps"]
+            self._step(Bar(epoch, self.epochs, step, steps, event["loss"], event["accuracy"], "Valid"))
         elif event["kind"] == "epoch":
             self.history.append(event)
             self.seconds.append(event["seconds"])
@@ -144,9 +190,11 @@ class EpochTable:
         self.history = list(event["history"])
         workers = f"{event['world']} workers" if event["world"] > 1 else "1 worker"
         some = f", {event['learning']:,} of them learn" if event["learning"] < event["parameters"] else ""
+        each = each_takes(event["batch"], event["world"], self.job.training.accumulate)
         self.console.print(
             f"  {event['parameters']:,} parameters{some}, {workers}, {event['steps']} steps an epoch, "
-            f"{event['batch']} examples a step"
+            f"{event['batch']} examples a step{f': {each}' if each else ''}",
+            soft_wrap=True,
         )
         self.console.print(f"  {self._how(event)}", highlight=False, soft_wrap=True)
         if ended(event["history"], self.job.training):
@@ -172,7 +220,7 @@ class EpochTable:
     def _doubts(self, event: dict[str, Any]) -> list[str]:
         """Return why this training may come to little, and what helps."""
         model, steps = self.job.model, event["epochs"] * event["steps"]
-        found = []
+        found = [idle] if (idle := unused(event.get("idleGpus", 0))) else []
         if self.fixed and not model.pretrained:
             less = "raise model.clip.unfreezeVisual" if model.architecture == "clip" else "lower model.freezeLayers"
             found.append(f"nothing before the head has ever learnt: set model.pretrained, or {less}")
