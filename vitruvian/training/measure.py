@@ -153,7 +153,7 @@ class _Operations(FlopCounterMode):
 
     def __init__(self, *, display: bool) -> None:
         super().__init__(display=display)
-        self.mod_tracker = _Untracked()
+        self.mod_tracker: Any = _Untracked()
 
 
 class _Untracked:
@@ -210,9 +210,9 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten._to_copy.default and made.dtype == torch.bfloat16:
-            if _storage(args[0])._cdata in self._known:
-                self._add_copy(made)
+        halving = func is torch.ops.aten._to_copy.default and made.dtype == torch.bfloat16
+        if halving and _storage(args[0])._cdata in self._known:
+            self._add_copy(made)
         for leaf in tree_leaves(made):
             if isinstance(leaf, torch.Tensor):
                 self.add(leaf)
