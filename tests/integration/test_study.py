@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 import yaml
+from transformers import ViTConfig, ViTForImageClassification
 
-from tests.projects import TINY, VITRUVIAN, declare, vitruvian, write_data
+from tests.projects import VITRUVIAN, declare, vitruvian, write_data
 from vitruvian import spec
 
 # No GPU is here: it is missed only when its variant's turn comes.
@@ -198,14 +199,20 @@ def test_a_trial_that_was_killed_goes_on_from_its_checkpoint(tmp_path: Path, hea
 
 
 def test_a_trial_that_fails_is_told_and_the_rest_go_on(tmp_path: Path, pictures: Path) -> None:
+    size = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "intermediate_size": 32}
+    config = ViTConfig(**size, num_hidden_layers=1, num_attention_heads=2)
+    ViTForImageClassification(config).save_pretrained(tmp_path / "weights")
     # Maps that aren't there are missed only where a model is built.
     space = {"model.lora": {"choice": [{"rank": 2}, {"rank": 2, "targets": ["nothing"]}]}}
     file = _searched(tmp_path, pictures, "images", space=space, trials=2, scheduler="none")
+    declared = yaml.safe_load(file.read_text())
+    declared["spec"]["model"] = {"architecture": "vit", "pretrained": str(tmp_path / "weights")}
+    file.write_text(yaml.safe_dump(declared))
     done = vitruvian("tune", "-f", file, "--out", tmp_path / "best.yaml")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "the space has no more" not in done.stdout
     assert len(re.findall("nothing.*failed: ", done.stdout)) == 1
-    assert spec.load(tmp_path / "best.yaml").spec.model.dimensions == spec.Dimensions.model_validate(TINY)
+    assert spec.load(tmp_path / "best.yaml").spec.model.lora == spec.Lora(rank=2)
 
 
 def test_a_search_needs_a_space_and_leaves_other_declarations_alone(tmp_path: Path, heatmaps: Path) -> None:
