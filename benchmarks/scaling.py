@@ -33,8 +33,8 @@ What [vitruvian plan](plan.md) says of three models from 1 to 256 GPUs, with {ea
 `precision: auto` (bf16 on all of these GPUs) and 10 classes. Written by `python benchmarks/scaling.py`; nothing on
 this page was timed on a GPU.
 
-**Counted**, from the real modules: parameters, operations, activations (as float32: with bf16 about half of them is
-kept), and so memory but for two lines. Tests hold these counts against real steps, real checkpoints and two real
+**Counted**, from the real modules: parameters, operations, activations (as bf16 keeps them, with bf16's copies of the
+weights), and so memory but for two lines. Tests hold these counts against real steps, real checkpoints and two real
 workers (`tests/unit/test_plan.py`, `tests/integration/test_plan.py`). CLIP is its visual tower with `head: linear`;
 with prompts the text tower is added.
 

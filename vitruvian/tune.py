@@ -24,6 +24,7 @@ from vitruvian import interrupt, spec
 from vitruvian.artifact import cache_folder, digest_of
 from vitruvian.console import Teller
 from vitruvian.errors import NotFound, SpecError, Terminated, TrainingError
+from vitruvian.models import layers
 from vitruvian.pipeline import Made, Pipeline
 from vitruvian.spec import Classifier, Tuning
 from vitruvian.store import Store, open_store
@@ -117,7 +118,7 @@ def _check_free(out: Path, classifier: Classifier) -> None:
 def _drawn(teller: Teller, classifier: Classifier, tuning: Tuning, count: int) -> list[Trial]:
     shared: dict[str, Made] = {}
     trials = []
-    for number, each in enumerate(draw(classifier, tuning, count, _ONE_PROCESS), 1):
+    for number, each in enumerate(draw(classifier, tuning, count, _ONE_PROCESS, layers.check), 1):
         trials.append(Trial(number, each, Pipeline(each.classifier, teller, shared=shared).job))
     if len(trials) < count:
         teller.note(f"[yellow]the space has no more than {len(trials)} valid combinations[/]")

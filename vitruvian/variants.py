@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import yaml
 from vitruvian import spec
 from vitruvian.artifact import digest_of
 from vitruvian.errors import SpecError
-from vitruvian.spec import Classifier, Domain, Tuning
+from vitruvian.spec import Classifier, Domain, Model, Tuning
 
 TRAINING_SEED = "training.seed"
 SPLIT_SEED = "data.seed"
@@ -24,6 +24,10 @@ _TRAINED = ("data", "model", "training")
 _MOST_VARIANTS = 10_000
 # So many in a row that add nothing say that the space has no more.
 _DRAWS_IN_VAIN = 1000
+
+
+Check = Callable[[Model], None]
+"""Raises `SpecError` for a model that can't be built."""
 
 
 @dataclass(frozen=True)
@@ -111,18 +115,23 @@ def _axis(text: str) -> Axis:
     return Axis(path, values)
 
 
-def grid(classifier: Classifier, varied: Sequence[Axis]) -> tuple[list[Variant], list[str]]:
+def grid(
+    classifier: Classifier, varied: Sequence[Axis], check: Check = lambda model: None
+) -> tuple[list[Variant], list[str]]:
     """Return every valid combination of the axes' values, and a line for each thing that is wrong with the others."""
     count = math.prod(len(axis.values) for axis in varied)
     if count > _MOST_VARIANTS:
         what = f"{count:,} combinations, more than {_MOST_VARIANTS:,}"
         raise SpecError(what, where="--vary", hint="name fewer values, or look for better ones with vitruvian tune")
     valid: list[Variant] = []
+    checked: dict[str, SpecError | None] = {}
     refused: list[str] = []
     for values in itertools.product(*(axis.values for axis in varied)):
         chosen = dict(zip((axis.path for axis in varied), values, strict=True))
         try:
-            valid.append(variant(classifier, chosen))
+            made = variant(classifier, chosen)
+            _check(made, check, checked)
+            valid.append(made)
         except SpecError as e:
             refused.append(str(e))
     return valid, refused
@@ -140,6 +149,20 @@ def variant(classifier: Classifier, values: Mapping[str, Any], fixed: Mapping[st
     return Variant(values, spec.check(document, words(values)))
 
 
+def _check(made: Variant, check: Check, checked: dict[str, SpecError | None]) -> None:
+    """Raise `SpecError` where a variant's model can't be built; each model is looked at once."""
+    model = made.classifier.spec.model
+    key = digest_of(model.model_dump(mode="json"))
+    if key not in checked:
+        try:
+            check(model)
+            checked[key] = None
+        except SpecError as e:
+            checked[key] = e
+    if fault := checked[key]:
+        raise SpecError(fault.what, where=f"{made.words}: {fault.where}", hint=fault.hint)
+
+
 def _set(document: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
     for name in parents:
@@ -149,13 +172,16 @@ def _set(document: dict[str, Any], path: str, value: Any) -> None:
     document[last] = copy.deepcopy(value)
 
 
-def draw(classifier: Classifier, tuning: Tuning, count: int, fixed: Mapping[str, Any]) -> list[Variant]:
+def draw(
+    classifier: Classifier, tuning: Tuning, count: int, fixed: Mapping[str, Any], check: Check = lambda model: None
+) -> list[Variant]:
     """Return different valid variants drawn from the space, the same for the same seed; more begin with the fewer.
 
     There may be fewer than `count`, where the space has no more. Raises `SpecError` where it has none.
     """
     generator = np.random.default_rng(tuning.seed)
     found: dict[str, Variant] = {}
+    checked: dict[str, SpecError | None] = {}
     fault: SpecError | None = None
     in_vain = 0
     while len(found) < count and in_vain < _DRAWS_IN_VAIN:
@@ -165,7 +191,9 @@ def draw(classifier: Classifier, tuning: Tuning, count: int, fixed: Mapping[str,
         if name in found:
             continue
         try:
-            found[name] = variant(classifier, values, fixed)
+            made = variant(classifier, values, fixed)
+            _check(made, check, checked)
+            found[name] = made
             in_vain = 0
         except SpecError as e:
             fault = e

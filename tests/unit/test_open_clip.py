@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +87,45 @@ def test_other_towers_are_refused(tmp_path: Path, saved: Any, told: str) -> None
     (tmp_path / CONFIG).write_text(json.dumps(saved | {"more": 1}))
     with pytest.raises(SpecError, match=told):
         pretrained_config(str(tmp_path), "config.json")
+
+
+def test_weights_of_open_clip_on_the_hub_are_read_by_their_name(tmp_path: Path) -> None:
+    _saved(tmp_path / "hub")
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            file = tmp_path / "hub" / self.path.rpartition("/")[2]
+            there = file.is_file() and self.path.startswith("/org/small/resolve/")
+            content = file.read_bytes() if there else b""
+            self.send_response(200 if there else 404)
+            if not there:
+                self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("X-Repo-Commit", "0" * 40)
+            self.send_header("ETag", f'"{file.name}"')
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        env = {
+            **os.environ,
+            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+            "HF_HOME": str(tmp_path / "home"),
+            "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        }
+        code = (
+            "from vitruvian.models.inputs import place, preprocess_for; from vitruvian.spec import Model\n"
+            "from transformers import CLIPModel; name = 'hf-hub:org/small'\n"
+            "print(preprocess_for(Model(architecture='clip', pretrained=name)).size, place(name) == place(name[7:]))\n"
+            "print(sum(p.numel() for p in CLIPModel.from_pretrained(place(name)).vision_model.parameters()) > 0)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+        server.shutdown()
+    assert done.stdout.split() == ["32", "True", "True"], done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from io import StringIO
 from pathlib import Path
@@ -13,9 +14,10 @@ from rich.console import Console
 from vitruvian import spec, variants
 from vitruvian.console import Teller
 from vitruvian.errors import SpecError
+from vitruvian.models.layers import check
 from vitruvian.pipeline import Pipeline
 from vitruvian.spec import Classifier
-from vitruvian.variants import Axis
+from vitruvian.variants import Axis, axes, grid
 
 
 def _classifier(**more: Any) -> Classifier:
@@ -219,3 +221,19 @@ def test_tuning_changes_no_stage(tmp_path: Path) -> None:
 
     assert job() == job(tuning={"space": SPACE})
     assert job() != job(training={"epochs": 8})
+
+
+def test_weights_of_another_architecture_are_named_before_anything_is_trained(tmp_path: Path) -> None:
+    for kind, config in (("vit", {"num_hidden_layers": 2, "image_size": 32}), ("resnet", {"depths": [1, 1]})):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "config.json").write_text(json.dumps({"model_type": kind} | config))
+    vit, resnet = tmp_path / "vit", tmp_path / "resnet"
+    declared = {"data": {"source": "here"}, "model": {"architecture": "vit", "pretrained": str(vit)}}
+    classifier = Classifier.model_validate({"metadata": {"name": "poses"}, "spec": declared})
+    valid, refused = grid(classifier, axes(["model.architecture=vit,resnet50", "model.freezeLayers=0,3"]), check)
+    assert [each.words for each in valid] == ["model.architecture=vit, model.freezeLayers=0"]
+    assert "freezeLayers=3: model.freezeLayers: is 3, but there are 2 layers" in refused[0]
+    assert "these are weights of a 'vit', not of a resnet50" in refused[1] and "--vary 'model={" in refused[1]
+    whole = f"model={{architecture: vit, pretrained: {vit}}},{{architecture: resnet50, pretrained: {resnet}}}"
+    valid, refused = grid(classifier, axes([whole]), check)
+    assert len(valid) == 2 and not refused

@@ -18,8 +18,9 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, CLIPVisionConfig,
 
 from vitruvian.errors import SpecError
 from vitruvian.models.inputs import place
+from vitruvian.models.layers import refuse_more
 from vitruvian.models.lora import attach, merged
-from vitruvian.models.pretrained import pretrained, refuse_more
+from vitruvian.models.pretrained import pretrained
 from vitruvian.models.registry import Featured, Towers
 from vitruvian.spec import Clip, Dimensions, Lora, Model
 

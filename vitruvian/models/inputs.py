@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
@@ -27,6 +27,10 @@ _NORMS = {
     "resnet50": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
     "clip": {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)},
 }
+
+
+# What open_clip writes before a hub name.
+_HUB: Final = "hf-hub:"
 
 
 def preprocess_for(model: Model) -> ImagePreprocess | HeatmapPreprocess:
@@ -118,11 +122,27 @@ def place(name: str) -> str:
     """
     store = home(name)
     if store is None:
-        return name
+        return _of_hub(name)
     if read_manifest(store, manifest=CHECKSUMS):
         return str(open_bundle(store.url).folder)
     folder = store.local() or _fetched(store)
     return str(_as_transformers(folder, name) if _is_open_clips(folder) else folder)
+
+
+def _of_hub(name: str) -> str:
+    """Return the name as the hub knows it, or the folder with what transformers reads of open_clip's weights there."""
+    where = f"model.pretrained: {name}"
+    with contextlib.suppress(NotFound, SpecError):
+        _from_hub(name, "config.json", where)
+        return name.removeprefix(_HUB)
+    try:
+        folder = _from_hub(name, open_clip.CONFIG, where).parent
+    except (NotFound, SpecError):
+        return name.removeprefix(_HUB)
+    for file in (open_clip.WEIGHTS, *open_clip.TOKENIZER):
+        with contextlib.suppress(NotFound):
+            _from_hub(name, file, where)
+    return str(_as_transformers(folder, name))
 
 
 def _is_open_clips(folder: Path) -> bool:
@@ -173,17 +193,16 @@ def pretrained_config(name: str, file: str, default: dict[str, Any] | None = Non
     try:
         text = _from_hub(name, file, where).read_bytes() if store is None else store.get(file)
         content = json.loads(text)
-    except NotFound as e:
+    except (NotFound, SpecError) as e:
         if file != open_clip.CONFIG and (saved := pretrained_config(name, open_clip.CONFIG, default={})):
             told = open_clip.config_of(saved, where) if file == "config.json" else open_clip.preprocessor_of(saved)
             return told if file in ("config.json", "preprocessor_config.json") else default or {}
         if default is not None:
             return default
-        raise SpecError(f"the folder holds no {file}", where=where, hint="save the weights with save_pretrained") from e
-    except SpecError:
-        if default is not None:
-            return default
-        raise
+        if isinstance(e, SpecError):
+            raise
+        lacking = f"no {file} there" if store is None else f"the folder holds no {file}"
+        raise SpecError(lacking, where=where, hint="save the weights with save_pretrained") from e
     except (ValueError, RecursionError) as e:
         raise SpecError(f"{file} is not JSON", where=where, hint="save the weights with save_pretrained") from e
     if not isinstance(content, dict):
@@ -196,6 +215,7 @@ def _from_hub(name: str, file: str, where: str) -> Path:
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     hint = "give a folder with config.json and model.safetensors, or a hub name that can be reached"
+    name = name.removeprefix(_HUB)
     try:
         return Path(hf_hub_download(name, file, local_files_only=not _hub_answers(name, file)))
     except (HFValidationError, LocalEntryNotFoundError) as e:
@@ -203,7 +223,9 @@ def _from_hub(name: str, file: str, where: str) -> Path:
         if isinstance(e, LocalEntryNotFoundError):
             lacking += f", and {urlsplit(constants.ENDPOINT).netloc} can't be reached"
         raise SpecError(lacking, where=where, hint=hint) from e
-    except (OSError, EntryNotFoundError, HfHubHTTPError) as e:
+    except EntryNotFoundError as e:
+        raise NotFound(f"no {file} there", where=where, hint=hint) from e
+    except (OSError, HfHubHTTPError) as e:
         raise SpecError(f"no {file} there ({type(e).__name__})", where=where, hint=hint) from e
 
 

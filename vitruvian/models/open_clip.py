@@ -22,7 +22,7 @@ from vitruvian.errors import SpecError
 
 CONFIG: Final = "open_clip_config.json"
 WEIGHTS: Final = "open_clip_model.safetensors"
-_TOKENIZER: Final = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
+TOKENIZER: Final = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
 # CLIP's own vocabulary ends with them.
 _TOKENS: Final = {"bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
 _PARTS: Final = {
@@ -146,6 +146,6 @@ def convert(folder: Path, into: Path, where: str) -> None:
         raise SpecError(f"open_clip's tensor {e} isn't known here", where=where, hint=hint) from e
     (into / "config.json").write_text(json.dumps(config_of(saved, where), indent=1))
     (into / "preprocessor_config.json").write_text(json.dumps(preprocessor_of(saved), indent=1))
-    for name in _TOKENIZER:
+    for name in TOKENIZER:
         if (folder / name).exists():
             shutil.copyfile(folder / name, into / name)

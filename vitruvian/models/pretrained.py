@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from vitruvian.errors import SpecError
 from vitruvian.models.inputs import place, pretrained_config
+from vitruvian.models.layers import refuse_other
 
 # Its bars for files of a few megabytes would tear those of the stages.
 logging.disable_progress_bar()
@@ -27,9 +28,7 @@ def pretrained(kind: Any, name: str, what: str, types: Collection[str], new: str
     with `new` may be lacking: they are drawn anew.
     """
     where = f"model.pretrained: {name}"
-    found = pretrained_config(name, "config.json").get("model_type")
-    if found not in types:
-        raise SpecError(f"these are weights of a '{found}', not of a {what}", where=where, hint="choose other weights")
+    refuse_other(name, pretrained_config(name, "config.json"), what, tuple(types))
     try:
         inner, loaded = kind.from_pretrained(
             place(name),
@@ -59,9 +58,3 @@ def pretrained(kind: Any, name: str, what: str, types: Collection[str], new: str
 
 def _first(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "")
-
-
-def refuse_more(count: int, there: int, what: str, field: str) -> None:
-    """Raise `SpecError` where a field counts more layers than there are."""
-    if count > there:
-        raise SpecError(f"is {count}, but there are {there} {what}", where=f"model.{field}", hint="lower it")

@@ -11,7 +11,8 @@ from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from vitruvian.models.batchnorm import share
-from vitruvian.models.pretrained import pretrained, refuse_more
+from vitruvian.models.layers import refuse_more
+from vitruvian.models.pretrained import pretrained
 from vitruvian.models.registry import Featured
 from vitruvian.spec import Model
 

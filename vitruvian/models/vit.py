@@ -12,8 +12,9 @@ from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
 from vitruvian.errors import SpecError
+from vitruvian.models.layers import refuse_more
 from vitruvian.models.lora import attach, merged
-from vitruvian.models.pretrained import pretrained, refuse_more
+from vitruvian.models.pretrained import pretrained
 from vitruvian.models.registry import Featured
 from vitruvian.spec import Dimensions, Model
 

@@ -27,23 +27,13 @@ def gib(size: float) -> str:
     return f"{size / 2**10:.0f} KiB"
 
 
-def kind_of(device: Device) -> str:
-    """Return how memory of a device is counted."""
-    return "cpu" if device.is_cpu else "gpu"
-
-
 def check(counts: Counts, setting: Setting, device: Device, others: Iterable[Device] = ()) -> None:
     """Raise `DoesNotFit` with the nearest settings that fit where this one doesn't."""
-    need = needed(counts, setting, kind_of(device)).total
+    need = needed(counts, setting, device.kind).total
     if need <= device.memory:
         return
     ways = [*nearest(counts, setting, device), *_larger(counts, setting, device, others)]
-    if not ways:
-        # Only layers that repeat are computed again.
-        more = counts.repeats and not setting.recomputes
-        uncounted = ["activationCheckpointing: true takes less memory, how much isn't counted"] if more else []
-        ways = [*uncounted, "choose a smaller model"]
-    hint = "; or ".join(ways)
+    hint = "; or ".join(ways or ["choose a smaller model"])
     has = "a worker's share of this machine" if device.is_cpu else f"{_article(device.name)} {device.name}"
     what = f"training needs {gib(need)} per worker, {has} has {gib(device.memory)}"
     raise DoesNotFit(what, where=f"strategy {setting.strategy}", hint=hint)
@@ -51,11 +41,16 @@ def check(counts: Counts, setting: Setting, device: Device, others: Iterable[Dev
 
 def nearest(counts: Counts, setting: Setting, device: Device) -> Iterator[str]:
     """Yield, each as words, changes of one thing that make a training fit: first what computes the same steps."""
-    kind = kind_of(device)
+    kind = device.kind
     for parts in range(setting.accumulate + 1, setting.batch // setting.workers + 1):
         if (total := needed(counts, replace(setting, accumulate=parts), kind).total) <= device.memory:
             yield f"accumulate: {parts} fits with {gib(total)}"
             break
+    # Only layers that repeat are computed again.
+    if counts.repeats and not setting.recomputes:
+        other = replace(setting, recomputes=True)
+        if (total := needed(counts, other, kind).total) <= device.memory:
+            yield f"activationCheckpointing: true fits with {gib(total)}, and computes a third more"
     if device.is_cpu and setting.strategy != "fsdp":
         tried = [replace(setting, strategy="fsdp")] if setting.workers > 1 else []
     elif device.is_cpu:
@@ -90,7 +85,7 @@ def _doubled(first: int, most: int) -> Iterator[int]:
 
 def _larger(counts: Counts, setting: Setting, device: Device, others: Iterable[Device]) -> Iterator[str]:
     for other in sorted(others, key=lambda each: (each.memory, each.name)):
-        if device.memory < other.memory and needed(counts, setting, kind_of(other)).total <= other.memory:
+        if device.memory < other.memory and needed(counts, setting, other.kind).total <= other.memory:
             yield f"{_article(other.name)} {other.name} has {gib(other.memory)}"
             return
 

@@ -24,6 +24,7 @@ _LINES = {
     "optimizer": "optimizer state",
     "buckets": "ddp's buckets",
     "gathered": "fsdp's layers in use",
+    "copies": "weights in 16 bits",
     "activations": "activations",
     "working": "passing tensors",
     "copy": "checkpoint's copy",
@@ -158,8 +159,10 @@ def _others(console: Console, plan: Plan) -> None:
 
 
 def _sources(console: Console, plan: Plan) -> None:
+    way = plan.chosen.setting.way(plan.chosen.device.kind)
+    kept = ("16 bits" if way.halved else "float32") + (", layers computed again" if way.recomputes else "")
     said = [
-        "Counted: weights, gradients, optimizer state, activations (float32), passing tensors, operations, checkpoints."
+        f"Counted: weights, gradients, optimizer state, activations ({kept}), passing tensors, operations, checkpoints."
     ]
     if plan.measured:
         found = plan.measured
@@ -226,6 +229,7 @@ def _seconds(seconds: float) -> str:
 def machine_readable(plan: Plan) -> str:
     """Return a plan as JSON: bytes, seconds, dollars; ranges from the best to the worst."""
     counts = plan.work.counts
+    done = counts.cost(plan.chosen.setting.way(plan.chosen.device.kind))
     content = {
         "classifier": plan.name,
         "architecture": plan.architecture,
@@ -244,8 +248,8 @@ def machine_readable(plan: Plan) -> str:
             for strategy, (setting, found) in plan.memories.items()
         },
         "flops": {
-            "forward": counts.forward.at(plan.chosen.setting.examples),
-            "backward": counts.backward.at(plan.chosen.setting.examples),
+            "forward": done.forward.at(plan.chosen.setting.examples),
+            "backward": done.backward.at(plan.chosen.setting.examples),
         },
         "traffic": _camel(asdict(plan.traffic)),
         "gpus": [_offer(other) for other in plan.others],

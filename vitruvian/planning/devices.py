@@ -46,6 +46,11 @@ class Device:
     def is_cpu(self) -> bool:
         return not self.machines
 
+    @property
+    def kind(self) -> str:
+        """How its memory is counted."""
+        return "cpu" if self.is_cpu else "gpu"
+
     def precision(self, asked: spec.Precision) -> Precision:
         """Return which of its peaks counts; what isn't built for bf16 is no faster with it."""
         wanted: tuple[Precision, ...] = ("bf16", "fp16") if asked == "auto" else (asked,)

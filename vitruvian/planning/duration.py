@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vitruvian.planning.devices import Device, Machine, Precision
 from vitruvian.planning.memory import Setting, checkpoint_bytes, weights_bytes
 from vitruvian.spec import Precision as Asked
-from vitruvian.training.counts import Counts
+from vitruvian.training.counts import Cost, Counts
 
 # Assumed: the share of the peak that matrices of a real step reach (MFU), from, usual and to.
 UTILISATION: dict[Precision, tuple[float, float, float]] = {
@@ -88,7 +88,8 @@ def step(
     """Return the seconds of a step of as many examples as a step can have."""
     counts, examples = work.counts, setting.examples
     rate = _rate(work, device, utilisation)
-    forward, backward = counts.forward.at(examples) / rate, counts.backward.at(examples) / rate
+    done = _cost(work, setting, device)
+    forward, backward = done.forward.at(examples) / rate, done.backward.at(examples) / rate
     held = counts.learning / (setting.workers if setting.strategy == "fsdp" else 1)
     return Step(
         reading=examples * _reading(work, setting, device) if reading else 0.0,
@@ -96,6 +97,10 @@ def step(
         optimizer=held * _OPTIMIZER_BYTES / device.bandwidth,
         waiting=_waiting(counts, setting, device, machine, forward, backward),
     )
+
+
+def _cost(work: Work, setting: Setting, device: Device) -> Cost:
+    return work.counts.cost(setting.way(device.kind))
 
 
 def _rate(work: Work, device: Device, utilisation: float) -> float:
@@ -136,7 +141,7 @@ def duration(work: Work, setting: Setting, device: Device, machine: Machine | No
     steps = math.ceil(work.training / setting.batch)
     rate = _rate(work, device, utilisation)
     validated = math.ceil(work.validation / setting.workers)
-    each = work.counts.validation.at(1) / rate + _reading(work, setting, device)
+    each = _cost(work, setting, device).validation.at(1) / rate + _reading(work, setting, device)
     return Duration(
         step=step(work, setting, device, machine, utilisation),
         steps=steps,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from vitruvian.data.preprocess import HeatmapPreprocess, ImagePreprocess
@@ -48,7 +48,9 @@ def examine(
     measured = measure(spec, found.classes, counts, setting.examples, tell) if measuring else None
     here = devices.cpu(usable_memory(), measured.flops if measured else None, setting.workers)
     device = here if name == devices.CPU else known[name]
-    remarks += _counted_too_high(spec.training, device, found.training)
+    if spec.training.batch_size > found.training:
+        more = f"batchSize {spec.training.batch_size} is more than the {found.training:,} examples to train on"
+        remarks.append(f"{more}: an epoch is one step of them all, counted as {spec.training.batch_size}")
     work = Work(
         counts=counts,
         training=found.training,
@@ -60,18 +62,6 @@ def examine(
         input_seconds=measured.input_seconds if measured else None,
     )
     return make(classifier.name, spec.model.architecture, found, work, setting, device, known, measured, tuple(remarks))
-
-
-def _counted_too_high(training: Training, device: devices.Device, examples: int) -> Iterator[str]:
-    """Yield remarks on what takes less than the arithmetic says."""
-    if training.activation_checkpointing:
-        yield "activationCheckpointing isn't counted: it takes less memory, and a third more time"
-    used = device.precision(training.precision)
-    if used != "fp32":
-        yield f"activations are counted as float32; with {used} about half of them is kept"
-    if training.batch_size > examples:
-        more = f"batchSize {training.batch_size} is more than the {examples:,} examples to train on"
-        yield f"{more}: an epoch is one step of them all, counted as {training.batch_size}"
 
 
 def _setting(training: Training, gpus: str | None) -> tuple[Setting, str, list[str]]:
@@ -103,6 +93,7 @@ def _setting(training: Training, gpus: str | None) -> tuple[Setting, str, list[s
         training.accumulate,
         recomputes=training.activation_checkpointing,
         offloads=training.cpu_offload,
+        precision=training.precision,
     )
     return setting, name, remarks
 

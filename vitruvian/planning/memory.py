@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from vitruvian.spec import Strategy
-from vitruvian.training.counts import Counts
+from vitruvian.spec import Precision, Strategy
+from vitruvian.training.counts import Counts, Way
 
 _BYTES = 4
 # What AdamW keeps beside its two moments: the number of steps, for each tensor.
@@ -29,9 +29,11 @@ class Setting:
     accumulate: int = 1
     """In how many parts a worker computes its share."""
     recomputes: bool = False
-    """Whether it keeps less of each layer (activationCheckpointing); how much less isn't counted."""
+    """Whether it keeps only what goes into each layer (activationCheckpointing)."""
     offloads: bool = False
     """Whether what fsdp shares out lies in main memory (cpuOffload)."""
+    precision: Precision = "auto"
+    """What matrices are multiplied in, as a spec says it."""
 
     @property
     def examples(self) -> int:
@@ -42,6 +44,11 @@ class Setting:
     def at_once(self) -> int:
         """The most examples that a worker computes at once."""
         return math.ceil(self.examples / self.accumulate)
+
+    def way(self, kind: str) -> Way:
+        """Return how a step is computed on a GPU (every one is built for some 16 bits) or a CPU."""
+        halved = kind == "gpu" if self.precision == "auto" else self.precision != "fp32"
+        return Way(halved, self.recomputes)
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,8 @@ class Memory:
     """What ddp copies gradients into to average them."""
     gathered: float
     """What fsdp puts together for the layers that compute."""
+    copies: float
+    """The weights in 16 bits, made of those in float32 to multiply with."""
     activations: float
     working: float
     """What lives for a moment beyond all that, or in validation if it takes more than a step."""
@@ -81,22 +90,27 @@ def needed(counts: Counts, setting: Setting, kind: str = "gpu") -> Memory:
     # The weights outside all layers, and for those that compute and those that come next: put together, the
     # buffer that they arrive in, and gradients before they are shared out.
     gathered = counts.rest + 2 * 3 * counts.gathered if setting.strategy == "fsdp" and not alone else 0
+    # Shared out weights travel in 16 bits: there is nothing to copy.
+    done = counts.cost(setting.way(kind))
+    copies = 0 if setting.strategy == "fsdp" and not alone else done.copies
     examples = setting.at_once
-    activations = counts.activations.at(examples)
-    step = max(gradients + counts.forward_peak.at(examples), counts.backward_peak.at(examples))
-    validation = gradients + counts.validation_peak.at(BATCH_OF_VALIDATION)
+    activations = done.activations.at(examples)
+    step = max(gradients + done.forward_peak.at(examples), done.backward_peak.at(examples))
+    validation = gradients + done.validation_peak.at(BATCH_OF_VALIDATION)
     working = max(step, validation) - gradients - activations
     optimizer = 2 * gradients + _STEP * len(learning)
     if setting.offloads and setting.strategy == "fsdp" and not alone and kind == "gpu":
         weights = gradients = optimizer = 0
     copy = weights + counts.buffers + optimizer if kind == "cpu" else 0
-    own = weights + counts.buffers + gradients + optimizer + buckets + gathered + activations + max(0, working) + copy
+    shared = weights + counts.buffers + gradients + optimizer + buckets + gathered
+    own = shared + copies + activations + max(0, working) + copy
     return Memory(
         weights=weights + counts.buffers,
         gradients=gradients,
         optimizer=optimizer,
         buckets=buckets,
         gathered=gathered,
+        copies=copies,
         activations=activations,
         working=max(0, working),
         copy=copy,

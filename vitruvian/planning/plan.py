@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from vitruvian.planning import duration, memory
-from vitruvian.planning.advise import kind_of
 from vitruvian.planning.devices import Device, Machine, Precision
 from vitruvian.planning.duration import Duration, Traffic, Work
 from vitruvian.planning.memory import Memory, Setting
@@ -85,7 +84,7 @@ class Plan:
 
 def offer(work: Work, setting: Setting, device: Device) -> Offer:
     """Return a setting on a device, on those of its machines that it costs least on."""
-    needs = memory.needed(work.counts, setting, kind_of(device)).total
+    needs = memory.needed(work.counts, setting, device.kind).total
     precision = device.precision(work.precision)
     offers = []
     for machine in device.machines or (None,):
@@ -106,7 +105,7 @@ def memories(work: Work, setting: Setting, device: Device) -> dict[Strategy, tup
     for strategy in STRATEGIES:
         workers = 1 if strategy == "none" else max(2, setting.workers)
         one = replace(setting, strategy=strategy, workers=workers)
-        found[strategy] = one, memory.needed(work.counts, one, kind_of(device))
+        found[strategy] = one, memory.needed(work.counts, one, device.kind)
     return found
 
 

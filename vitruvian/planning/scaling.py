@@ -62,10 +62,11 @@ def page(models: Mapping[str, Counts], devices: Mapping[str, Device]) -> str:
     """Return the tables of some models on some GPUs."""
     parts = []
     for name, counts in models.items():
-        work = (counts.forward.at(EACH) + counts.backward.at(EACH)) / EACH
+        done = counts.cost(Setting("ddp", 1, EACH).way("gpu"))
+        work = (done.forward.at(EACH) + done.backward.at(EACH)) / EACH
         parts.append(
             f"\n## {name}\n\n{counts.values:,} parameters, {work / 1e9:.1f} GFLOP and "
-            f"{gib(counts.activations.at(EACH) / EACH)} of activations for each image (counted).\n"
+            f"{gib(done.activations.at(EACH) / EACH)} of activations for each image (counted).\n"
         )
         for title, device in devices.items():
             parts.append(

@@ -14,6 +14,7 @@ from vitruvian import interrupt
 from vitruvian.artifact import digest_of
 from vitruvian.console import Teller
 from vitruvian.errors import SpecError, Terminated, VitruvianError
+from vitruvian.models import layers
 from vitruvian.models.registry import parameters
 from vitruvian.pipeline import Made, Pipeline
 from vitruvian.spec import Classifier
@@ -34,7 +35,7 @@ def run_study(
     What is fresh is skipped, so that an interrupted study goes on where it stopped. Raises `SpecError` where a
     combination isn't valid, before anything is trained.
     """
-    variants, refused = grid(classifier, axes)
+    variants, refused = grid(classifier, axes, layers.check)
     if refused and not skip_invalid:
         raise SpecError("\n".join(refused), hint="change the values, or leave these out with --skip-invalid")
     if not variants:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -27,8 +28,39 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class Way:
+    """How a step is computed, as far as what it keeps goes."""
+
+    halved: bool
+    """Whether matrices are multiplied in 16 bits."""
+    recomputes: bool
+    """Whether only what goes into each layer that repeats is kept, and the rest computed again."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step and a pass of validation hold and do one way: bytes and floating-point operations."""
+
+    copies: int
+    """Bytes of the weights' copies in 16 bits, the most at once; they are in none of the lines."""
+    activations: Line
+    """Bytes that the forward pass keeps for the backward pass."""
+    forward_peak: Line
+    """The most bytes that live at once in the forward pass, weights left out."""
+    backward_peak: Line
+    """The same of the backward pass, gradients included as they come."""
+    validation_peak: Line
+    """The same of a forward pass that keeps nothing."""
+    forward: Line
+    """Operations of a forward pass; a multiplication with its addition is two."""
+    backward: Line
+    """With those of what is computed again."""
+    validation: Line
+
+
+@dataclass(frozen=True)
 class Counts:
-    """What a module holds and does; bytes and floating-point operations, all in float32."""
+    """What a module holds, weights in float32, and what it does."""
 
     parameters: tuple[Parameter, ...]
     buffers: int
@@ -43,18 +75,8 @@ class Counts:
     """Bytes of all other weights: between forward and backward they stay together."""
     input_values: int
     """Numbers of one input."""
-    activations: Line
-    """Bytes that the forward pass keeps for the backward pass."""
-    forward_peak: Line
-    """The most bytes that live at once in the forward pass, weights left out."""
-    backward_peak: Line
-    """The same of the backward pass, gradients included as they come."""
-    validation_peak: Line
-    """The same of a forward pass that keeps nothing."""
-    forward: Line
-    """Operations of a forward pass; a multiplication with its addition is two."""
-    backward: Line
-    validation: Line
+    cost: Callable[[Way], Cost]
+    """What a step costs one way; a way is counted when somebody first asks for it."""
 
     @property
     def values(self) -> int:

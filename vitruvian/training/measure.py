@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 import statistics
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,8 @@ from vitruvian.models.inputs import preprocess_for
 from vitruvian.models.registry import architecture, default_learning_rate
 from vitruvian.spec import Model, Spec
 from vitruvian.training.batches import augment, load
-from vitruvian.training.counts import Counts, Line, Measured, Parameter
-from vitruvian.training.parallel import LEAST, blocks, groups
+from vitruvian.training.counts import Cost, Counts, Line, Measured, Parameter, Way
+from vitruvian.training.parallel import LEAST, blocks, groups, recompute
 from vitruvian.training.precision import autocast, half
 
 # Two sizes tell what each example adds; large ones, so that the peaks are theirs and not the weights'.
@@ -43,12 +44,19 @@ def count(model: Model, classes: Sequence[str]) -> Counts:
 
     Raises `SpecError` where pretrained weights can't be read.
     """
-    module = _hollow(model, classes)
-    with _fake():
+    module = hollow(model, classes)
+    fake, shape = _fake(), preprocess_for(model).tensor_shape
+    with fake:
         module.to_empty(device="cpu")
-        shape = preprocess_for(model).tensor_shape
-        first, second = (inside(module, torch.zeros(size, *shape)) for size in _SIZES)
-    lines = {name: _line(first[name], second[name]) for name in first}
+
+    @functools.cache
+    def cost(way: Way) -> Cost:
+        with fake:
+            used = _as(module, way)
+            first, second = (inside(used, torch.zeros(size, *shape), halved=way.halved) for size in _SIZES)
+        copies = int(first.pop("copies"))
+        return Cost(copies, **{name: _line(first[name], second[name]) for name in first})
+
     parts = [_bytes(p for block in together for p in block.parameters()) for together in groups(module, LEAST)]
     saved = {name for name in module.state_dict() if name not in dict(module.named_parameters())}
     return Counts(
@@ -61,11 +69,11 @@ def count(model: Model, classes: Sequence[str]) -> Counts:
         gathered=max(parts, default=0),
         rest=_bytes(module.parameters()) - sum(parts),
         input_values=math.prod(shape),
-        **lines,
+        cost=cost,
     )
 
 
-def _hollow(model: Model, classes: Sequence[str]) -> nn.Module:
+def hollow(model: Model, classes: Sequence[str]) -> nn.Module:
     """Return a module whose weights have no content, unless it takes theirs to know its size."""
     if model.pretrained:
         return architecture(model.architecture).build(model, classes)
@@ -73,33 +81,42 @@ def _hollow(model: Model, classes: Sequence[str]) -> nn.Module:
         return architecture(model.architecture).build(model, classes)
 
 
-@contextmanager
-def _fake() -> Iterator[None]:
+def _fake() -> FakeTensorMode:
     # The CPU's kernels keep for attention what a GPU's keep: the output, not the matrix.
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        yield
+    return FakeTensorMode(allow_non_fake_inputs=True)
 
 
-def inside(module: nn.Module, inputs: torch.Tensor) -> dict[str, float]:
-    """Run a step and a pass of validation; return bytes and operations by the names of `Counts`."""
+def _as(module: nn.Module, way: Way) -> nn.Module:
+    """Return a module that computes one way, with the same weights."""
+    if not way.recomputes:
+        return module
+    again = copy.deepcopy(module)
+    recompute(again)
+    return again
+
+
+def inside(module: nn.Module, inputs: torch.Tensor, *, halved: bool = False) -> dict[str, float]:
+    """Run a step and a pass of validation; return bytes and operations by the names of `Cost`."""
     own = {_storage(tensor)._cdata for tensor in (*module.parameters(), *module.buffers())}
     saved: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = _storage(tensor)
-        if storage._cdata not in own:
+        if storage._cdata not in own and not live.copied(storage):
             saved[storage._cdata] = storage
         return tensor
 
-    flops = FlopCounterMode(display=False)
+    casting = functools.partial(autocast, torch.device("cpu"), torch.bfloat16 if halved else None)
+    flops = _Operations(display=False)
     module.train()
     module.zero_grad(set_to_none=True)
     with Live(own) as live, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         live.add(inputs)
         with flops:
-            logits = module(inputs)
+            with casting():
+                logits = module(inputs)
             labels = torch.zeros(len(inputs), dtype=torch.int64)
-            loss = F.cross_entropy(logits, labels, reduction="sum")
+            loss = F.cross_entropy(logits.float(), labels, reduction="sum")
         forward, forward_peak = flops.get_total_flops(), live.peak
         activations = sum(storage.nbytes() for storage in saved.values())
         # Only the graph holds them from here on: they go as the backward pass has used them.
@@ -113,35 +130,62 @@ def inside(module: nn.Module, inputs: torch.Tensor) -> dict[str, float]:
     module.eval()
     with torch.no_grad():
         # What is computed once for all answers.
-        module(inputs)
-        with Live(own) as live, flops:
-            live.add(inputs)
+        with casting():
             module(inputs)
+        with Live(own) as validated, flops:
+            validated.add(inputs)
+            with casting():
+                module(inputs)
     return {
+        "copies": max(live.most_copies, validated.most_copies),
         "activations": activations,
         "forward_peak": forward_peak,
         "backward_peak": backward_peak,
-        "validation_peak": live.peak,
+        "validation_peak": validated.peak,
         "forward": forward,
         "backward": backward,
         "validation": flops.get_total_flops(),
     }
 
 
+class _Operations(FlopCounterMode):
+    """Counts operations of all modules together: to tell them apart its hooks would keep what is computed again."""
+
+    def __init__(self, *, display: bool) -> None:
+        super().__init__(display=display)
+        self.mod_tracker: Any = _Untracked()
+
+
+class _Untracked:
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> None:
+        """Begin nothing."""
+
+    def __exit__(self, *_: object) -> None:
+        """End nothing."""
+
+
 class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows how many bytes of tensors live at once, those of known storages left out."""
+    """Follows how many bytes of tensors live at once: known storages left out, their copies in 16 bits apart."""
 
     def __init__(self, known: set[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
+        self.copies = self.most_copies = 0
         self._known = known
         self._seen: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        self._copied: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def copied(self, storage: torch.UntypedStorage) -> bool:
+        """Return whether it holds a copy of known weights."""
+        return storage._cdata in self._copied
 
     def add(self, tensor: torch.Tensor) -> None:
         """Count a tensor's storage until it is gone."""
         storage = _storage(tensor)
         key, size = storage._cdata, storage.nbytes()
-        if key in self._known or key in self._seen:
+        if key in self._known or key in self._seen or key in self._copied:
             return
 
         def gone(_: object) -> None:
@@ -152,8 +196,23 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now += size
         self.peak = max(self.peak, self.now)
 
+    def _add_copy(self, tensor: torch.Tensor) -> None:
+        storage = _storage(tensor)
+        key, size = storage._cdata, storage.nbytes()
+
+        def gone(_: object) -> None:
+            self.copies -= size
+            self._copied.pop(key, None)
+
+        self._copied[key] = weakref.ref(storage, gone)
+        self.copies += size
+        self.most_copies = max(self.most_copies, self.copies)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
+        halving = func is torch.ops.aten._to_copy.default and made.dtype == torch.bfloat16
+        if halving and _storage(args[0])._cdata in self._known:
+            self._add_copy(made)
         for leaf in tree_leaves(made):
             if isinstance(leaf, torch.Tensor):
                 self.add(leaf)
@@ -222,7 +281,9 @@ def measure(
     seconds = statistics.median(took)
     examples(_INPUTS)
     read = statistics.median(_timed(lambda: examples(_INPUTS)) for _ in range(_STEPS)) / _INPUTS
-    work = counts.forward.at(used) + counts.backward.at(used)
+    # Of a way that a plan counts anyway: in 16 bits there are as many operations.
+    counted = counts.cost(Way(halved=settings.precision != "fp32", recomputes=False))
+    work = counted.forward.at(used) + counted.backward.at(used)
     gpu = device.type == "cuda"
     return Measured(
         device=torch.cuda.get_device_name(device) if gpu else f"the CPU, {usable_cpus()} threads",

@@ -50,7 +50,7 @@ class Learner:
             # What the whole weights are put into to be saved; without any of its own it takes no memory.
             self._shell = copy.deepcopy(module).to("meta")
         if settings.activation_checkpointing:
-            _recompute(module)
+            recompute(module)
         if settings.compile:
             for block in blocks(module) or [module]:
                 block.compile()
@@ -140,12 +140,7 @@ def groups(module: nn.Module, least: int) -> list[list[nn.Module]]:
     return found
 
 
-def own(value: torch.Tensor) -> torch.Tensor:
-    """Return this worker's share of a value."""
-    return value.to_local() if isinstance(value, DTensor) else value
-
-
-def _recompute(module: nn.Module) -> None:
+def recompute(module: nn.Module) -> None:
     """Keep only what goes into each block, and compute it again for its gradients."""
     for part in list(module.modules()):
         if isinstance(part, nn.ModuleList):
@@ -153,6 +148,11 @@ def _recompute(module: nn.Module) -> None:
                 # Of blocks within blocks the inner ones only: the outer would compute all of theirs a third time.
                 if not blocks(block):
                     part[index] = checkpoint_wrapper(block)
+
+
+def own(value: torch.Tensor) -> torch.Tensor:
+    """Return this worker's share of a value."""
+    return value.to_local() if isinstance(value, DTensor) else value
 
 
 def _shard(module: nn.Module, world: int, device: torch.device, half: torch.dtype | None, offload: bool) -> None:

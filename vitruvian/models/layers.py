@@ -1,0 +1,58 @@
+"""Whether a model's weights are of its architecture and have the layers that its fields count, known without torch."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from vitruvian.errors import SpecError
+from vitruvian.models.inputs import pretrained_config
+from vitruvian.spec import Clip, Dimensions, Model
+
+TYPES: Final = {"vit": ("vit",), "resnet50": ("resnet",), "clip": ("clip",)}
+_STAGES: Final = 4
+
+
+def check(model: Model) -> None:
+    """Raise `SpecError` where a model can't be built: its weights are another's, or too few for what is frozen."""
+    if model.architecture == "heatmap-cnn":
+        return
+    clip = model.clip or Clip()
+    config: dict[str, Any] = {}
+    if model.pretrained:
+        linear = ("clip_vision_model",) if model.architecture == "clip" and clip.head == "linear" else ()
+        config = pretrained_config(model.pretrained, "config.json")
+        refuse_other(model.pretrained, config, model.architecture, (*TYPES[model.architecture], *linear))
+    deep = (model.dimensions or Dimensions()).layers
+    if model.architecture == "resnet50":
+        depths = config.get("depths")
+        refuse_more(model.freeze_layers, len(depths) if isinstance(depths, list) else _STAGES, "stages", "freezeLayers")
+    elif model.architecture == "vit":
+        refuse_more(model.freeze_layers, _layers(config, deep), "layers", "freezeLayers")
+    else:
+        for field, tower, learning in (
+            ("clip.unfreezeVisual", "vision_config", clip.unfreeze_visual),
+            ("clip.unfreezeText", "text_config", clip.unfreeze_text if clip.head == "prompts" else None),
+        ):
+            told = config.get(tower, config)
+            refuse_more(learning or 0, _layers(told if isinstance(told, dict) else {}, deep), "layers", field)
+
+
+def _layers(config: dict[str, Any], otherwise: int) -> int:
+    there = config.get("num_hidden_layers", 12 if config else otherwise)
+    return there if isinstance(there, int) else 12
+
+
+def refuse_other(name: str, config: dict[str, Any], what: str, types: tuple[str, ...]) -> None:
+    """Raise `SpecError` where the config.json of weights is of none of the types that are wanted."""
+    found = config.get("model_type")
+    if found not in types:
+        hint = "choose other weights; a study compares several with --vary 'model={architecture: …, pretrained: …},{…}'"
+        raise SpecError(
+            f"these are weights of a '{found}', not of a {what}", where=f"model.pretrained: {name}", hint=hint
+        )
+
+
+def refuse_more(count: int, there: int, what: str, field: str) -> None:
+    """Raise `SpecError` where a field counts more layers than there are."""
+    if count > there:
+        raise SpecError(f"is {count}, but there are {there} {what}", where=f"model.{field}", hint="lower it")
