@@ -64,6 +64,10 @@ class Store(ABC):
         """Return the bytes of a key; raises `NotFound`."""
 
     @abstractmethod
+    def start(self, key: str, size: int) -> bytes:
+        """Return the first bytes of a key, as many as there are up to a size; raises `NotFound`."""
+
+    @abstractmethod
     def put(self, key: str, content: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
         """Write a key and return its new tag; raises `Conflict` where the condition doesn't hold."""
 
@@ -150,6 +154,10 @@ class FolderStore(Store):
     def get(self, key: str) -> bytes:
         with self._explained(key), _read(self._path(key)) as file:
             return file.read()
+
+    def start(self, key: str, size: int) -> bytes:
+        with self._explained(key), _read(self._path(key)) as file:
+            return file.read(size)
 
     def put(self, key: str, content: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
         self._write(key, lambda aside: aside.write_bytes(content), if_absent=if_absent, if_match=if_match)
@@ -387,6 +395,15 @@ class S3Store(Store):
     def get(self, key: str) -> bytes:
         name = self._key(key)
         return self._call(key, lambda: self.client.get_object(Bucket=self.bucket, Key=name)["Body"].read())
+
+    def start(self, key: str, size: int) -> bytes:
+        name = self._key(key)
+        # Without a Range: an empty object has none, and servers differ in what they answer then.
+        return self._call(key, lambda: self._first(name, size))
+
+    def _first(self, name: str, size: int) -> bytes:
+        with contextlib.closing(self.client.get_object(Bucket=self.bucket, Key=name)["Body"]) as body:
+            return body.read(size)
 
     def put(self, key: str, content: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
         name, mark = self._key(key), secrets.token_hex(8)

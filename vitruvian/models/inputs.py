@@ -6,7 +6,7 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -17,7 +17,7 @@ from vitruvian.artifact import MANIFEST, Manifest, cache_folder, describe, diges
 from vitruvian.bundle import BUNDLES, CHECKSUMS, open_bundle, read_champion
 from vitruvian.data.preprocess import HeatmapPreprocess, ImagePreprocess
 from vitruvian.errors import ArtifactError, NotFound, SpecError
-from vitruvian.models import open_clip
+from vitruvian.models import open_clip, torchvision
 from vitruvian.spec import Dimensions, Model
 from vitruvian.store import Entry, FolderStore, Store, open_store
 
@@ -31,6 +31,12 @@ _NORMS = {
 
 # What open_clip writes before a hub name.
 _HUB: Final = "hf-hub:"
+_WEIGHTS: Final = ".safetensors"
+_PICKLED: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+SAFE: Final = (
+    "weights must be safetensors; pickled ones are refused: make those of a state dict that you trust with "
+    "safetensors.torch.save_file(torch.load('FILE', weights_only=True), 'model.safetensors', {'format': 'pt'})"
+)
 
 
 def preprocess_for(model: Model) -> ImagePreprocess | HeatmapPreprocess:
@@ -63,17 +69,40 @@ def _learnt_with(name: str) -> dict[str, Any]:
 
 
 def home(name: str) -> Store | None:
-    """Return the folder or S3 prefix that holds the weights a name means; None where the hub does.
+    """Return the folder or S3 prefix that holds the weights, or the file of weights, a name means; None: the hub does.
 
-    A classifier's artifacts mean its champion. Raises `StoreError` where the address leads nowhere.
+    A classifier's artifacts mean its champion. Raises `StoreError` where the address leads nowhere, `SpecError` where
+    it is that of a pickle.
     """
     # What can't be a folder's name, the store says.
     with contextlib.suppress(RuntimeError):
-        if "://" not in name and not Path(name).expanduser().is_dir():
+        if "://" not in name and not Path(name).expanduser().is_dir() and not _file(name):
             return None
-    store = open_store(name)
+    store = open_store(name.removesuffix(_file(name)) or ".")
     champion = read_champion(store)
     return store.at(f"{BUNDLES}/{champion}") if champion else store
+
+
+def _file(name: str) -> str:
+    """Return the name of the file where a name is the address of one; raises `SpecError` for a pickle."""
+    file = name.rpartition("/")[2]
+    if not file.endswith((_WEIGHTS, *_PICKLED)):
+        return ""
+    if not _lies_afar(name):
+        local = open_store(name).local()
+        if local is None or not local.is_file():
+            return ""
+    if file.endswith(_PICKLED):
+        raise _pickled(file, f"model.pretrained: {name}")
+    return file
+
+
+def _lies_afar(name: str) -> bool:
+    return "://" in name and not name.startswith("file://")
+
+
+def _pickled(file: str, where: str) -> SpecError:
+    return SpecError(f"{file} is pickled", where=where, hint=SAFE)
 
 
 def pinned(model: Model) -> Model:
@@ -96,22 +125,27 @@ def weights_version(model: Model) -> str | None:
         return model.pretrained
     if bundle := read_manifest(store, manifest=CHECKSUMS):
         return bundle.digest
-    folder = store.local()
+    folder, file = store.local(), _torchvisions(model.pretrained, store)
     if folder is None:
-        return _listed(files_of_weights(store))
-    files = sorted([*folder.glob("*.json"), *folder.glob("*.txt"), *folder.glob("*.safetensors")])
+        return _listed(files_of_weights(store, file))
+    files = (
+        [folder / file]
+        if file
+        else sorted([*folder.glob("*.json"), *folder.glob("*.txt"), *folder.glob("*.safetensors")])
+    )
     return digest_of({path.name: describe(path).sha256 for path in files})
 
 
-def files_of_weights(store: Store) -> list[Entry]:
+def files_of_weights(store: Store, only: str | None = None) -> list[Entry]:
     """Return the files of a store that belong to weights: what is pickled doesn't; raises `SpecError` for none."""
-    there = [entry for entry in store.list() if "/" not in entry.key]
-    if not any(entry.key.endswith(".safetensors") for entry in there):
-        pickled = [entry.key for entry in there if entry.key.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl"))]
-        what = f"{pickled[0]} is pickled" if pickled else "there are no weights here"
+    there = [entry for entry in store.list(only or "") if "/" not in entry.key and only in (None, entry.key)]
+    where = f"model.pretrained: {store.url}"
+    if not any(entry.key.endswith(_WEIGHTS) for entry in there):
+        if pickled := [entry.key for entry in there if entry.key.endswith(_PICKLED)]:
+            raise _pickled(pickled[0], where)
         hint = "give an address with config.json and model.safetensors, or a classifier's artifacts"
-        raise SpecError(what, where=f"model.pretrained: {store.url}", hint=hint)
-    return [entry for entry in there if entry.key.endswith((".json", ".txt", ".safetensors"))]
+        raise SpecError("there are no weights here", where=where, hint=hint)
+    return [entry for entry in there if entry.key.endswith((".json", ".txt", _WEIGHTS))]
 
 
 def place(name: str) -> str:
@@ -125,8 +159,33 @@ def place(name: str) -> str:
         return _of_hub(name)
     if read_manifest(store, manifest=CHECKSUMS):
         return str(open_bundle(store.url).folder)
-    folder = store.local() or _fetched(store)
+    file = _torchvisions(name, store)
+    folder = store.local() or _fetched(store, file)
+    where = f"model.pretrained: {name}"
+    if file:
+        return str(_made("torchvision", [folder / file], lambda into: torchvision.convert(folder / file, into, where)))
     return str(_as_transformers(folder, name) if _is_open_clips(folder) else folder)
+
+
+def _torchvisions(name: str, store: Store) -> str | None:
+    """Return the file with torchvision's weights where a name means one: by itself, or as all that its folder holds."""
+    file = _file(name)
+    if not file:
+        there = _names(store)
+        safe = [each for each in there if each.endswith(_WEIGHTS)]
+        if len(safe) != 1 or "config.json" in there or open_clip.CONFIG in there:
+            return None
+        file = safe[0]
+    return file if torchvision.shapes_of(store.start(file, torchvision.HEADER)) else None
+
+
+def _names(store: Store) -> list[str]:
+    """Return the names of the files that lie in a store, but not below it."""
+    folder = store.local()
+    if folder is None:
+        return [entry.key for entry in store.list() if "/" not in entry.key]
+    # Its own list would walk through all that lies below.
+    return sorted(path.name for path in folder.glob("*") if path.is_file())
 
 
 def _of_hub(name: str) -> str:
@@ -150,14 +209,20 @@ def _is_open_clips(folder: Path) -> bool:
 
 
 def _as_transformers(folder: Path, name: str) -> Path:
-    """Return the copy of open_clip's weights that transformers reads; it is made once."""
-    files = {path.name: describe(path).sha256 for path in sorted(folder.iterdir()) if path.is_file()}
-    made = cache_folder() / "weights" / digest_of(["open_clip", files])[:32]
+    """Return the copy of open_clip's weights that transformers reads."""
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    where = f"model.pretrained: {name}"
+    return _made("open_clip", files, lambda into: open_clip.convert(folder, into, where))
+
+
+def _made(whose: str, files: Iterable[Path], convert: Callable[[Path], None]) -> Path:
+    """Return the folder that was converted from files; it is made once."""
+    made = cache_folder() / "weights" / digest_of([whose, {path.name: describe(path).sha256 for path in files}])[:32]
     if not made.exists():
         made.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(dir=made.parent))
         try:
-            open_clip.convert(folder, aside, f"model.pretrained: {name}")
+            convert(aside)
             # Somebody else may have made the same meanwhile.
             with contextlib.suppress(OSError):
                 aside.rename(made)
@@ -166,15 +231,15 @@ def _as_transformers(folder: Path, name: str) -> Path:
     return made
 
 
-def _fetched(store: Store) -> Path:
-    files = files_of_weights(store)
+def _fetched(store: Store, only: str | None = None) -> Path:
+    files = files_of_weights(store, only)
     folder = cache_folder() / "weights" / digest_of([store.url, _listed(files)])[:32]
     kept = FolderStore(folder)
     with contextlib.suppress(ArtifactError):
         return fetch(kept, "")
     for entry in files:
         store.download(entry.key, folder / entry.key)
-    if files_of_weights(store) != files:
+    if files_of_weights(store, only) != files:
         raise SpecError(
             "was changed while it was fetched", where=f"model.pretrained: {store.url}", hint="run the command again"
         )
@@ -190,6 +255,9 @@ def pretrained_config(name: str, file: str, default: dict[str, Any] | None = Non
     """Return a JSON file that lies beside pretrained weights, here, in S3 or on the hub; raises `SpecError`."""
     where = f"model.pretrained: {name}"
     store = home(name)
+    if store is not None and _file(name) and (told := _torchvisions_config(name, store)):
+        # What else lies beside a file that is named belongs to something else.
+        return told if file == "config.json" else default or {}
     try:
         text = _from_hub(name, file, where).read_bytes() if store is None else store.get(file)
         content = json.loads(text)
@@ -197,10 +265,17 @@ def pretrained_config(name: str, file: str, default: dict[str, Any] | None = Non
         if file != open_clip.CONFIG and (saved := pretrained_config(name, open_clip.CONFIG, default={})):
             told = open_clip.config_of(saved, where) if file == "config.json" else open_clip.preprocessor_of(saved)
             return told if file in ("config.json", "preprocessor_config.json") else default or {}
+        if file == "config.json" and store is not None and (told := _torchvisions_config(name, store)):
+            return told
         if default is not None:
             return default
         if isinstance(e, SpecError):
             raise
+        there = _names(store) if store is not None else []
+        if not any(each.endswith(_WEIGHTS) for each in there) and (
+            pickled := [each for each in there if each.endswith(_PICKLED)]
+        ):
+            raise _pickled(pickled[0], where) from e
         lacking = f"no {file} there" if store is None else f"the folder holds no {file}"
         raise SpecError(lacking, where=where, hint="save the weights with save_pretrained") from e
     except (ValueError, RecursionError) as e:
@@ -208,6 +283,15 @@ def pretrained_config(name: str, file: str, default: dict[str, Any] | None = Non
     if not isinstance(content, dict):
         raise SpecError(f"{file} is not a JSON object", where=where, hint="save the weights with save_pretrained")
     return content
+
+
+def _torchvisions_config(name: str, store: Store) -> dict[str, Any] | None:
+    file = _torchvisions(name, store)
+    if file is None:
+        return None
+    return torchvision.config_of(
+        torchvision.shapes_of(store.start(file, torchvision.HEADER)), f"model.pretrained: {name}"
+    )
 
 
 def _from_hub(name: str, file: str, where: str) -> Path:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging
 
 from vitruvian.errors import SpecError
-from vitruvian.models.inputs import place, pretrained_config
+from vitruvian.models.inputs import SAFE, place, pretrained_config
 from vitruvian.models.layers import refuse_other
 
 # Its bars for files of a few megabytes would tear those of the stages.
@@ -40,7 +40,7 @@ def pretrained(kind: Any, name: str, what: str, types: Collection[str], new: str
             **settings,
         )
     except (OSError, SafetensorError) as e:
-        raise SpecError(_first(e), where=where, hint="weights must be safetensors; pickled ones are refused") from e
+        raise SpecError(_first(e), where=where, hint=SAFE) from e
     except Exception as e:
         # What transformers makes of a value in config.json that is none: anything.
         what = f"can't be read with its config.json ({type(e).__name__}: {_first(e)})"
