@@ -82,6 +82,8 @@ class StoreContract:
     def test_what_is_put_is_got(self, store: Store, content: bytes) -> None:
         store.put("folder/key", content)
         assert store.get("folder/key") == content
+        for size in (1, 5, 2**19):
+            assert store.start("folder/key", size) == content[:size]
         store.put("folder/key", b"other")
         assert store.get("folder/key") == b"other"
 
@@ -104,6 +106,8 @@ class StoreContract:
             with pytest.raises(NotFound) as caught:
                 store.get(key)
             assert str(caught.value) == f"{store.address(key)}: not found"
+            with pytest.raises(NotFound):
+                store.start(key, 1)
             with pytest.raises(NotFound):
                 store.download(key, tmp_path / "kept")
             assert store.tag(key) is None

@@ -181,8 +181,8 @@ class Model(Part):
     """vit, clip and resnet50 for images, heatmap-cnn for heatmaps."""
     pretrained: Annotated[str, Field(min_length=1)] | None = None
     """Weights to begin with: a hub name (hf-hub: may stand before it), or a folder, file:// or s3://BUCKET/PREFIX with
-    config.json and model.safetensors, or what open_clip saves, or a bundle, or a classifier's artifacts for its
-    champion; none: from scratch."""
+    config.json and model.safetensors, or what open_clip saves, or the safetensors of torchvision's ResNet, or a bundle,
+    or a classifier's artifacts for its champion; none: from scratch."""
     freeze_layers: Annotated[int, Field(ge=0)] = 0
     """What stays as it is: the first N encoder layers of a vit, the first N of a resnet50's 4 stages, and what comes
     before them. For a clip see clip.unfreezeVisual."""

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from onnx import load as load_onnx
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import ResNetConfig, ResNetForImageClassification
@@ -442,6 +442,58 @@ def test_weights_in_s3_are_fetched_whole_and_known_by_their_content(
     assert before == weights_version(model)
     bucket.put("tokenizer_config.json", b"{}")
     assert weights_version(model) != before
+
+
+def _of_torchvision(file: Path) -> nn.Module:
+    """Save a small ResNet as one does that has torchvision; return it."""
+    resnet = pytest.importorskip("torchvision.models.resnet", reason="needs torchvision: it comes with open_clip_torch")
+    torch.manual_seed(5)
+    module: nn.Module = resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1])
+    save_file(module.state_dict(), file)
+    return module
+
+
+def test_training_begins_at_a_resnet_of_torchvision_and_keeps_its_frozen_stages(pictures: Path, tmp_path: Path) -> None:
+    theirs = _of_torchvision(tmp_path / "resnet.safetensors").state_dict()
+    model = {
+        "architecture": "resnet50",
+        "pretrained": str(tmp_path / "resnet.safetensors"),
+        "dimensions": {"imageSize": 32},
+        "freezeLayers": 2,
+    }
+    classifier = declare(tmp_path, pictures, model=model, training={"epochs": 1, "learningRate": 1e-3})
+    for command in ("plan", "run"):
+        done = vitruvian(command, "-f", classifier)
+        assert done.returncode == 0, done.stderr
+    bundle = open_bundle(tmp_path / "artifacts")
+    ours = load_file(bundle.folder / "model.safetensors")
+    kept = "resnet.encoder.stages.{}.layers.0.layer.0.convolution.weight"
+    assert torch.equal(ours["resnet.embedder.embedder.convolution.weight"], theirs["conv1.weight"])
+    assert torch.equal(ours[kept.format(1)], theirs["layer2.0.conv1.weight"])
+    assert not torch.equal(ours[kept.format(2)], theirs["layer3.0.conv1.weight"])
+    assert json.loads((bundle.folder / "preprocess.json").read_text())["mean"][0] == 0.485
+
+
+def test_a_resnet_of_torchvision_in_s3_is_known_by_its_beginning_and_fetched_alone(
+    bucket: Store, tmp_path: Path
+) -> None:
+    theirs = _of_torchvision(tmp_path / "own.safetensors").state_dict()
+    bucket.upload("own.safetensors", tmp_path / "own.safetensors")
+    kind = architecture("resnet50")
+    named = Model.model_validate({"architecture": "resnet50", "pretrained": bucket.address("own.safetensors")})
+    whole = named.model_copy(update={"pretrained": bucket.url})
+    assert preprocess_for(named) == preprocess_for(whole)
+    assert not (tmp_path / "cache").exists()
+    assert weights_version(named) == weights_version(whole)
+    before = weights_version(named)
+    bucket.put("other.safetensors", b"not wanted")
+    bucket.put("config.json", b"{}")
+    built = kind.build(named, CLASSES).state_dict()
+    assert torch.equal(built["inner.resnet.embedder.embedder.convolution.weight"], theirs["conv1.weight"])
+    assert not list((tmp_path / "cache").rglob("other.safetensors"))
+    assert weights_version(named) == before
+    with pytest.raises(SpecError, match=r"own\.pth is pickled; weights must be safetensors"):
+        preprocess_for(named.model_copy(update={"pretrained": bucket.address("own.pth")}))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,9 @@ from vitruvian.models.inputs import pinned, preprocess_for, pretrained_config, w
 from vitruvian.models.layers import check
 from vitruvian.models.registry import architecture, only_a_new_head_learns
 from vitruvian.spec import Model
+
+
+MODELS = Path(__file__).parents[2] / "docs" / "models.md"
 
 
 @pytest.fixture(autouse=True)
@@ -153,3 +159,13 @@ def test_a_pickle_is_refused_and_the_way_to_safetensors_told(tmp_path: Path, add
     ) as refused:
         check(_model(address.replace("FOLDER", str(tmp_path))))
     assert len(str(refused.value).splitlines()) == 1
+
+
+def test_what_the_docs_make_is_read(tmp_path: Path) -> None:
+    pytest.importorskip("torchvision", reason="needs torchvision: it comes with open_clip_torch")
+    (code,) = re.findall(r"```python\n(.*?)```", MODELS.read_text(), re.DOTALL)
+    # Nothing is downloaded here.
+    drawn = code.replace('weights="DEFAULT"', "weights=None")
+    assert drawn != code
+    subprocess.run([sys.executable, "-c", drawn], cwd=tmp_path, check=True)
+    check(_model(str(tmp_path / "resnet50.safetensors"), freezeLayers=4))

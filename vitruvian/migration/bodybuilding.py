@@ -70,7 +70,7 @@ SYSTEM = System(
         Habit(
             "spec.model.pretrained",
             "microsoft/resnet-50",
-            "pretrained on ImageNet; torchvision's own weights aren't read",
+            "pretrained on ImageNet; or torchvision's own weights as safetensors, see models.md",
             ("S2.15",),
         ),
         Habit(

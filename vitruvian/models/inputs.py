@@ -69,7 +69,7 @@ def _learnt_with(name: str) -> dict[str, Any]:
 
 
 def home(name: str) -> Store | None:
-    """Return the folder or S3 prefix that holds the weights, or the file of weights, a name means; None: the hub does.
+    """Return the folder or S3 prefix that holds the weights a name means; None where the hub does.
 
     A classifier's artifacts mean its champion. Raises `StoreError` where the address leads nowhere, `SpecError` where
     it is that of a pickle.
@@ -78,6 +78,7 @@ def home(name: str) -> Store | None:
     with contextlib.suppress(RuntimeError):
         if "://" not in name and not Path(name).expanduser().is_dir() and not _file(name):
             return None
+    # The folder of a file that is named.
     store = open_store(name.removesuffix(_file(name)) or ".")
     champion = read_champion(store)
     return store.at(f"{BUNDLES}/{champion}") if champion else store
@@ -88,17 +89,13 @@ def _file(name: str) -> str:
     file = name.rpartition("/")[2]
     if not file.endswith((_WEIGHTS, *_PICKLED)):
         return ""
-    if not _lies_afar(name):
-        local = open_store(name).local()
-        if local is None or not local.is_file():
-            return ""
+    # What lies afar isn't asked for: a prefix hardly ends like a file.
+    local = open_store(name).local()
+    if local is not None and not local.is_file():
+        return ""
     if file.endswith(_PICKLED):
         raise _pickled(file, f"model.pretrained: {name}")
     return file
-
-
-def _lies_afar(name: str) -> bool:
-    return "://" in name and not name.startswith("file://")
 
 
 def _pickled(file: str, where: str) -> SpecError:
@@ -125,14 +122,11 @@ def weights_version(model: Model) -> str | None:
         return model.pretrained
     if bundle := read_manifest(store, manifest=CHECKSUMS):
         return bundle.digest
-    folder, file = store.local(), _torchvisions(model.pretrained, store)
+    folder, (file, _) = store.local(), _torchvisions(model.pretrained, store)
     if folder is None:
         return _listed(files_of_weights(store, file))
-    files = (
-        [folder / file]
-        if file
-        else sorted([*folder.glob("*.json"), *folder.glob("*.txt"), *folder.glob("*.safetensors")])
-    )
+    all_kinds = ("*.json", "*.txt", f"*{_WEIGHTS}")
+    files = [folder / file] if file else [path for kind in all_kinds for path in folder.glob(kind)]
     return digest_of({path.name: describe(path).sha256 for path in files})
 
 
@@ -159,7 +153,7 @@ def place(name: str) -> str:
         return _of_hub(name)
     if read_manifest(store, manifest=CHECKSUMS):
         return str(open_bundle(store.url).folder)
-    file = _torchvisions(name, store)
+    file, _ = _torchvisions(name, store)
     folder = store.local() or _fetched(store, file)
     where = f"model.pretrained: {name}"
     if file:
@@ -167,16 +161,20 @@ def place(name: str) -> str:
     return str(_as_transformers(folder, name) if _is_open_clips(folder) else folder)
 
 
-def _torchvisions(name: str, store: Store) -> str | None:
-    """Return the file with torchvision's weights where a name means one: by itself, or as all that its folder holds."""
+def _torchvisions(name: str, store: Store) -> tuple[str | None, torchvision.Shapes]:
+    """Return the file with torchvision's weights that a name means, and its shapes; None where it means others.
+
+    It is named itself, or is all that its folder holds.
+    """
     file = _file(name)
     if not file:
         there = _names(store)
-        safe = [each for each in there if each.endswith(_WEIGHTS)]
-        if len(safe) != 1 or "config.json" in there or open_clip.CONFIG in there:
-            return None
-        file = safe[0]
-    return file if torchvision.shapes_of(store.start(file, torchvision.HEADER)) else None
+        alone = [each for each in there if each.endswith(_WEIGHTS)]
+        if len(alone) != 1 or "config.json" in there or open_clip.CONFIG in there:
+            return None, {}
+        (file,) = alone
+    shapes = torchvision.shapes_of(store.start(file, torchvision.HEADER))
+    return file if shapes else None, shapes
 
 
 def _names(store: Store) -> list[str]:
@@ -255,9 +253,9 @@ def pretrained_config(name: str, file: str, default: dict[str, Any] | None = Non
     """Return a JSON file that lies beside pretrained weights, here, in S3 or on the hub; raises `SpecError`."""
     where = f"model.pretrained: {name}"
     store = home(name)
-    if store is not None and _file(name) and (told := _torchvisions_config(name, store)):
+    if store is not None and _file(name) and (shapes := _torchvisions(name, store)[1]):
         # What else lies beside a file that is named belongs to something else.
-        return told if file == "config.json" else default or {}
+        return torchvision.config_of(shapes, where) if file == "config.json" else default or {}
     try:
         text = _from_hub(name, file, where).read_bytes() if store is None else store.get(file)
         content = json.loads(text)
@@ -265,16 +263,15 @@ def pretrained_config(name: str, file: str, default: dict[str, Any] | None = Non
         if file != open_clip.CONFIG and (saved := pretrained_config(name, open_clip.CONFIG, default={})):
             told = open_clip.config_of(saved, where) if file == "config.json" else open_clip.preprocessor_of(saved)
             return told if file in ("config.json", "preprocessor_config.json") else default or {}
-        if file == "config.json" and store is not None and (told := _torchvisions_config(name, store)):
-            return told
+        if file == "config.json" and store is not None and (shapes := _torchvisions(name, store)[1]):
+            return torchvision.config_of(shapes, where)
         if default is not None:
             return default
         if isinstance(e, SpecError):
             raise
         there = _names(store) if store is not None else []
-        if not any(each.endswith(_WEIGHTS) for each in there) and (
-            pickled := [each for each in there if each.endswith(_PICKLED)]
-        ):
+        pickled = [each for each in there if each.endswith(_PICKLED)]
+        if pickled and not any(each.endswith(_WEIGHTS) for each in there):
             raise _pickled(pickled[0], where) from e
         lacking = f"no {file} there" if store is None else f"the folder holds no {file}"
         raise SpecError(lacking, where=where, hint="save the weights with save_pretrained") from e
@@ -283,15 +280,6 @@ def pretrained_config(name: str, file: str, default: dict[str, Any] | None = Non
     if not isinstance(content, dict):
         raise SpecError(f"{file} is not a JSON object", where=where, hint="save the weights with save_pretrained")
     return content
-
-
-def _torchvisions_config(name: str, store: Store) -> dict[str, Any] | None:
-    file = _torchvisions(name, store)
-    if file is None:
-        return None
-    return torchvision.config_of(
-        torchvision.shapes_of(store.start(file, torchvision.HEADER)), f"model.pretrained: {name}"
-    )
 
 
 def _from_hub(name: str, file: str, where: str) -> Path:
