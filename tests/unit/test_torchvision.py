@@ -18,7 +18,6 @@ from vitruvian.models.layers import check
 from vitruvian.models.registry import architecture, only_a_new_head_learns
 from vitruvian.spec import Model
 
-
 MODELS = Path(__file__).parents[2] / "docs" / "models.md"
 
 
