@@ -29,6 +29,8 @@ MAY_IMPORT = {
     "torch": {"models", "training", "evaluation", "export"},
     "transformers": {"models"},
     "peft": {"models"},
+    # Tests only: what it saves is read without it.
+    "torchvision": set(),
     "nncf": {"export"},
     "tensorrt": {"export"},
     "openvino": {"export", "inference"},
