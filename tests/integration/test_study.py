@@ -212,6 +212,7 @@ def test_a_trial_that_fails_is_told_and_the_rest_go_on(tmp_path: Path, pictures:
     file = _searched(tmp_path, pictures, "images", space=space, trials=2, scheduler="none")
     declared = yaml.safe_load(file.read_text())
     declared["spec"]["model"] = {"architecture": "vit", "pretrained": str(tmp_path / "weights")}
+    declared["spec"]["training"]["epochs"] = 1
     file.write_text(yaml.safe_dump(declared))
     done = vitruvian("tune", "-f", file, "--out", tmp_path / "best.yaml")
     assert done.returncode == 1, done.stdout + done.stderr
