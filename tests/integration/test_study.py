@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from transformers import ViTConfig, ViTForImageClassification
 
@@ -21,6 +22,9 @@ from vitruvian import spec
 
 # No GPU is here: it is missed only when its variant's turn comes.
 GPUS = ("--vary", "training.gpusPerWorker=0,1")
+needs_no_gpu = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="needs a machine without a GPU: hide it with CUDA_VISIBLE_DEVICES=''"
+)
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +96,7 @@ def test_a_killed_study_goes_on_and_ends_with_a_table(tmp_path: Path, heatmaps: 
     assert [path.name for path in (tmp_path / "artifacts" / "studies").iterdir()] == [folder.name]
 
 
+@needs_no_gpu
 def test_one_variant_that_fails_is_a_line_and_the_rest_go_on(tmp_path: Path, pictures: Path) -> None:
     file = declare(tmp_path, pictures, training={"epochs": 1})
     out = tmp_path / "freezing"
@@ -207,6 +212,7 @@ def test_a_trial_that_fails_is_told_and_the_rest_go_on(tmp_path: Path, pictures:
     file = _searched(tmp_path, pictures, "images", space=space, trials=2, scheduler="none")
     declared = yaml.safe_load(file.read_text())
     declared["spec"]["model"] = {"architecture": "vit", "pretrained": str(tmp_path / "weights")}
+    declared["spec"]["training"]["epochs"] = 1
     file.write_text(yaml.safe_dump(declared))
     done = vitruvian("tune", "-f", file, "--out", tmp_path / "best.yaml")
     assert done.returncode == 1, done.stdout + done.stderr

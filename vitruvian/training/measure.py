@@ -44,15 +44,17 @@ def count(model: Model, classes: Sequence[str]) -> Counts:
 
     Raises `SpecError` where pretrained weights can't be read.
     """
-    module = hollow(model, classes)
+    module = hollow(model, classes).to_empty(device="meta")
     fake, shape = _fake(), preprocess_for(model).tensor_shape
-    with fake:
-        module.to_empty(device="cpu")
 
     @functools.cache
     def cost(way: Way) -> Cost:
+        # Copied before it is fake: of a fake tensor's copy a view has a storage of its own.
+        used = copy.deepcopy(module)
+        if way.recomputes:
+            recompute(used)
         with fake:
-            used = _as(module, way)
+            used.to_empty(device="cpu")
             first, second = (inside(used, torch.zeros(size, *shape), halved=way.halved) for size in _SIZES)
         copies = int(first.pop("copies"))
         return Cost(copies, **{name: _line(first[name], second[name]) for name in first})
@@ -84,15 +86,6 @@ def hollow(model: Model, classes: Sequence[str]) -> nn.Module:
 def _fake() -> FakeTensorMode:
     # The CPU's kernels keep for attention what a GPU's keep: the output, not the matrix.
     return FakeTensorMode(allow_non_fake_inputs=True)
-
-
-def _as(module: nn.Module, way: Way) -> nn.Module:
-    """Return a module that computes one way, with the same weights."""
-    if not way.recomputes:
-        return module
-    again = copy.deepcopy(module)
-    recompute(again)
-    return again
 
 
 def inside(module: nn.Module, inputs: torch.Tensor, *, halved: bool = False) -> dict[str, float]:
