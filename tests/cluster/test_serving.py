@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import urllib.request
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import yaml
 from PIL import Image
 
-from tests.cluster.conftest import S3, Published, Release
+from tests.cluster.conftest import S3, Published, Release, answers
 from tests.cluster.kube import SERVER, Load, get, ingress_address, knows, kubectl, run, soon
 
 REQUESTS = 2000
@@ -48,6 +50,26 @@ def test_a_new_version_and_another_number_of_servers_fail_no_request(
     print(dict(load.answers))
     assert load.failed == {}
     assert load.total >= REQUESTS
+
+
+def test_a_challenger_predicts_beside_the_champion_and_fails_nobody(release: Release, published: Published) -> None:
+    namespace, (old, new) = release.namespace, published.versions
+    base = published.address.removesuffix("/")
+    tried = {"bundle": f"{base}/bundles/{old}", "share": 20, "shadow": 100}
+    release.install(enabled=True, bundle=f"{base}/bundles/{new}", challenger=tried)
+    address = get(namespace, "service", "v-server")["spec"]["clusterIP"]
+    if not answers(address, 80):
+        pytest.skip("needs to run where addresses of Services lead: on a node of the cluster")
+    headers = {"Content-Type": "application/json"}
+    with Load(f"http://{address}/v2/models/poses/infer", published.request, 2, 0.02, **headers) as load:
+        soon("both versions answer", lambda: min(load.answers[f"200 {each}"] for each in (old, new)) > 50)
+        # Prometheus looks every 5 s, and rates need several looks.
+        enough = load.total + REQUESTS
+        soon("enough was asked", lambda: load.total >= enough)
+    assert load.failed == {}
+    (pod,) = get(namespace, "pods", "-l", "app.kubernetes.io/component=server")["items"]
+    with urllib.request.urlopen(f"http://{pod['status']['podIP']}:8080/metrics") as answer:
+        assert b"vitruvian_shadow_total{" in answer.read()
 
 
 def test_a_bundle_is_fetched_by_our_means_whatever_else_takes_its_address(

@@ -380,6 +380,17 @@ def test_who_may_ask_holds_for_the_servers_that_deploy_makes_as_well() -> None:
     assert rayserve["access"] == "who"
 
 
+def test_a_challenger_is_tried_beside_the_version_that_serves() -> None:
+    tried = {"bundle": "s3://models/poses/bundles/8", "share": 2.5, "shadow": 100, "stickyCookie": True}
+    (container,) = made(server=SERVER | {"challenger": tried})["Deployment", "v-server"]["spec"]["template"]["spec"][
+        "containers"
+    ]
+    told = {"--challenger=s3://models/poses/bundles/8", "--share=2.5", "--shadow=100", "--sticky-cookie"}
+    assert told <= set(container["args"])
+    (without,) = made(server=SERVER)["Deployment", "v-server"]["spec"]["template"]["spec"]["containers"]
+    assert not {each.partition("=")[0] for each in without["args"]} & {"--challenger", "--share", "--shadow"}
+
+
 def test_a_server_of_which_nothing_more_is_asked_has_one_port() -> None:
     found = made(server=SERVER | {"access": None, "tls": None, "grpc": None})
     (container,) = found["Deployment", "v-server"]["spec"]["template"]["spec"]["containers"]
