@@ -181,21 +181,26 @@ def test_after_ctrl_c_the_next_run_goes_on(tmp_path: Path, pictures: Path, finis
     assert (whole.folder / "model.safetensors").read_bytes() == (resumed.folder / "model.safetensors").read_bytes()
 
 
+def _terminated(file: Path, folder: Path, reached: str) -> str:
+    """Train until something is told, then end it by SIGTERM; return all that was told."""
+    log = folder / "out.txt"
+    with open(log, "w") as out:
+        process = subprocess.Popen([VITRUVIAN, "train", "-f", file], stdout=out, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + 300
+        while reached not in log.read_text() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.terminate()
+        assert process.wait(60) == 143, log.read_text()
+    return log.read_text()
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_terminated_run_saves_first(tmp_path: Path, pictures: Path, workers: int) -> None:
     training = {"epochs": 500, "checkpoints": {"everySteps": 100000}, "earlyStopping": None}
     several = {"strategy": "ddp", "workers": workers} if workers > 1 else {}
     file = declare(tmp_path, pictures, training={**training, **several})
-    log = tmp_path / "out.txt"
-    with open(log, "w") as out:
-        process = subprocess.Popen([VITRUVIAN, "train", "-f", file], stdout=out, stderr=subprocess.STDOUT)
-        deadline = time.monotonic() + 300
-        while "3/500" not in log.read_text() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.terminate()
-        code = process.wait(60)
-    assert code == 143, log.read_text()
-    assert "ended by SIGTERM; all is saved; run the same command again to go on" in log.read_text()
+    told = _terminated(file, tmp_path, "3/500")
+    assert "ended by SIGTERM; all is saved; run the same command again to go on" in told
     assert list(tmp_path.glob("artifacts/checkpoints/*/state.json"))
 
 
@@ -215,14 +220,7 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, pictures: Path,
 def test_a_run_that_broke_off_with_two_workers_goes_on_with_one(tmp_path: Path, pictures: Path) -> None:
     training = {"epochs": 40, "checkpoints": {"everySteps": 2}, "earlyStopping": None}
     file = declare(tmp_path, pictures, training={**training, "strategy": "ddp", "workers": 2})
-    log = tmp_path / "out.txt"
-    with open(log, "w") as out:
-        process = subprocess.Popen([VITRUVIAN, "train", "-f", file], stdout=out, stderr=subprocess.STDOUT)
-        deadline = time.monotonic() + 300
-        while " 2/40" not in log.read_text() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.terminate()
-        assert process.wait(60) == 143, log.read_text()
+    _terminated(file, tmp_path, " 2/40")
     declare(tmp_path, pictures, training={**training, "loaders": 1})
     done = vitruvian("train", "-f", file)
     assert done.returncode == 0, done.stderr
