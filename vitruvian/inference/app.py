@@ -94,7 +94,7 @@ def create_app(
         About(
             tracks,
             admin=admin,
-            processes=guard.shares if guard else 1,
+            guard=guard,
             around={"fetching": None if fetcher is None else fetcher.limits, **(around or {})},
         ),
         Page(tracks),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vitruvian.inference.access.keys import PREFIX, KeyRing
-from vitruvian.inference.access.limits import Buckets
+from vitruvian.inference.access.limits import Buckets, part
 from vitruvian.inference.access.policy import Group, Policy, RateLimit, group_of, read_policy
 from vitruvian.inference.access.tokens import NotValid, Tokens
 from vitruvian.inference.problems import FORBIDDEN, UNAUTHENTICATED, Problem, problem_response
@@ -38,8 +37,7 @@ class Guard:
         self._keys = KeyRing(folder / policy.keys) if policy.keys else None
         self._tokens = Tokens(policy.jwt) if policy.jwt else None
         self._buckets = Buckets()
-        self.shares = shares
-        """The processes that have a part of each limit."""
+        self._shares = shares
 
     @classmethod
     def open(cls, path: Path, *, shares: int = 1) -> Guard:
@@ -52,10 +50,9 @@ class Guard:
         `headers` are looked up by names in small letters.
         """
         identity = await self.admit(headers, group)
-        declared = self._declared(identity)
-        if declared is not None and group != "health":
-            who = f"address {remote}" if identity is None else identity.name
-            self._buckets.take(who, _share(declared, self.shares), declared, self.shares)
+        limit = self._limit(identity)
+        if limit is not None and group != "health":
+            self._buckets.take(f"address {remote}" if identity is None else identity.name, limit, self._shares)
         return identity
 
     async def admit(self, headers: Mapping[bytes, bytes], group: Group) -> Identity | None:
@@ -71,12 +68,15 @@ class Guard:
             raise Problem(FORBIDDEN, f"'{identity.name}' may not ask for {group}")
         return identity
 
-    def limit(self, identity: Identity | None) -> RateLimit | None:
-        """Return how often this process lets somebody ask; None: as often as they like."""
-        declared = self._declared(identity)
-        return None if declared is None else _share(declared, self.shares)
+    def gives(self, identity: Identity | None) -> dict[str, float] | None:
+        """Return how often each of so many processes lets somebody ask; None: as often as they like."""
+        limit = self._limit(identity)
+        if limit is None:
+            return None
+        each, burst = part(limit, self._shares)
+        return {"requests_per_minute": each, "burst": burst, "processes": self._shares}
 
-    def _declared(self, identity: Identity | None) -> RateLimit | None:
+    def _limit(self, identity: Identity | None) -> RateLimit | None:
         return (identity and identity.limit) or self.policy.rate_limit
 
     async def _identity(self, given: str) -> Identity:
@@ -100,13 +100,6 @@ class Guard:
         assert self.policy.jwt is not None
         needed = self.policy.jwt.scopes.get(group)
         return needed is None or needed in identity.scopes
-
-
-@lru_cache(1024)
-def _share(limit: RateLimit, shares: int) -> RateLimit:
-    # Less than one at once would let nobody in.
-    each, burst = limit.requests_per_minute / shares, max(1.0, limit.burst / shares)
-    return RateLimit(requestsPerMinute=each, burst=burst)
 
 
 def _secret(headers: Mapping[bytes, bytes]) -> str | None:
@@ -137,7 +130,7 @@ class GuardMiddleware:
             except Problem as e:
                 await problem_response(e, path, state["request_id"])(scope, receive, send)
                 return
-            state["rate_limit"] = self.guard.limit(identity)
+            state["asker"] = identity
             if identity is not None:
                 state["identity"] = identity.name
         await self.app(scope, receive, send)

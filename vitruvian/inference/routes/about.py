@@ -23,7 +23,7 @@ from vitruvian.inference.service import Settings
 from vitruvian.inference.tracks import Tracks
 
 if TYPE_CHECKING:
-    from vitruvian.inference.access.policy import RateLimit
+    from vitruvian.inference.access.guard import Guard
 
 _TEXTS = {
     "max_labels": MOST_LABELS,
@@ -37,16 +37,13 @@ _VARY = {"Vary": "Accept"}
 
 
 class About:
-    """One method for each route.
-
-    Rate limits are divided among so many `processes`; `around` are limits of what is around the application.
-    """
+    """One method for each route; `around` are limits of what is around the application."""
 
     def __init__(
-        self, tracks: Tracks, *, admin: bool = True, processes: int = 1, around: Mapping[str, Any] | None = None
+        self, tracks: Tracks, *, admin: bool = True, guard: Guard | None = None, around: Mapping[str, Any] | None = None
     ) -> None:
         self._admin = admin
-        self._processes = processes
+        self._guard = guard
         self._around = {"fetching": None, "connections": None, "grpc": None, **(around or {})}
         self.service = tracks.stable
         self._about = _about(self.service.predictor.bundle, self.service.settings)
@@ -83,12 +80,8 @@ class About:
         }
         settings = asdict(self.service.settings) | {"lanes": lanes.count, "max_pixels": MAX_PIXELS}
         more = {"texts": None if self.service.labels is None else _TEXTS, **self._around}
-        return as_json({**settings, **more, "rate_limit_per_process": self._rate_limit(request), "now": now})
-
-    def _rate_limit(self, request: Request) -> dict[str, float] | None:
-        """Return how often who asks may ask this process, and how many processes there are; None without a limit."""
-        limit: RateLimit | None = getattr(request.state, "rate_limit", None)
-        return None if limit is None else {**limit.model_dump(), "processes": self._processes}
+        rate = None if self._guard is None else self._guard.gives(request.state.asker)
+        return as_json({**settings, **more, "rate_limit_per_process": rate, "now": now})
 
 
 def _about(bundle: Bundle, settings: Settings) -> dict[str, Any]:
