@@ -95,7 +95,7 @@ def inside(module: nn.Module, inputs: torch.Tensor, *, halved: bool = False) -> 
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = _storage(tensor)
-        if storage._cdata not in own and not live.copied(storage):
+        if storage._cdata not in own and storage not in live.copies:
             saved[storage._cdata] = storage
         return tensor
 
@@ -110,15 +110,15 @@ def inside(module: nn.Module, inputs: torch.Tensor, *, halved: bool = False) -> 
                 logits = module(inputs)
             labels = torch.zeros(len(inputs), dtype=torch.int64)
             loss = F.cross_entropy(logits.float(), labels, reduction="sum")
-        forward, forward_peak = flops.get_total_flops(), live.peak
+        forward, forward_peak = flops.get_total_flops(), live.passing.most
         activations = sum(storage.nbytes() for storage in saved.values())
         # Only the graph holds them from here on: they go as the backward pass has used them.
         saved.clear()
         del logits
-        live.peak = live.now
+        live.passing.most = live.passing.now
         with flops:
             torch.autograd.backward(loss)
-        backward, backward_peak = flops.get_total_flops(), live.peak
+        backward, backward_peak = flops.get_total_flops(), live.passing.most
     module.zero_grad(set_to_none=True)
     module.eval()
     with torch.no_grad():
@@ -130,11 +130,11 @@ def inside(module: nn.Module, inputs: torch.Tensor, *, halved: bool = False) -> 
             with casting():
                 module(inputs)
     return {
-        "copies": max(live.most_copies, validated.most_copies),
+        "copies": max(live.copies.most, validated.copies.most),
         "activations": activations,
         "forward_peak": forward_peak,
         "backward_peak": backward_peak,
-        "validation_peak": validated.peak,
+        "validation_peak": validated.passing.most,
         "forward": forward,
         "backward": backward,
         "validation": flops.get_total_flops(),
@@ -159,53 +159,48 @@ class _Untracked:
         """End nothing."""
 
 
+class _Tally:
+    """Bytes of the storages that were taken in and still live."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+        self._held: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def __contains__(self, storage: torch.UntypedStorage) -> bool:
+        return storage._cdata in self._held
+
+    def add(self, storage: torch.UntypedStorage) -> None:
+        """Count a storage until it is gone."""
+        key, size = storage._cdata, storage.nbytes()
+
+        def gone(_: object) -> None:
+            self.now -= size
+            self._held.pop(key, None)
+
+        self._held[key] = weakref.ref(storage, gone)
+        self.now += size
+        self.most = max(self.most, self.now)
+
+
 class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows how many bytes of tensors live at once: known storages left out, their copies in 16 bits apart."""
 
     def __init__(self, known: set[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = 0
-        self.copies = self.most_copies = 0
+        self.passing, self.copies = _Tally(), _Tally()
         self._known = known
-        self._seen: dict[int, weakref.ref[torch.UntypedStorage]] = {}
-        self._copied: dict[int, weakref.ref[torch.UntypedStorage]] = {}
-
-    def copied(self, storage: torch.UntypedStorage) -> bool:
-        """Return whether it holds a copy of known weights."""
-        return storage._cdata in self._copied
 
     def add(self, tensor: torch.Tensor) -> None:
         """Count a tensor's storage until it is gone."""
         storage = _storage(tensor)
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._known or key in self._seen or key in self._copied:
-            return
-
-        def gone(_: object) -> None:
-            self.now -= size
-            self._seen.pop(key, None)
-
-        self._seen[key] = weakref.ref(storage, gone)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-
-    def _add_copy(self, tensor: torch.Tensor) -> None:
-        storage = _storage(tensor)
-        key, size = storage._cdata, storage.nbytes()
-
-        def gone(_: object) -> None:
-            self.copies -= size
-            self._copied.pop(key, None)
-
-        self._copied[key] = weakref.ref(storage, gone)
-        self.copies += size
-        self.most_copies = max(self.most_copies, self.copies)
+        if storage._cdata not in self._known and storage not in self.passing and storage not in self.copies:
+            self.passing.add(storage)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
         halving = func is torch.ops.aten._to_copy.default and made.dtype == torch.bfloat16
         if halving and _storage(args[0])._cdata in self._known:
-            self._add_copy(made)
+            self.copies.add(_storage(made))
         for leaf in tree_leaves(made):
             if isinstance(leaf, torch.Tensor):
                 self.add(leaf)
