@@ -15,10 +15,9 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from vitruvian.errors import SpecError
+from vitruvian.models.rewriting import rewrite
 
 CONFIG: Final = "open_clip_config.json"
 WEIGHTS: Final = "open_clip_model.safetensors"
@@ -135,12 +134,8 @@ def converted(weights: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 def convert(folder: Path, into: Path, where: str) -> None:
     """Write the weights of a folder as transformers' `from_pretrained` reads them; raises `SpecError`."""
     saved = json.loads((folder / CONFIG).read_text())
-    into.mkdir(parents=True, exist_ok=True)
     try:
-        save_file(converted(load_file(folder / WEIGHTS)), into / "model.safetensors", {"format": "pt"})
-    except (OSError, SafetensorError) as e:
-        what = f"{WEIGHTS} can't be read ({type(e).__name__})"
-        raise SpecError(what, where=where, hint="weights must be safetensors; pickled ones are refused") from e
+        rewrite(folder / WEIGHTS, converted, into, where, "weights must be safetensors; pickled ones are refused")
     except (KeyError, ValueError) as e:
         hint = "choose a CLIP with a ViT and CLIP's own text tower"
         raise SpecError(f"open_clip's tensor {e} isn't known here", where=where, hint=hint) from e

@@ -13,10 +13,9 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from vitruvian.errors import SpecError
+from vitruvian.models.rewriting import rewrite
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -120,15 +119,8 @@ def convert(file: Path, into: Path, where: str) -> None:
     """Write a state dict's weights as transformers' `from_pretrained` reads them; raises `SpecError`."""
     with open(file, "rb") as start:
         config = config_of(shapes_of(start.read(HEADER)), where)
-    into.mkdir(parents=True, exist_ok=True)
     try:
-        save_file(converted(load_file(file)), into / "model.safetensors", {"format": "pt"})
-    except (OSError, SafetensorError) as e:
-        what, hint = (
-            f"{file.name} can't be read ({type(e).__name__})",
-            "weights must be whole safetensors; save them again",
-        )
-        raise SpecError(what, where=where, hint=hint) from e
+        rewrite(file, converted, into, where, "weights must be whole safetensors; save them again")
     except TypeError as e:
         # numpy knows no bfloat16 and no float8.
         raise SpecError(f"{file.name} can't be read ({e})", where=where, hint="save it as float32 or float16") from e
