@@ -18,6 +18,7 @@ from vitruvian.errors import BundleError, VitruvianError
 from vitruvian.inference.admission import Ticket
 from vitruvian.inference.agreement import agreement
 from vitruvian.inference.aside import aside
+from vitruvian.inference.lanes import Wanted
 from vitruvian.inference.predictor import Predictor
 from vitruvian.inference.problems import BUSY, NOT_FOUND, NOT_READY, Problem, retry
 from vitruvian.inference.protocol import Malformed
@@ -332,6 +333,16 @@ def _said_by(service: Service) -> Headers:
         (TRACK, service.settings.track.encode()),
         (EXPORT, bundle.served.format.encode()),
     )
+
+
+async def wanted(
+    state: dict[str, Any], service: Service, labels: object, templates: object, precision: object, ticket: Ticket
+) -> Wanted:
+    """Return what `Service.wanted` does, and note in a request's state which export answers it; raises as that does."""
+    found = await service.wanted(labels, templates, precision, ticket)
+    if found.exact:
+        tell_exact(state, service)
+    return found
 
 
 def tell_exact(state: dict[str, Any], service: Service) -> None:

@@ -27,7 +27,7 @@ from vitruvian.inference.problems import (
     Problem,
 )
 from vitruvian.inference.service import Service, State
-from vitruvian.inference.tracks import TOLD, Tracks, tell_exact
+from vitruvian.inference.tracks import TOLD, Tracks, wanted
 
 if TYPE_CHECKING:
     from vitruvian.inference.access.guard import Guard
@@ -294,10 +294,8 @@ class GrpcServer:
             precision = call.metadata.get("x-precision") or request.parameters.get("precision")
             floats = any(tensor.datatype == "FP32" for tensor in request.inputs)
             service = self._tracks.suited(call.state, drawn, tensors=floats, labels=labels, precision=precision)
-            wanted = await service.wanted(labels, templates, precision, ticket)
-            if wanted.exact:
-                tell_exact(call.state, service)
-            inputs = oip.inputs(request, service.predictor, service.settings.max_inputs, wanted)
+            what = await wanted(call.state, service, labels, templates, precision, ticket)
+            inputs = oip.inputs(request, service.predictor, service.settings.max_inputs, what)
             answers = oip.outputs(await service.predict(inputs, ticket))
         finally:
             share.end()

@@ -19,7 +19,7 @@ from vitruvian.inference.problems import UNUSABLE
 from vitruvian.inference.protocol import Malformed
 from vitruvian.inference.routes.taking import Files, Taken, as_json, header, suited, taken
 from vitruvian.inference.service import Service
-from vitruvian.inference.tracks import Tracks, tell_exact
+from vitruvian.inference.tracks import Tracks, wanted
 from vitruvian.inference.uploads import Asked, asked_in_batch, asked_in_body, asked_in_json
 
 PRECISION = "x-precision"
@@ -79,13 +79,12 @@ class People:
         ticket = held.ticket
         precision = header(request, PRECISION) if asked.precision is None else asked.precision
         service = suited(request, self.tracks, held.service, labels=asked.labels, precision=precision)
-        wanted = await service.wanted(asked.labels, asked.templates, precision, ticket)
-        if wanted.exact:
-            tell_exact(request.scope["state"], service)
+        state = request.scope["state"]
+        what = await wanted(state, service, asked.labels, asked.templates, precision, ticket)
         found: list[Input | DataError] = []
         for sent in asked.files:
             try:
-                found.append(await self.files.input(sent, service, ticket, wanted, held.fetched.add))
+                found.append(await self.files.input(sent, service, ticket, what, held.fetched.add))
             except Malformed as e:
                 if not several:
                     raise

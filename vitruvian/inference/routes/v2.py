@@ -11,7 +11,7 @@ from vitruvian.inference.labels import MOST_LABELS
 from vitruvian.inference.protocol import HEADER_LENGTH, read_header_length, read_request, write_response
 from vitruvian.inference.routes.people import PRECISION
 from vitruvian.inference.routes.taking import as_json, header, named, suited, taken
-from vitruvian.inference.tracks import Tracks, tell_exact
+from vitruvian.inference.tracks import Tracks, wanted
 from vitruvian.inference.uploads import in_turn
 
 
@@ -89,10 +89,8 @@ class V2:
             precision = header(request, PRECISION) or asked.parameters.get("precision")
             tensors = any(tensor.datatype == "FP32" for tensor in asked.inputs)
             service = suited(request, self.tracks, drawn, tensors=tensors, labels=labels, precision=precision)
-            wanted = await service.wanted(labels, templates, precision, ticket)
-            if wanted.exact:
-                tell_exact(request.scope["state"], service)
-            inputs = oip.inputs(asked, service.predictor, service.settings.max_inputs, wanted)
+            what = await wanted(request.scope["state"], service, labels, templates, precision, ticket)
+            inputs = oip.inputs(asked, service.predictor, service.settings.max_inputs, what)
             answers = oip.outputs(await service.predict(inputs, ticket))
         info = service.predictor.bundle.info
         content, json_length = write_response(asked, info.name, info.version, answers)
