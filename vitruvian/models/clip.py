@@ -18,7 +18,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, CLIPVisionConfig,
 
 from vitruvian.errors import SpecError
 from vitruvian.models.inputs import place
-from vitruvian.models.layers import refuse_more
+from vitruvian.models.layers import refuse_more, types_of
 from vitruvian.models.lora import attach, merged
 from vitruvian.models.pretrained import pretrained
 from vitruvian.models.registry import Featured, Towers
@@ -152,13 +152,13 @@ def build(model: Model, classes: Sequence[str]) -> nn.Module:
     clip = model.clip or Clip()
     if clip.head == "linear":
         if model.pretrained:
-            vision = pretrained(CLIPVisionModel, model.pretrained, "clip", {"clip", "clip_vision_model"})
+            vision = pretrained(CLIPVisionModel, model.pretrained, "clip", types_of(model))
         else:
             vision = CLIPVisionModel(_tower(CLIPVisionConfig, model))
         _freeze(vision, _visual(clip, model), "clip.unfreezeVisual", model.lora)
         return LinearClip(vision, len(classes))
     if model.pretrained:
-        inner = pretrained(CLIPModel, model.pretrained, "clip", {"clip"})
+        inner = pretrained(CLIPModel, model.pretrained, "clip", types_of(model))
         tokenizer = _tokenizer_of(model.pretrained)
         # The scale that the weights were learnt with stays, as in WiSE-FT (Wortsman et al., 2022).
         inner.logit_scale.requires_grad_(False)

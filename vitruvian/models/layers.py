@@ -8,7 +8,7 @@ from vitruvian.errors import SpecError
 from vitruvian.models.inputs import pretrained_config
 from vitruvian.spec import Clip, Dimensions, Model
 
-TYPES: Final = {"vit": ("vit",), "resnet50": ("resnet",), "clip": ("clip",)}
+_TYPES: Final = {"vit": ("vit",), "resnet50": ("resnet",), "clip": ("clip",)}
 _STAGES: Final = 4
 
 
@@ -19,22 +19,35 @@ def check(model: Model) -> None:
     clip = model.clip or Clip()
     config: dict[str, Any] = {}
     if model.pretrained:
-        linear = ("clip_vision_model",) if model.architecture == "clip" and clip.head == "linear" else ()
         config = pretrained_config(model.pretrained, "config.json")
-        refuse_other(model.pretrained, config, model.architecture, (*TYPES[model.architecture], *linear))
-    deep = (model.dimensions or Dimensions()).layers
-    if model.architecture == "resnet50":
-        depths = config.get("depths")
-        refuse_more(model.freeze_layers, len(depths) if isinstance(depths, list) else _STAGES, "stages", "freezeLayers")
-    elif model.architecture == "vit":
-        refuse_more(model.freeze_layers, _layers(config, deep), "layers", "freezeLayers")
+        refuse_other(model.pretrained, config, model.architecture, types_of(model))
+    if model.architecture != "clip":
+        what = "stages" if model.architecture == "resnet50" else "layers"
+        refuse_more(model.freeze_layers, depth(model, config), what, "freezeLayers")
     else:
+        deep = (model.dimensions or Dimensions()).layers
         for field, tower, learning in (
             ("clip.unfreezeVisual", "vision_config", clip.unfreeze_visual),
             ("clip.unfreezeText", "text_config", clip.unfreeze_text if clip.head == "prompts" else None),
         ):
             told = config.get(tower, config)
             refuse_more(learning or 0, _layers(told if isinstance(told, dict) else {}, deep), "layers", field)
+
+
+def types_of(model: Model) -> tuple[str, ...]:
+    """Return the `model_type`s of weights that a model can begin with."""
+    types = _TYPES[model.architecture]
+    # A linear head needs no text.
+    linear = model.architecture == "clip" and (model.clip or Clip()).head == "linear"
+    return (*types, "clip_vision_model") if linear else types
+
+
+def depth(model: Model, config: dict[str, Any]) -> int:
+    """Return how many layers of a vit, or stages of a resnet50, there are by the config.json of its weights."""
+    if model.architecture == "resnet50":
+        depths = config.get("depths")
+        return len(depths) if isinstance(depths, list) else _STAGES
+    return _layers(config, (model.dimensions or Dimensions()).layers)
 
 
 def _layers(config: dict[str, Any], otherwise: int) -> int:

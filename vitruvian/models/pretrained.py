@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from logging import ERROR, getLogger
 from typing import Any
 
@@ -21,14 +20,14 @@ logging.set_verbosity_error()
 getLogger("huggingface_hub").setLevel(ERROR)
 
 
-def pretrained(kind: Any, name: str, what: str, types: Collection[str], new: str | None = None, **settings: Any) -> Any:
+def pretrained(kind: Any, name: str, what: str, types: tuple[str, ...], new: str | None = None, **settings: Any) -> Any:
     """Return transformers' model `kind` with the weights of a folder or hub name; raises `SpecError`.
 
     `what` names in an error what was wanted, `types` are the `model_type`s that have it. Only tensors whose name begins
     with `new` may be lacking: they are drawn anew.
     """
     where = f"model.pretrained: {name}"
-    refuse_other(name, pretrained_config(name, "config.json"), what, tuple(types))
+    refuse_other(name, pretrained_config(name, "config.json"), what, types)
     try:
         inner, loaded = kind.from_pretrained(
             place(name),

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from vitruvian.models.inputs import pretrained_config
+from vitruvian.models.layers import depth
 from vitruvian.spec import Clip, Model
 
 
@@ -72,8 +73,6 @@ def towers(name: str, module: nn.Module) -> Towers | None:
     return cast(Towers | None, getattr(architecture(name), "towers", lambda module: None)(module))
 
 
-# What transformers takes where config.json doesn't say.
-_LAYERS_OF_A_VIT, _STAGES_OF_A_RESNET = 12, 4
 _FILES = {"vit": "vit", "clip": "clip", "resnet50": "resnet50", "heatmap-cnn": "heatmap_cnn"}
 
 
@@ -101,11 +100,7 @@ def only_a_new_head_learns(model: Model) -> bool:
         return clip.head == "linear" and (unset or clip.unfreeze_visual == 0)
     if model.lora or not model.pretrained or not model.freeze_layers:
         return False
-    config = pretrained_config(model.pretrained, "config.json")
-    if model.architecture == "vit":
-        return bool(config.get("num_hidden_layers", _LAYERS_OF_A_VIT) == model.freeze_layers)
-    depths = config.get("depths")
-    return (len(depths) if isinstance(depths, list) else _STAGES_OF_A_RESNET) == model.freeze_layers
+    return depth(model, pretrained_config(model.pretrained, "config.json")) == model.freeze_layers
 
 
 def parameters(model: Model, classes: Sequence[str]) -> tuple[int, int]:

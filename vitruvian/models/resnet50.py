@@ -11,7 +11,7 @@ from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from vitruvian.models.batchnorm import share
-from vitruvian.models.layers import refuse_more
+from vitruvian.models.layers import refuse_more, types_of
 from vitruvian.models.pretrained import pretrained
 from vitruvian.models.registry import Featured
 from vitruvian.spec import Model
@@ -64,7 +64,7 @@ def build(model: Model, classes: Sequence[str]) -> nn.Module:
             ResNetForImageClassification,
             model.pretrained,
             "resnet",
-            {"resnet"},
+            types_of(model),
             new="classifier.",
             num_labels=len(classes),
         )

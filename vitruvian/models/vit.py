@@ -12,7 +12,7 @@ from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
 from vitruvian.errors import SpecError
-from vitruvian.models.layers import refuse_more
+from vitruvian.models.layers import refuse_more, types_of
 from vitruvian.models.lora import attach, merged
 from vitruvian.models.pretrained import pretrained
 from vitruvian.models.registry import Featured
@@ -51,7 +51,12 @@ def build(model: Model, classes: Sequence[str]) -> nn.Module:
     """Return a Vision Transformer, from scratch or from pretrained weights with a new head."""
     if model.pretrained:
         inner = pretrained(
-            ViTForImageClassification, model.pretrained, "vit", {"vit"}, new="classifier.", num_labels=len(classes)
+            ViTForImageClassification,
+            model.pretrained,
+            "vit",
+            types_of(model),
+            new="classifier.",
+            num_labels=len(classes),
         )
     else:
         inner = _scratch(model, len(classes))
