@@ -128,20 +128,29 @@ def timed(name: str, path: Path, until_first: bool) -> float:
 
 @contextlib.contextmanager
 def running_ray() -> Iterator[None]:
-    """Run a Ray cluster that stays up."""
+    """Run a Ray cluster that stays up; raises `RuntimeError` where it doesn't start."""
     port = free_port()
-    log = tempfile.TemporaryFile()  # noqa: SIM115
+    # A folder of its own, or later programs of this machine would look for this cluster; short, for its sockets' names.
+    folder = tempfile.mkdtemp(prefix="ray-")
     command: list[str | Path] = [BIN / "ray", "start", "--head", "--block", "--port", str(port), "--num-cpus", "2"]
-    command += ["--node-ip-address", "127.0.0.1", "--include-dashboard", "false", "--disable-usage-stats"]
-    with subprocess.Popen(command, stdout=log, stderr=log) as process:
-        os.environ["RAY_ADDRESS"] = f"127.0.0.1:{port}"
+    command += ["--include-dashboard", "false", "--disable-usage-stats", "--temp-dir", folder]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
         try:
-            time.sleep(15)
+            told = ""
+            for line in process.stdout:
+                told += line
+                if "--block" in line:
+                    break
+            if process.poll() is not None:
+                raise RuntimeError(told[-2000:])
+            os.environ["RAY_ADDRESS"] = f"127.0.0.1:{port}"
             yield
         finally:
-            del os.environ["RAY_ADDRESS"]
+            os.environ.pop("RAY_ADDRESS", None)
             process.terminate()
             process.wait()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def show(title: str, found: dict[str, list[float]], unit: str, scale: float) -> None:
