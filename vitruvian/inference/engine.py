@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -24,21 +24,29 @@ class Engine(Protocol):
         """Return what the model makes of a batch (n, ...): logits (n, classes), or embeddings (n, width)."""
 
 
-Open = Callable[[Path, tuple[int, ...], int, int], Engine]
-"""From a file, the shape of one input, the threads of a caller and the callers at once."""
+class Open(Protocol):
+    """Loads a file."""
+
+    def __call__(
+        self, path: Path, shape: tuple[int, ...], threads: int, lanes: int, content: str | None = None
+    ) -> Engine:
+        """Return the engine for inputs of one shape, run by `lanes` callers at once with `threads` each.
+
+        What is made of the file may be kept under the name `content`, which must tell it from all others.
+        """
 
 
-def _onnx(path: Path, shape: tuple[int, ...], threads: int, lanes: int) -> Engine:
+def _onnx(path: Path, shape: tuple[int, ...], threads: int, lanes: int, content: str | None = None) -> Engine:
     from vitruvian.inference.engines.onnx import OnnxEngine
 
     return OnnxEngine(path, shape, threads, lanes)
 
 
 def _openvino(precision: str) -> Open:
-    def opened(path: Path, shape: tuple[int, ...], threads: int, lanes: int) -> Engine:
+    def opened(path: Path, shape: tuple[int, ...], threads: int, lanes: int, content: str | None = None) -> Engine:
         from vitruvian.inference.engines.openvino import OpenvinoEngine
 
-        return OpenvinoEngine(path, shape, threads, lanes, precision)
+        return OpenvinoEngine(path, shape, threads, lanes, precision, content)
 
     return opened
 

@@ -134,7 +134,8 @@ class Predictor:
 
         def load(record: ExportRecord) -> Engine:
             path, shape = bundle.folder / record.path, bundle.preprocess.tensor_shape
-            return ENGINES[record.format](path, shape, threads or usable_cpus(), lanes)
+            content = f"{bundle.digest} {record.path}"
+            return ENGINES[record.format](path, shape, threads or usable_cpus(), lanes, content)
 
         head = None if bundle.info.head is None else Head.read(bundle.folder / bundle.info.head, bundle.info.labels)
         exact = next((record for record in bundle.info.exports if record.format in EXACT and record.kept), None)

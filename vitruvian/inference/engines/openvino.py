@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vitruvian.errors import BundleError
 from vitruvian.inference.engine import INPUT, OUTPUTS, REMAKE, first_line
+from vitruvian.inference.engines import compiled
 from vitruvian.machine import let_go
 
 
@@ -19,10 +20,13 @@ class OpenvinoEngine:
     """OpenVINO's CPU plug-in; raises `BundleError` naming a file that doesn't load or has another interface.
 
     `precision` is what it computes in where the model says nothing else: f32, or bf16. Without a word it would choose
-    bf16 by itself on CPUs that have it.
+    bf16 by itself on CPUs that have it. `content` tells this file's model from all others: what is compiled of it is
+    kept under that name for the next process.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, ...], threads: int, lanes: int, precision: str) -> None:
+    def __init__(
+        self, path: Path, shape: tuple[int, ...], threads: int, lanes: int, precision: str, content: str | None
+    ) -> None:
         settings = {
             "NUM_STREAMS": lanes,
             "INFERENCE_NUM_THREADS": lanes * threads,
@@ -30,15 +34,10 @@ class OpenvinoEngine:
         }
         core = openvino.Core()
         try:
-            model = core.read_model(path)
-            found = [[port.get_any_name() for port in ports] for ports in (model.inputs, model.outputs)]
-            if found[0] != [INPUT] or len(found[1]) != 1 or found[1][0] not in OUTPUTS:
-                what = f"has inputs {found[0]} and outputs {found[1]} instead of '{INPUT}' and '{OUTPUTS[0]}'"
-                raise BundleError(what, where=path, hint=REMAKE)
-            taken = model.input().partial_shape
-            if not _takes(taken, shape):
-                raise BundleError(f"takes {taken} instead of {['batch', *shape]}", where=path, hint=REMAKE)
-            self._model = core.compile_model(model, "CPU", settings)
+            kept = compiled.recall(core, path, settings, content)
+            model = core.read_model(path) if kept is None else kept
+            _check(model, path, shape)
+            self._model = kept or compiled.compile_and_keep(core, model, settings, content)
         except BundleError:
             raise
         except Exception as e:  # Its errors have no common class of their own.
@@ -56,6 +55,17 @@ class OpenvinoEngine:
             # For the first batch the plug-in has made weights of its own of the file's.
             let_go(self._weights)
         return np.array(request.get_output_tensor().data, dtype=np.float32)
+
+
+def _check(model: Any, path: Path, shape: tuple[int, ...]) -> None:
+    """Raise `BundleError` where a model isn't one of ours, or takes other inputs."""
+    found = [[port.get_any_name() for port in ports] for ports in (model.inputs, model.outputs)]
+    if found[0] != [INPUT] or len(found[1]) != 1 or found[1][0] not in OUTPUTS:
+        what = f"has inputs {found[0]} and outputs {found[1]} instead of '{INPUT}' and '{OUTPUTS[0]}'"
+        raise BundleError(what, where=path, hint=REMAKE)
+    taken = model.input().partial_shape
+    if not _takes(taken, shape):
+        raise BundleError(f"takes {taken} instead of {['batch', *shape]}", where=path, hint=REMAKE)
 
 
 def _takes(taken: Any, shape: tuple[int, ...]) -> bool:
