@@ -45,7 +45,7 @@ JOBS = {
     "evaluate": ["evaluate"],
     "tune": ["tune", "--trials", "20", "--concurrent", "4"],
     "study": ["study", "--vary", "model.freezeLayers=0,1,2"],
-    "batch-predict": ["predict", "s3://data/new", "--out", "s3://data/answers"],
+    "batch-predict": ["predict", "s3://data/new", "--out", "s3://models/answers"],
 }
 # Of a search.
 SPACE = """\

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vitruvian.console import Teller
     from vitruvian.inference.access.guard import Guard
     from vitruvian.inference.access.tls import Tls
+    from vitruvian.inference.offline import Writing
     from vitruvian.inference.remote.fetch import Fetcher
     from vitruvian.pipeline import Stage
     from vitruvian.spec import Classifier
@@ -647,10 +648,11 @@ def predict(
         raise SpecError("and --out exclude each other", where="--csv", hint="for parts as CSV: --out and --format csv")
     if len(paths) != 1:
         raise SpecError(f"takes one folder or s3:// prefix, not {len(paths)}", where="--out", hint="name one")
-    write = None
+    write: Writing | None = None
     if on_ray:
         with _needs("train"):
-            from vitruvian.serving.spread import write
+            from vitruvian.serving import spread
+        write = spread.write
     batch_command(bundle, paths[0], out, (format or Rows.parquet).value, part or 1000, console, write)
 
 
@@ -713,7 +715,6 @@ def submit(
         from vitruvian.cluster.objects import manifest
         from vitruvian.cluster.settings import TrainerSettings, overlaid
 
-        rayjob.check(classifier)
         asked = job(classifier, words or [], rayjob.tracked(mlflow, wandb), workers)
         namespace = _declared(namespace, classifier)
         cluster = _cluster(namespace, context, needed=not dry_run)
@@ -756,7 +757,7 @@ def _given(verb: str, words: Sequence[str]) -> dict[str, Any]:
         refused = getattr(e, "format_message", None)
         if refused is None:
             raise
-        told = " ".join(refused().split()).rstrip(".")
+        told = " ".join(refused().split()).rstrip(".").replace("Value error, ", "")
         hint = f"see 'vitruvian submit --help' and 'vitruvian {verb} --help'"
         raise SpecError(told, where=f"submit {verb}", hint=hint) from e
     sources = {name: context.get_parameter_source(name) for name in context.params}

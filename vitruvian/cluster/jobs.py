@@ -6,6 +6,7 @@ Pure. What the verb would refuse there is refused here, and so is what no pod ca
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from vitruvian import variants
@@ -46,7 +47,9 @@ def asked(classifier: Classifier, verb: str, words: Sequence[str], given: Given,
     if workers is not None and verb != "predict":
         said = "--concurrent" if verb == "tune" else "spec.training.workers"
         raise SpecError("is for predict", where="--workers", hint=f"leave it out: {said} says how many there are")
-    check(classifier)
+    if given.get("file") not in (None, Path(FILE)):
+        raise SpecError(_OF_SUBMIT, where="-f", hint=_BEFORE)
+    check(classifier, trains=verb != "predict")
     return JOBS[verb](classifier, words, given, workers or 0)
 
 
@@ -58,8 +61,7 @@ def _tune(classifier: Classifier, words: Sequence[str], given: Given, workers: i
     """Return a search: each of its trials has a pod while it trains."""
     tuning = variants.tuning_of(classifier)
     trials: int = given.get("trials") or tuning.trials
-    drawn = variants.draw(classifier, tuning, min(trials, _DRAWN), variants.ONE_PROCESS)
-    for each in drawn:
+    for each in variants.draw(classifier, tuning, min(trials, _DRAWN), variants.ONE_PROCESS):
         check(each.classifier)
     if "out" in given:
         check_reach(str(given["out"]), "--out")
@@ -71,7 +73,7 @@ def _tune(classifier: Classifier, words: Sequence[str], given: Given, workers: i
         fewest = most = given["concurrent"]
     # With strategy none, too: the leading pod has no room for a trial.
     most = min(trials, max(1, most))
-    gpus = max(each.classifier.spec.training.gpus_per_worker for each in drawn)
+    gpus = classifier.spec.training.gpus_per_worker
     return Job("tune", ("vitruvian", "tune", "-f", FILE, *words, *out), min(most, max(1, fewest)), most, gpus)
 
 
@@ -103,7 +105,9 @@ def _predict(classifier: Classifier, words: Sequence[str], given: Given, workers
     check_reach(given["paths"][0], "submit predict")
     check_reach(given["out"], "--out")
     count = workers or max(1, workers_of(classifier.spec.training)[1])
-    return Job("predict", ("vitruvian", "predict", classifier.artifacts, *words, "--on-ray"), count, count, 0)
+    return Job(
+        "predict", ("vitruvian", "predict", classifier.artifacts, *words, "--on-ray"), count, count, 0, trains=False
+    )
 
 
 JOBS: Final[Mapping[str, Callable[[Classifier, Sequence[str], Given, int], Job]]] = {

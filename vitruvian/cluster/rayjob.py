@@ -67,6 +67,8 @@ class Job:
     """Of each worker."""
     measured: bool = False
     """Whether it shows metrics on METRICS_PORT."""
+    trains: bool = True
+    """Whether it needs the classifier's data."""
 
 
 def stages(classifier: Classifier, verb: str = "run", options: Sequence[str] = ()) -> Job:
@@ -95,8 +97,8 @@ def build(
 
     Without a job it does all stages.
     """
-    check(classifier)
     job = job or stages(classifier)
+    check(classifier, job.trains)
     if job.most > _MOST_WORKERS:
         what = f"{job.most:,} pods are more than {_MOST_WORKERS:,}"
         raise SpecError(what, where=f"submit {job.verb}", hint="ask for fewer")
@@ -137,15 +139,18 @@ def _in_reach(mlflow: str) -> bool:
     return parts.scheme in ("http", "https") and host not in (None, "localhost", "127.0.0.1", "::1")
 
 
-def check(classifier: Classifier) -> None:
-    """Raise `SpecError` for what a cluster can't run, as for folders that pods on other machines couldn't reach."""
+def check(classifier: Classifier, trains: bool = True) -> None:
+    """Raise `SpecError` for what a cluster can't run, as for folders that pods on other machines couldn't reach.
+
+    What doesn't train needs no data.
+    """
     # A run's name is made shorter than the classifier's where that is too long.
     check_name(classifier.name[:_LONGEST_NAME], KIND[1], _LONGEST_NAME)
     workers = classifier.spec.training.world_size
-    if workers > _MOST_WORKERS:
+    if trains and workers > _MOST_WORKERS:
         what = f"{workers:,} pods are more than {_MOST_WORKERS:,}"
         raise SpecError(what, where="spec.training.workers", hint="write a smaller number")
-    if not is_synthetic(classifier.spec.data.source):
+    if trains and not is_synthetic(classifier.spec.data.source):
         check_reach(classifier.spec.data.source, "spec.data.source")
     check_reach(classifier.artifacts, "spec.artifacts")
 

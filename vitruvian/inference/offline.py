@@ -22,7 +22,6 @@ from vitruvian.inference.predictor import Prediction, Predictor, Prepared
 from vitruvian.machine import usable_cpus
 from vitruvian.store import explained
 
-
 Writing = Callable[[Batch, Sequence[int], Callable[[int], None]], Iterator[tuple[int, int]]]
 """Writes parts, tells how many files are done, and yields of each part its files and those that can't be used."""
 
