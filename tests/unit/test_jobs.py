@@ -129,6 +129,8 @@ REFUSED = [
     ("tune --trails 5", "submit tune: No such option: --trails "),
     ("tune --trials 0", "submit tune: Invalid value for '--trials': "),
     ("tune --out best.yaml", "--out: the cluster's pods can't reach a folder of this machine; use s3://"),
+    ("tune --out s3://models", "--out: names no file; write s3://BUCKET/PREFIX/best.yaml"),
+    ("tune --out s3://models/yoga/", "--out: names no file; write s3://BUCKET/PREFIX/best.yaml"),
     ("study", "--vary: nothing varies; "),
     ("study --vary model.freezLayers=0", "--vary model.freezLayers=0: "),
     ("study --vary training.epochs=0,1", "training.epochs=0: "),

@@ -5,6 +5,7 @@ Pure. What the verb would refuse there is refused here, and so is what no pod ca
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -64,7 +65,9 @@ def _tune(classifier: Classifier, words: Sequence[str], given: Given, workers: i
     for each in variants.draw(classifier, tuning, min(trials, _DRAWN), variants.ONE_PROCESS):
         check(each.classifier)
     if "out" in given:
-        check_reach(str(given["out"]), "--out")
+        check_reach(given["out"], "--out")
+        if not re.fullmatch(r"s3://[^/]+/.*[^/]", given["out"]):
+            raise SpecError("names no file", where="--out", hint="write s3://BUCKET/PREFIX/best.yaml")
         out: tuple[str, ...] = ()
     else:
         out = ("--out", f"{classifier.artifacts.rstrip('/')}/best.yaml")
@@ -84,7 +87,7 @@ def _study(classifier: Classifier, words: Sequence[str], given: Given, workers: 
     for each in compared:
         check(each.classifier)
     if "out" in given:
-        check_reach(str(given["out"]), "--out")
+        check_reach(given["out"], "--out")
     trainings = [each.classifier.spec.training for each in compared]
     sizes = [workers_of(training) for training in trainings]
     fewest, most = max(size[0] for size in sizes), max(size[1] for size in sizes)
