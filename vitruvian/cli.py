@@ -682,7 +682,7 @@ def submit(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[COMMAND] [ITS OPTIONS]",
+            metavar="COMMAND OPTIONS",
             help="run (none), train, evaluate, tune, study or predict, with its options as without submit.",
         ),
     ] = None,
@@ -702,8 +702,8 @@ def submit(
 ) -> None:
     """Run a command on a cluster as a KubeRay RayJob, and follow it: all stages, or the one that is named.
 
-    vitruvian submit tune -f classifier.yaml --trials 40 does there what vitruvian tune -f classifier.yaml --trials 40
-    does here. For predict, say only what to predict: the bundle is what the declaration publishes.
+    'vitruvian submit tune -f FILE --trials 40' does there what 'vitruvian tune -f FILE --trials 40' does here. For
+    predict, say only what to predict: the bundle is what the declaration publishes.
     """
     from vitruvian import spec
 
