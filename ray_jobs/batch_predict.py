@@ -10,41 +10,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any, get_args
+from functools import partial
+from typing import get_args
 
-import ray
-import ray.data
+from rich.console import Console
 
 from vitruvian.errors import VitruvianError
-from vitruvian.inference.batch import Batch, Format, Worker, begin, finish, missing
-
-
-class Predict:
-    """What Ray Data runs on each node: it keeps the model between parts."""
-
-    def __init__(self, batch: Batch) -> None:
-        self.worker = Worker(batch)
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        part = int(row["part"])
-        return {"files": len(self.worker.batch.keys_of(part)), "failed": self.worker.write(part)}
-
-
-def predict(batch: Batch, cpus: int) -> None:
-    """Do the parts that are missing, and tell how far that is."""
-    left = missing(batch)
-    print(f"{len(batch.keys)} files in {batch.parts} parts, {batch.parts - len(left)} of them done before", flush=True)
-    if left:
-        at_once = max(1, min(len(left), int(ray.cluster_resources().get("CPU", 1)) // cpus))
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        parts = ray.data.from_items([{"part": part} for part in left], override_num_blocks=len(left))
-        done = parts.map(Predict, fn_constructor_args=(batch,), num_cpus=cpus, concurrency=(1, at_once))
-        files = failed = 0
-        for number, row in enumerate(done.iter_rows(), 1):
-            files, failed = files + row["files"], failed + row["failed"]
-            print(f"{number} of {len(left)} parts: {files} files, {failed} of them can't be used", flush=True)
-    finish(batch)
-    print(f"the answers are in {batch.out}", flush=True)
+from vitruvian.inference.batch import Format
+from vitruvian.inference.offline import batch_command
+from vitruvian.serving import spread
 
 
 def main() -> None:
@@ -57,10 +31,9 @@ def main() -> None:
     parser.add_argument("--part", type=int, default=1000, help="files of a part")
     parser.add_argument("--cpus", type=int, default=1, help="CPUs of a worker")
     asked = parser.parse_args()
+    write = partial(spread.write, cpus=asked.cpus)
     try:
-        batch = begin(asked.bundle, asked.source, asked.out, asked.format, asked.part)
-        ray.init()
-        predict(batch, asked.cpus)
+        batch_command(asked.bundle, asked.source, asked.out, asked.format, asked.part, Console(), write)
     except VitruvianError as e:
         sys.exit(str(e))
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import shlex
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -15,7 +16,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from vitruvian import spec
+from vitruvian import cli, spec
 from vitruvian.cluster import images, rayjob, servers
 from vitruvian.cluster.objects import NAME, manifest
 from vitruvian.cluster.settings import Ingress, RayServeSettings, RaySettings, TrainerSettings
@@ -35,7 +36,21 @@ COMING_FROM = ROOT / "docs" / "coming-from.md"
 SAMPLES = ROOT / "k8s" / "samples"
 SAMPLE = SAMPLES / "classifier.yaml"
 SAMPLE_HEAD = """\
-# What `vitruvian {command} -f classifier.yaml -n studio` makes with settings like the chart's; --dry-run prints yours.
+# What `vitruvian {command}`
+# makes with settings like the chart's; --dry-run prints yours.
+"""
+# What a job that isn't all stages does, as it is asked for behind `vitruvian submit`.
+JOBS = {
+    "train": ["train"],
+    "evaluate": ["evaluate"],
+    "tune": ["tune", "--trials", "20", "--concurrent", "4"],
+    "study": ["study", "--vary", "model.freezeLayers=0,1,2"],
+    "batch-predict": ["predict", "s3://data/new", "--out", "s3://models/answers"],
+}
+# Of a search.
+SPACE = """\
+  tuning:
+    space: {training.learningRate: {logUniform: [1.0e-4, 1.0e-2]}}
 """
 
 CRD_HEAD = "# Written by scripts/generate.py from vitruvian/spec.py.\n"
@@ -362,11 +377,14 @@ def _schema(path: str, default: Any) -> dict[str, Any]:
     return {"type": kind, "pattern": r"^\S*$"} if kind == "string" else {"type": kind}
 
 
-def rayjob_sample() -> str:
-    """Return k8s/samples/rayjob.yaml."""
-    declaration = SAMPLE.read_text()
-    made = rayjob.build(spec.parse(declaration), declaration, "yoga-1", "studio", TrainerSettings())
-    return SAMPLE_HEAD.format(command="submit") + manifest(made)
+def rayjob_sample(words: Sequence[str] = ()) -> str:
+    """Return k8s/samples/rayjob.yaml, or that of another command than `run`."""
+    declaration = SAMPLE.read_text() + (SPACE if "tune" in words else "")
+    classifier = spec.parse(declaration)
+    job = cli.job(classifier, words) if words else None
+    made = rayjob.build(classifier, declaration, "yoga-1", "studio", TrainerSettings(), job)
+    asked = f"submit {shlex.join(words[:1])} -f classifier.yaml -n studio {shlex.join(words[1:])}".split()
+    return SAMPLE_HEAD.format(command=" ".join(asked)) + manifest(made)
 
 
 def server_sample(backend: str) -> str:
@@ -376,7 +394,7 @@ def server_sample(backend: str) -> str:
     classifier = spec.parse(yaml.safe_dump(declared))
     settings = RayServeSettings(ingress=Ingress(domain="models.example.com"))
     made = servers.serving_objects(classifier, "s3://models/yoga/bundles/VERSION", "VERSION", "studio", settings)
-    return SAMPLE_HEAD.format(command="deploy") + manifest(made)
+    return SAMPLE_HEAD.format(command="deploy -f classifier.yaml -n studio") + manifest(made)
 
 
 def grpc_messages() -> str:
@@ -396,6 +414,7 @@ def grpc_messages() -> str:
 PAGES = {
     GRPC_FOLDER / messages.DESCRIPTORS: grpc_messages,
     SAMPLES / "rayjob.yaml": rayjob_sample,
+    **{SAMPLES / f"rayjob-{name}.yaml": partial(rayjob_sample, words) for name, words in JOBS.items()},
     SAMPLES / "inferenceservice.yaml": partial(server_sample, "kserve"),
     SAMPLES / "rayservice.yaml": partial(server_sample, "rayserve"),
     ROOT / "k8s" / "crd.yaml": crd_file,

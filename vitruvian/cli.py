@@ -10,13 +10,14 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
+import typer.main
 from rich.console import Console
 from rich.table import Table
 
@@ -26,10 +27,12 @@ from vitruvian.store import explained
 
 if TYPE_CHECKING:
     from vitruvian.cluster.api import Cluster
+    from vitruvian.cluster.rayjob import Job
     from vitruvian.cluster.settings import RaySettings
     from vitruvian.console import Teller
     from vitruvian.inference.access.guard import Guard
     from vitruvian.inference.access.tls import Tls
+    from vitruvian.inference.offline import Writing
     from vitruvian.inference.remote.fetch import Fetcher
     from vitruvian.pipeline import Stage
     from vitruvian.spec import Classifier
@@ -351,7 +354,10 @@ def study(
     skip_invalid: Annotated[
         bool, typer.Option("--skip-invalid", help="Leave out combinations that aren't valid.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Where the page goes; none: studies/ of the artifacts.")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Folder or s3:// for the page; none: studies/ of the artifacts."),
+    ] = None,
 ) -> None:
     """Train variants of a classifier on the same data and compare them; exits with 1 where one failed."""
     from vitruvian import spec, variants
@@ -371,7 +377,9 @@ def tune(
     file: File,
     trials: Annotated[int | None, typer.Option(min=1, max=10_000, help="How many; none: spec.tuning.trials.")] = None,
     concurrent: Annotated[int | None, typer.Option(min=1, help="How many at once; none: as there is room for.")] = None,
-    out: Annotated[Path, typer.Option(help="The file to write the best declaration to.")] = Path("best.yaml"),
+    out: Annotated[
+        str, typer.Option(metavar="FILE", help="A file or s3:// address to write the best declaration to.")
+    ] = "best.yaml",
 ) -> None:
     """Look for better values in spec.tuning's space with Ray Tune, and write the declaration that has them."""
     from vitruvian import spec
@@ -615,6 +623,10 @@ def predict(
     part: Annotated[
         int | None, typer.Option(min=1, help="Files of a part; none: 1,000.", rich_help_panel=_BATCH)
     ] = None,
+    on_ray: Annotated[
+        bool,
+        typer.Option("--on-ray", help="Do parts all over the Ray cluster of RAY_ADDRESS.", rich_help_panel=_BATCH),
+    ] = False,
 ) -> None:
     """Predict files: path, label, confidence and every class's probability for each.
 
@@ -625,6 +637,8 @@ def predict(
     if out is None:
         if format or part:
             raise SpecError("are for answers in parts", where="--format and --part", hint="add --out ADDRESS")
+        if on_ray:
+            raise SpecError("is for answers in parts", where="--on-ray", hint="add --out ADDRESS")
         remote = next((path for path in paths if path.startswith("s3://")), None)
         if remote:
             raise SpecError("is predicted in parts only", where=remote, hint="add --out ADDRESS")
@@ -634,7 +648,12 @@ def predict(
         raise SpecError("and --out exclude each other", where="--csv", hint="for parts as CSV: --out and --format csv")
     if len(paths) != 1:
         raise SpecError(f"takes one folder or s3:// prefix, not {len(paths)}", where="--out", hint="name one")
-    batch_command(bundle, paths[0], out, (format or Rows.parquet).value, part or 1000, console)
+    write: Writing | None = None
+    if on_ray:
+        with _needs("train"):
+            from vitruvian.serving import spread
+        write = spread.write
+    batch_command(bundle, paths[0], out, (format or Rows.parquet).value, part or 1000, console, write)
 
 
 @app.command()
@@ -656,9 +675,17 @@ Context = Annotated[str | None, typer.Option(help="The kubeconfig's context; non
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run, or a classifier: its latest run.")]
 
 
-@app.command()
+# What isn't an option of this command is one of the command that it submits.
+@app.command(context_settings={"ignore_unknown_options": True})
 def submit(
     file: File,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="COMMAND OPTIONS",
+            help="run (none), train, evaluate, tune, study or predict, with its options as without submit.",
+        ),
+    ] = None,
     namespace: Namespace = None,
     context: Context = None,
     settings: Annotated[
@@ -669,8 +696,15 @@ def submit(
     follow: Annotated[bool, typer.Option(help="Show what the run writes until it is over.")] = True,
     mlflow: MLflowAt = None,
     wandb: WandbProject = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Pods for predict; none: as many as training has workers.")
+    ] = None,
 ) -> None:
-    """Run all stages on a cluster as a KubeRay RayJob, and follow it."""
+    """Run a command on a cluster as a KubeRay RayJob, and follow it: all stages, or the one that is named.
+
+    'vitruvian submit tune -f FILE --trials 40' does there what 'vitruvian tune -f FILE --trials 40' does here. For
+    predict, say only what to predict: the bundle is what the declaration publishes.
+    """
     from vitruvian import spec
 
     declaration = spec.read(file)
@@ -681,8 +715,7 @@ def submit(
         from vitruvian.cluster.objects import manifest
         from vitruvian.cluster.settings import TrainerSettings, overlaid
 
-        rayjob.check(classifier)
-        options = rayjob.tracked(mlflow, wandb)
+        asked = job(classifier, words or [], rayjob.tracked(mlflow, wandb), workers)
         namespace = _declared(namespace, classifier)
         cluster = _cluster(namespace, context, needed=not dry_run)
         made = _settings(TrainerSettings, cluster, settings)
@@ -690,12 +723,45 @@ def submit(
         if cluster is None or dry_run:
             where = _namespace(cluster, namespace)
             name = rayjob.name_of(classifier)
-            print(manifest(rayjob.build(classifier, declaration, name, where, made, options)), end="")
+            print(manifest(rayjob.build(classifier, declaration, name, where, made, asked)), end="")
             return
-        name = runs.submit(cluster, classifier, declaration, made, options)
+        name = runs.submit(cluster, classifier, declaration, made, asked)
         console.print(f"run [bold]{name}[/] in namespace {_plain(cluster.namespace)}", highlight=False)
         if follow:
             shown.follow(console, cluster, name)
+
+
+def job(classifier: Classifier, words: Sequence[str], tracked: Sequence[str] = (), workers: int | None = None) -> Job:
+    """Return the RayJob that words ask for behind `submit`, `tracked` being the options of a tracked one.
+
+    Raises `SpecError` for what the command that they name wouldn't take, and for what no cluster does.
+    """
+    from vitruvian.cluster import jobs
+
+    named = bool(words) and not words[0].startswith("-")
+    verb, options = (words[0], words[1:]) if named else ("run", words)
+    if tracked and verb not in jobs.TRACKED:
+        hint = f"it is for {' and '.join(jobs.TRACKED)}; leave it out"
+        raise SpecError(f"{verb} is not tracked", where=tracked[0], hint=hint)
+    jobs.check_verb(verb)
+    given = _given(verb, jobs.words_of(classifier, verb, options))
+    return jobs.asked(classifier, verb, [*options, *tracked], given, workers)
+
+
+def _given(verb: str, words: Sequence[str]) -> dict[str, Any]:
+    """Return what a command's parser makes of words; raises `SpecError` for those that it doesn't take."""
+    command = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]
+    try:
+        context = command.make_context(verb, list(words))
+    except Exception as e:
+        refused = getattr(e, "format_message", None)
+        if refused is None:
+            raise
+        told = " ".join(refused().split()).rstrip(".").replace("Value error, ", "")
+        hint = f"see 'vitruvian submit --help' and 'vitruvian {verb} --help'"
+        raise SpecError(told, where=f"submit {verb}", hint=hint) from e
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name: context.params[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
 def _declared(namespace: str | None, classifier: Classifier) -> str | None:

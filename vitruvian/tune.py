@@ -11,7 +11,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -29,9 +29,8 @@ from vitruvian.pipeline import Made, Pipeline
 from vitruvian.spec import Classifier, Tuning
 from vitruvian.store import Store, open_store
 from vitruvian.training.job import Job, chosen_epoch, ended
-from vitruvian.variants import Variant, draw, names, shown, variant
+from vitruvian.variants import ONE_PROCESS, Variant, draw, names, shown, tuning_of, variant
 
-_ONE_PROCESS = {"training.strategy": "none", "training.workers": 1}
 _RECORDED = ("epoch", "trainLoss", "trainAccuracy", "validationLoss", "validationAccuracy", "seconds")
 
 
@@ -71,17 +70,15 @@ class Trial:
         return self.history[chosen_epoch(self.history, self.job.training.select)]
 
 
-def run_tuning(teller: Teller, classifier: Classifier, count: int | None, concurrent: int | None, out: Path) -> int:
+def run_tuning(teller: Teller, classifier: Classifier, count: int | None, concurrent: int | None, out: str) -> int:
     """Train what is drawn from the space, write the best declaration to `out`, and return how many trials failed.
 
-    Run again after an interruption, it goes on: finished trials are known, others go on from their checkpoints.
+    `out` is a file or s3://BUCKET/KEY. Run again after an interruption, it goes on: finished trials are known, others
+    go on from their checkpoints.
     """
     from vitruvian.training import search
 
-    tuning = classifier.spec.tuning
-    if tuning is None:
-        hint = "write tuning: {space: {training.learningRate: {logUniform: [1e-5, 1e-2]}}}"
-        raise SpecError("is missing, so nothing can vary", where="spec.tuning", hint=hint)
+    tuning = tuning_of(classifier)
     _check_free(out, classifier)
     trials = _drawn(teller, classifier, tuning, count or tuning.trials)
     artifacts = open_store(classifier.artifacts)
@@ -109,16 +106,34 @@ def run_tuning(teller: Teller, classifier: Classifier, count: int | None, concur
     return _conclude(teller, classifier, tuning, trials, store, out)
 
 
-def _check_free(out: Path, classifier: Classifier) -> None:
+def _place(out: str) -> tuple[Store, str]:
+    """Return the store that a file or an address is in, and its key there."""
+    if not out.startswith("s3://"):
+        file = Path(out).absolute()
+        return open_store(file.parent), file.name
+    bucket, _, key = out.removeprefix("s3://").partition("/")
+    if not bucket or not key or key.endswith("/"):
+        raise SpecError("names no file", where="--out", hint="write s3://BUCKET/PREFIX/best.yaml")
+    return open_store(f"s3://{bucket}"), key
+
+
+def _check_free(out: str, classifier: Classifier) -> None:
     """Raise `SpecError` where `out` holds something else than this classifier's declaration."""
-    if out.exists() and spec.load(out).name != classifier.name:
+    there = None
+    if not out.startswith("s3://"):
+        there = spec.load(Path(out)) if Path(out).exists() else None
+    else:
+        store, key = _place(out)
+        with suppress(NotFound):
+            there = spec.parse(store.get(key).decode(errors="replace"), out)
+    if there is not None and there.name != classifier.name:
         raise SpecError("declares another classifier", where=out, hint="give another file with --out")
 
 
 def _drawn(teller: Teller, classifier: Classifier, tuning: Tuning, count: int) -> list[Trial]:
     shared: dict[str, Made] = {}
     trials = []
-    for number, each in enumerate(draw(classifier, tuning, count, _ONE_PROCESS, layers.check), 1):
+    for number, each in enumerate(draw(classifier, tuning, count, ONE_PROCESS, layers.check), 1):
         trials.append(Trial(number, each, Pipeline(each.classifier, teller, shared=shared).job))
     if len(trials) < count:
         teller.note(f"[yellow]the space has no more than {len(trials)} valid combinations[/]")
@@ -181,7 +196,7 @@ def ranked(trials: Sequence[Trial], tuning: Tuning, select: str) -> list[Trial]:
 
 
 def _conclude(
-    teller: Teller, classifier: Classifier, tuning: Tuning, trials: Sequence[Trial], store: Store, out: Path
+    teller: Teller, classifier: Classifier, tuning: Tuning, trials: Sequence[Trial], store: Store, out: str
 ) -> int:
     best_first = ranked(trials, tuning, classifier.spec.training.select)
     failed = [trial for trial in trials if trial.error]
@@ -195,9 +210,11 @@ def _conclude(
     document = best.model_dump(mode="json", by_alias=True, exclude_unset=True)
     content = yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode()
     store.put("best.yaml", content)
-    open_store(out.absolute().parent).put(out.name, content)
+    place, key = _place(out)
+    place.put(key, content)
     teller.note(f"all trials: {escape(store.address('trials.csv'))}")
-    teller.note(f"the best by {tuning.metric}: vitruvian run -f {escape(str(out))}")
+    how = "" if out.startswith("s3://") else "vitruvian run -f "
+    teller.note(f"the best by {tuning.metric}: {how}{escape(out)}")
     return len(failed)
 
 

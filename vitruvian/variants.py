@@ -20,6 +20,8 @@ from vitruvian.spec import Classifier, Domain, Model, Tuning
 TRAINING_SEED = "training.seed"
 SPLIT_SEED = "data.seed"
 SEEDS = (TRAINING_SEED, SPLIT_SEED)
+ONE_PROCESS = {"training.strategy": "none", "training.workers": 1}
+"""What all trials of a search have in common."""
 _TRAINED = ("data", "model", "training")
 _MOST_VARIANTS = 10_000
 # So many in a row that add nothing say that the space has no more.
@@ -135,6 +137,29 @@ def grid(
         except SpecError as e:
             refused.append(str(e))
     return valid, refused
+
+
+def compared(
+    classifier: Classifier, varied: Sequence[Axis], check: Check = lambda model: None, *, skip_invalid: bool = False
+) -> tuple[list[Variant], list[str]]:
+    """Return the variants of a study, and a line for each thing that is wrong with those that are left out.
+
+    Raises `SpecError` where a combination isn't valid and none may be left out, or where none is valid.
+    """
+    valid, refused = grid(classifier, varied, check)
+    if refused and not skip_invalid:
+        raise SpecError("\n".join(refused), hint="change the values, or leave these out with --skip-invalid")
+    if not valid:
+        raise SpecError("no combination is valid", where="--vary", hint="\n".join(refused))
+    return valid, refused
+
+
+def tuning_of(classifier: Classifier) -> Tuning:
+    """Return what a search varies; raises `SpecError` where that isn't declared."""
+    if classifier.spec.tuning is None:
+        hint = "write tuning: {space: {training.learningRate: {logUniform: [1e-5, 1e-2]}}}"
+        raise SpecError("is missing, so nothing can vary", where="spec.tuning", hint=hint)
+    return classifier.spec.tuning
 
 
 def variant(classifier: Classifier, values: Mapping[str, Any], fixed: Mapping[str, Any] | None = None) -> Variant:

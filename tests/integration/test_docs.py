@@ -133,7 +133,7 @@ def test_predicting_as_the_docs_say(trained: Path) -> None:
 
 
 def test_many_files_are_predicted_as_the_docs_say(trained: Path) -> None:
-    (line,) = [line for line in commands("docs/batch.md") if line.startswith("vitruvian")]
+    (line,) = [line for line in commands("docs/batch.md") if line.startswith("vitruvian predict")]
     done = shell(line, trained)
     assert done.returncode == 0, done.stderr
     assert (trained / "answers" / "_SUCCESS").exists()
@@ -345,7 +345,8 @@ def test_studies_and_tuning_go_as_the_docs_say(home: Path) -> None:
         .replace("epochs: 1", "epochs: 2")
     )
     (studies / "classifier.yaml").write_text(small + space)
-    lines = [line for line in commands("docs/studies.md") if line.startswith("vitruvian")]
+    here = ("vitruvian study", "vitruvian tune", "vitruvian run")
+    lines = [line for line in commands("docs/studies.md") if line.startswith(here)]
     assert [line.split()[1] for line in lines] == ["study", "study", "tune", "run"]
     for line in lines:
         if "resnet50" in line:
@@ -420,7 +421,8 @@ def test_every_command_in_the_docs_is_one_that_a_test_runs() -> None:
         "export KEY=",
         "curl -s http://127.0.0.1:8080/",
     )
-    jobs = ("ray job submit",)  # tests/integration/test_ray_jobs.py
+    # tests/integration/test_ray_jobs.py and tests/cluster/test_jobs.py
+    jobs = ("ray job submit", "vitruvian submit")
     # tests/integration/test_rayserve.py, test_rayserve_models.py and test_kserve.py; `serve build` and TLS are below.
     servers = (
         "serve run vitruvian.serving.rayserve:",

@@ -12,13 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 import torch
 import yaml
 from transformers import ViTConfig, ViTForImageClassification
 
 from tests.projects import VITRUVIAN, declare, vitruvian, write_data
+from tests.stores import BUCKET, moto
 from vitruvian import spec
+from vitruvian.store import open_store
 
 # No GPU is here: it is missed only when its variant's turn comes.
 GPUS = ("--vary", "training.gpusPerWorker=0,1")
@@ -231,3 +234,24 @@ def test_a_search_needs_a_space_and_leaves_other_declarations_alone(tmp_path: Pa
     refused = vitruvian("tune", "-f", file, "--out", other)
     assert refused.returncode == 2 and "declares another classifier" in refused.stderr
     assert other.read_bytes() == before
+
+
+def test_the_best_declaration_may_go_to_s3_and_leaves_another_ones_alone(tmp_path: Path, heatmaps: Path) -> None:
+    space = {"training.epochs": {"int": [1, 2]}}
+    file = _searched(tmp_path, heatmaps, space=space, trials=1)
+    other = declare(tmp_path, heatmaps, "heatmaps", name="other", tuning={"space": space})
+    with moto() as server, pytest.MonkeyPatch.context() as patched:
+        for name, value in server.settings().items():
+            patched.setenv(name, value)
+        boto3.Session(region_name="us-east-1").client("s3").create_bucket(Bucket=BUCKET)
+        out = f"s3://{BUCKET}/poses/best.yaml"
+        done = vitruvian("tune", "-f", file, "--out", out)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"the best by validationAccuracy: {out}" in done.stdout
+        best = open_store(f"s3://{BUCKET}/poses").get("best.yaml")
+        assert spec.parse(best.decode()).spec.tuning is None
+        refused = vitruvian("tune", "-f", other, "--out", out)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+        assert refused.stderr.startswith(f"✗ {out}: declares another classifier")
+        nameless = vitruvian("tune", "-f", file, "--out", f"s3://{BUCKET}/")
+        assert nameless.stderr.startswith("✗ --out: names no file; write s3://")

@@ -58,7 +58,9 @@ def built(settings: TrainerSettings | None = None, **parts: Any) -> tuple[dict[s
 def test_a_tracked_run_is_told_where() -> None:
     classifier, text = declared()
     options = rayjob.tracked("http://mlflow.mlops:5000", "yoga; rm -rf /")
-    job, _ = rayjob.build(classifier, text, "yoga-1", "studio", TrainerSettings(), options)
+    job, _ = rayjob.build(
+        classifier, text, "yoga-1", "studio", TrainerSettings(), rayjob.stages(classifier, options=options)
+    )
     words = shlex.split(job["spec"]["entrypoint"])
     assert words[-4:] == ["--mlflow", "http://mlflow.mlops:5000", "--wandb", "yoga; rm -rf /"]
     assert rayjob.tracked(None, None) == []

@@ -64,6 +64,37 @@ def test_a_declaration_that_can_be_read_only_once_is_submitted(api: ApiServer, t
     assert (done.returncode, done.stderr) == (2, f"✗ {tmp_path}: is a folder; give a YAML file\n")
 
 
+def test_a_search_is_submitted_listed_and_cancelled_as_a_run_is(api: ApiServer, tmp_path: Path) -> None:
+    tuning = {"space": {"training.learningRate": {"logUniform": [1e-4, 1e-2]}}}
+    file = declare(tmp_path, "s3://studio/poses", artifacts="s3://models/poses", tuning=tuning)
+    # In any order, with options of both commands.
+    done = vitruvian("submit", "tune", "--trials", "4", "-f", file, "--no-follow", "--concurrent", "2")
+    assert done.returncode == 0, done.stderr
+    (made,) = [each for (resource, _), each in api.kept.items() if resource == "rayjobs"]
+    assert made["spec"]["entrypoint"].startswith(
+        "vitruvian tune -f /etc/vitruvian/classifier.yaml --trials 4 --concurrent 2 --out s3://models/poses/"
+    )
+    name = made["metadata"]["name"]
+    second = vitruvian("submit", "-f", file)
+    assert second.returncode == 1 and f"run {name} of this classifier is not over" in second.stderr
+    head, row = vitruvian("status", "poses").stdout.splitlines()
+    assert head.split()[:4] == ["run", "classifier", "job", "state"]
+    assert row.split()[:4] == [name, "poses", "tune", "Waiting"]
+    assert vitruvian("cancel", "poses").stdout.startswith(f"run {name} is ended")
+    assert api.names() == set()
+
+
+def test_a_prediction_is_submitted_of_what_the_declaration_publishes(tmp_path: Path) -> None:
+    file = declare(tmp_path, "s3://studio/poses", artifacts="s3://models/poses")
+    words = ("predict", "-f", file, "s3://data/new", "--out", "s3://data/answers", "--part", "50", "--workers", "3")
+    done = vitruvian("submit", *words, "--dry-run", KUBECONFIG=str(tmp_path / "none"))
+    assert done.returncode == 0, done.stderr
+    job = next(yaml.safe_load_all(done.stdout))["spec"]
+    told = "vitruvian predict s3://models/poses s3://data/new --out s3://data/answers --part 50 --on-ray"
+    assert job["entrypoint"] == told
+    assert job["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"] == 3
+
+
 def test_metrics_of_a_host_without_a_port_are_refused(tmp_path: Path) -> None:
     done = vitruvian("run", "-f", declare(tmp_path, tmp_path), "--metrics-host", "0.0.0.0")
     assert (done.returncode, done.stderr) == (
@@ -144,6 +175,8 @@ REFUSED = [
     (("submit", "--dry-run", "--image", ""), 2, "--image: image: '' is no image's name"),
     (("submit", "--mlflow", "://"), 2, "--mlflow: '://' is no MLflow server that the cluster's pods reach; give "),
     (("submit", "-n", ""), 1, "'' can't be a namespace's name; use lower-case letters, digits and '-', 63 "),
+    (("submit", "tune", "--wandb", "x"), 2, "--wandb: tune is not tracked; it is for run and train; leave it out"),
+    (("submit", "study", "--vary", "x"), 2, "--vary x: is not PATH=VALUE,VALUE; "),
     (("deploy", "-n", "a" * 64), 1, f"'{'a' * 64}' can't be a namespace's name; "),
     (("deploy", "-n", "a.b"), 1, "'a.b' can't be a namespace's name; "),
     (("deploy", "--settings", os.devnull), 2, "--settings: is for Ray Serve's pods only; leave it out: spec.serving."),

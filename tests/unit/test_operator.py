@@ -17,11 +17,12 @@ import pytest
 from tests.apiserver import ApiServer, api_server, kubeconfig, use
 from tests.unit.test_chart import made
 from vitruvian.bundle import BUNDLES
-from vitruvian.cluster import servers
+from vitruvian.cli import job
+from vitruvian.cluster import runs, servers
 from vitruvian.cluster.api import Cluster
 from vitruvian.cluster.objects import Object, owned
 from vitruvian.cluster.runs import Run
-from vitruvian.cluster.settings import RayServeSettings
+from vitruvian.cluster.settings import RayServeSettings, TrainerSettings
 from vitruvian.errors import SpecError, VitruvianError
 from vitruvian.operator import act
 from vitruvian.operator.crd import KIND, definition
@@ -343,6 +344,26 @@ def test_a_classifier_that_is_applied_begins_one_run_which_goes_with_it(api: Api
     cluster.delete(*KIND, "yoga")
     assert act.reconcile(cluster, "yoga") is None
     assert not any(kind == "rayjobs" for kind, _ in api.kept)
+
+
+@pytest.mark.parametrize("words", [("tune",), ("study", "--seeds", "0,1"), ("evaluate",)], ids=" ".join)
+def test_what_a_user_begins_is_waited_for_and_never_taken_for_the_operators_run(
+    api: ApiServer, words: tuple[str, ...]
+) -> None:
+    cluster = Cluster()
+    resource = api.keep("classifiers", _resource(tuning={"space": {"training.seed": {"int": [0, 9]}}}))
+    classifier = declared(resource)
+    theirs = runs.submit(cluster, classifier, "", TrainerSettings(), job(classifier, words))
+    act.reconcile(cluster, "yoga")
+    assert [name for kind, name in api.kept if kind == "rayjobs"] == [theirs]
+    assert read(api.kept["classifiers", "yoga"]).run is None
+
+    ended = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
+    api.keep("rayjobs", {**api.kept["rayjobs", theirs], "status": ended})
+    act.reconcile(cluster, "yoga")
+    (ours,) = (name for kind, name in api.kept if kind == "rayjobs" and name != theirs)
+    status = read(api.kept["classifiers", "yoga"])
+    assert status.run is not None and (status.run.name, status.phase) == (ours, "Training")
 
 
 def test_what_may_not_be_done_is_said_in_the_status_and_tried_again(api: ApiServer) -> None:

@@ -47,14 +47,20 @@ def status(console: Console, cluster: Cluster, classifier: str | None) -> None:
         console.print(f"no runs{of} in namespace {escape(cluster.namespace)}", highlight=False)
         return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for head in ("run", "classifier", "state", "attempt", "took"):
+    for head in ("run", "classifier", "job", "state", "attempt", "took"):
         table.add_column(head, overflow="fold")
     # Of a long one the beginning; all of it is at the end of its log.
     table.add_column("message", overflow="ellipsis", no_wrap=True)
     for run in found:
         colour = _COLOURS.get(run.state, "yellow")
         table.add_row(
-            run.name, run.classifier, f"[{colour}]{run.state}[/]", str(run.attempt), _took(run), escape(run.message)
+            run.name,
+            run.classifier,
+            escape(run.job),
+            f"[{colour}]{run.state}[/]",
+            str(run.attempt),
+            _took(run),
+            escape(run.message),
         )
     console.print(table)
 

@@ -24,6 +24,8 @@ _AMBIGUOUS: Final = re.compile(r"[-+.\d].*|y|n|yes|no|on|off|true|false|null|~|"
 
 CLASSIFIER: Final = "vitruvian.dev/classifier"
 VERSION: Final = "vitruvian.dev/version"
+JOB: Final = "vitruvian.dev/job"
+"""The label of a RayJob that says which verb it is of."""
 HOME: Final = "/home/vitruvian"
 
 _FACTORS: Final = {

@@ -1,4 +1,4 @@
-"""What is applied for one run: a ConfigMap with the declaration and a KubeRay RayJob that runs it.
+"""What is applied for one run: a ConfigMap with the declaration and a KubeRay RayJob that does something with it.
 
 Pure: from a declaration and settings to plain objects. Fields as in KubeRay 1.6's `ray.io/v1`.
 """
@@ -9,10 +9,11 @@ import re
 import secrets
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from vitruvian.cluster.objects import Object, check_name, declared, labels
+from vitruvian.cluster.objects import JOB, Object, check_name, declared, labels
 from vitruvian.cluster.raypods import (
     GRACE_SECONDS,
     HEAD_PORTS,
@@ -27,6 +28,7 @@ from vitruvian.cluster.raypods import (
     pod_spec,
     ray_cluster,
     scratch_volumes,
+    with_ports,
     worker_pod,
 )
 from vitruvian.cluster.settings import Resources, TrainerSettings
@@ -42,11 +44,39 @@ _LONGEST_SHOWN: Final = 200
 # A larger number is taken for a slip.
 _MOST_WORKERS: Final = 1000
 _FOLDER: Final = "/etc/vitruvian"
+FILE: Final = f"{_FOLDER}/classifier.yaml"
+"""Where pods find the declaration."""
 # Of the mebibyte that a ConfigMap may hold.
 _LARGEST_DECLARATION: Final = 1_000_000
 # Of a pod's time between the order to end and its end: what Ray needs after training has saved.
 _SECONDS_TO_END: Final = 10
-_PORTS: Final = {**HEAD_PORTS, "run-metrics": METRICS_PORT}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a RayJob does, and the pods that it needs for it."""
+
+    verb: str
+    """Of the command line."""
+    command: tuple[str, ...]
+    """What the leading pod runs."""
+    fewest: int
+    """Pods of workers; with none the leading pod does it by itself."""
+    most: int
+    gpus: int
+    """Of each worker."""
+    measured: bool = False
+    """Whether it shows metrics on METRICS_PORT."""
+    trains: bool = True
+    """Whether it needs the classifier's data."""
+
+
+def stages(classifier: Classifier, verb: str = "run", options: Sequence[str] = ()) -> Job:
+    """Return the job that does the stages of a classifier up to what the verb makes."""
+    shown = ("--metrics-host", "0.0.0.0", "--metrics-port", str(METRICS_PORT)) if verb == "run" else ()
+    training = classifier.spec.training
+    command = ("vitruvian", verb, "-f", FILE, *shown, *options)
+    return Job(verb, command, *workers_of(training), training.gpus_per_worker, measured=bool(shown))
 
 
 def name_of(classifier: Classifier) -> str:
@@ -61,15 +91,18 @@ def build(
     name: str,
     namespace: str,
     settings: TrainerSettings,
-    options: Sequence[str] = (),
+    job: Job | None = None,
 ) -> list[Object]:
     """Return the objects of a run: the RayJob first, which owns the others. Raises as `check` does.
 
-    `options` are more words for `vitruvian run`.
+    Without a job it does all stages.
     """
-    check(classifier)
-    fewest, most = _workers(classifier.spec.training)
-    if settings.queue is not None and fewest != most:
+    job = job or stages(classifier)
+    check(classifier, job.trains)
+    if job.most > _MOST_WORKERS:
+        what = f"{job.most:,} pods are more than {_MOST_WORKERS:,}"
+        raise SpecError(what, where=f"submit {job.verb}", hint="ask for fewer")
+    if settings.queue is not None and job.fewest != job.most:
         what = (
             f"Kueue, whose queue {settings.queue} the settings name, refuses runs that change their number of workers"
         )
@@ -79,7 +112,7 @@ def build(
         raise SpecError(what, where="the declaration", hint="shorten it")
     metadata = {"name": name, "namespace": namespace, "labels": labels(classifier.name, "trainer")}
     file = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"classifier.yaml": declaration}}
-    return [declared(_rayjob(classifier, metadata, settings, options), classifier), file]
+    return [declared(_rayjob(job, metadata, settings), classifier), file]
 
 
 def tracked(mlflow: str | None, wandb: str | None) -> list[str]:
@@ -106,29 +139,34 @@ def _in_reach(mlflow: str) -> bool:
     return parts.scheme in ("http", "https") and host not in (None, "localhost", "127.0.0.1", "::1")
 
 
-def check(classifier: Classifier) -> None:
-    """Raise `SpecError` for what a cluster can't run, as for folders that pods on other machines couldn't reach."""
+def check(classifier: Classifier, trains: bool = True) -> None:
+    """Raise `SpecError` for what a cluster can't run, as for folders that pods on other machines couldn't reach.
+
+    What doesn't train needs no data.
+    """
     # A run's name is made shorter than the classifier's where that is too long.
     check_name(classifier.name[:_LONGEST_NAME], KIND[1], _LONGEST_NAME)
     workers = classifier.spec.training.world_size
-    if workers > _MOST_WORKERS:
+    if trains and workers > _MOST_WORKERS:
         what = f"{workers:,} pods are more than {_MOST_WORKERS:,}"
         raise SpecError(what, where="spec.training.workers", hint="write a smaller number")
-    for field, address in (("data.source", classifier.spec.data.source), ("artifacts", classifier.artifacts)):
-        if is_synthetic(address) and field == "data.source":
-            continue
-        hint = f"use s3://BUCKET/PREFIX, not {address[:_LONGEST_SHOWN]}"
-        if not address.startswith("s3://"):
-            raise SpecError("the cluster's pods can't reach a folder of this machine", where=f"spec.{field}", hint=hint)
-        if not re.fullmatch(r"s3://[A-Za-z0-9][-\w.]*(/.*)?", address):
-            raise SpecError("names no bucket", where=f"spec.{field}", hint=hint)
+    if trains and not is_synthetic(classifier.spec.data.source):
+        check_reach(classifier.spec.data.source, "spec.data.source")
+    check_reach(classifier.artifacts, "spec.artifacts")
 
 
-def _rayjob(classifier: Classifier, metadata: Object, settings: TrainerSettings, options: Sequence[str]) -> Object:
-    command = ["vitruvian", "run", "-f", f"{_FOLDER}/classifier.yaml"]
-    command += ["--metrics-host", "0.0.0.0", "--metrics-port", str(METRICS_PORT), *options]
+def check_reach(address: str, where: str) -> None:
+    """Raise `SpecError` where pods can't reach an address."""
+    hint = f"use s3://BUCKET/PREFIX, not {address[:_LONGEST_SHOWN]}"
+    if not address.startswith("s3://"):
+        raise SpecError("the cluster's pods can't reach a folder of this machine", where=where, hint=hint)
+    if not re.fullmatch(r"s3://[A-Za-z0-9][-\w.]*(/.*)?", address):
+        raise SpecError("names no bucket", where=where, hint=hint)
+
+
+def _rayjob(job: Job, metadata: Object, settings: TrainerSettings) -> Object:
     spec: Object = {
-        "entrypoint": shlex.join(command),
+        "entrypoint": shlex.join(job.command),
         "submissionMode": "K8sJobMode",
         "backoffLimit": settings.attempts - 1,
         "shutdownAfterJobFinishes": True,
@@ -136,32 +174,34 @@ def _rayjob(classifier: Classifier, metadata: Object, settings: TrainerSettings,
         # The submitter only waits: a pod that was lost is made anew, the run itself isn't begun twice by it.
         "submitterConfig": {"backoffLimit": 3},
         "submitterPodTemplate": _submitter(metadata["labels"], settings),
-        "rayClusterSpec": _cluster(classifier, metadata, settings),
+        "rayClusterSpec": _cluster(job, metadata, settings),
     }
     if settings.deadline_seconds is not None:
         spec["activeDeadlineSeconds"] = settings.deadline_seconds
+    marks = {**metadata["labels"], JOB: job.verb}
     if settings.queue is not None:
         spec["suspend"] = True
-        metadata = {**metadata, "labels": {**metadata["labels"], "kueue.x-k8s.io/queue-name": settings.queue}}
-    return {"apiVersion": KIND[0], "kind": KIND[1], "metadata": metadata, "spec": spec}
+        marks["kueue.x-k8s.io/queue-name"] = settings.queue
+    return {"apiVersion": KIND[0], "kind": KIND[1], "metadata": {**metadata, "labels": marks}, "spec": spec}
 
 
-def _cluster(classifier: Classifier, metadata: Object, settings: TrainerSettings) -> Object:
-    training = classifier.spec.training
-    fewest, most = _workers(training)
-    gpus = training.gpus_per_worker
+def _cluster(job: Job, metadata: Object, settings: TrainerSettings) -> Object:
     marks, declared = metadata["labels"], (config_mount(metadata["name"], _FOLDER),)
     group = {
         "groupName": "workers",
-        "replicas": most,
-        "minReplicas": fewest,
-        "maxReplicas": most,
-        "rayStartParams": {"num-cpus": "1"} | ({"num-gpus": str(gpus)} if gpus else {}),
-        "template": _saves_last(worker_pod(marks, settings, gpus, declared)),
+        "replicas": job.most,
+        "minReplicas": job.fewest,
+        "maxReplicas": job.most,
+        "rayStartParams": {"num-cpus": "1"} | ({"num-gpus": str(job.gpus)} if job.gpus else {}),
+        "template": _saves_last(worker_pod(marks, settings, job.gpus, declared)),
     }
-    head = measured(_saves_last(head_pod(marks, settings, declared)), _PORTS, settings)
-    cluster = ray_cluster(head, [group] if most else [])
-    return cluster if fewest == most else autoscaled(cluster)
+    head = _saves_last(head_pod(marks, settings, declared))
+    if job.measured:
+        head = measured(head, {**HEAD_PORTS, "run-metrics": METRICS_PORT}, settings)
+    else:
+        head = with_ports(head, HEAD_PORTS)
+    cluster = ray_cluster(head, [group] if job.most else [])
+    return cluster if job.fewest == job.most else autoscaled(cluster)
 
 
 def _saves_last(pod: Object) -> Object:
@@ -173,7 +213,7 @@ def _saves_last(pod: Object) -> Object:
     return {**pod, "spec": {**pod["spec"], "containers": [ended]}}
 
 
-def _workers(training: Training) -> tuple[int, int]:
+def workers_of(training: Training) -> tuple[int, int]:
     """Return the fewest and the most worker pods; with strategy none the leading pod trains by itself."""
     if training.strategy == "none":
         return 0, 0

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vitruvian.cluster.api import Cluster
-from vitruvian.cluster.objects import CLASSIFIER, Object, is_name, owned
+from vitruvian.cluster.objects import CLASSIFIER, JOB, Object, is_name, owned
 from vitruvian.cluster.pods import obstacle
-from vitruvian.cluster.rayjob import KIND, build, name_of
+from vitruvian.cluster.rayjob import KIND, Job, build, name_of
 from vitruvian.cluster.settings import TrainerSettings
 from vitruvian.errors import Conflict, GateFailed, NotFound, VitruvianError
 from vitruvian.spec import Classifier
@@ -37,6 +37,8 @@ class Run:
     message: str
     missed: bool = False
     """Whether it failed by a gate that wasn't met."""
+    job: str = "run"
+    """The verb that it is of."""
 
     @property
     def over(self) -> bool:
@@ -63,6 +65,7 @@ def run_of(rayjob: Object) -> Run:
         created=metadata["creationTimestamp"],
         ended=status.get("endTime"),
         message=_short(str(status.get("message") or status.get("reason") or "")),
+        job=metadata.get("labels", {}).get(JOB, "run"),
         missed=f"exit code {GateFailed.exit_code}," in str(status.get("message")),
     )
 
@@ -81,7 +84,7 @@ def submit(
     classifier: Classifier,
     declaration: str,
     settings: TrainerSettings,
-    options: Sequence[str] = (),
+    job: Job | None = None,
     owner: Object | None = None,
 ) -> str:
     """Begin a run, which goes when its owner does, and return its name.
@@ -93,7 +96,7 @@ def submit(
             hint = f"follow it with 'vitruvian logs {run.name}', or end it with 'vitruvian cancel {run.name}'"
             raise Conflict(f"run {run.name} of this classifier is not over", where=cluster.namespace, hint=hint)
     name = name_of(classifier)
-    rayjob, *others = build(classifier, declaration, name, cluster.namespace, settings, options)
+    rayjob, *others = build(classifier, declaration, name, cluster.namespace, settings, job)
     kept = None
     try:
         kept = cluster.create(rayjob if owner is None else owned(rayjob, owner))

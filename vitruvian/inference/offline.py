@@ -22,6 +22,9 @@ from vitruvian.inference.predictor import Prediction, Predictor, Prepared
 from vitruvian.machine import usable_cpus
 from vitruvian.store import explained
 
+Writing = Callable[[Batch, Sequence[int], Callable[[int], None]], Iterator[tuple[int, int]]]
+"""Writes parts, tells how many files are done, and yields of each part its files and those that can't be used."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -136,17 +139,20 @@ def predict_command(
     return failed
 
 
-def batch_command(bundle: str, source: str, out: str, format: Format, size: int, console: Console) -> None:
+def batch_command(
+    bundle: str, source: str, out: str, format: Format, size: int, console: Console, write: Writing | None = None
+) -> None:
     """Predict all files of a folder or S3 prefix to parts of `size` files, those parts that aren't there yet.
 
-    A file that can't be used is a row with the error. Shows a bar; where no terminal is, a line for each part. Raises
-    `Interrupted` after Ctrl-C, `Terminated` after SIGTERM, and what `begin` raises.
+    They are done one after the other, or as `write` does them. A file that can't be used is a row with the error. Shows
+    a bar; where no terminal is, a line for each part. Raises `Interrupted` after Ctrl-C, `Terminated` after SIGTERM,
+    and what `begin` raises.
     """
     kept = "nothing is written yet"
     with interrupt.termination_at_once() as terminated:
         try:
             batch = begin(bundle, source, out, format, size)
-            for parts in _written(batch, console):
+            for parts in _written(batch, console, write or _here):
                 kept = f"{parts:,} of {batch.parts:,} parts are in {printable(out)}, and stay"
                 interrupt.look()
         except BaseException as e:
@@ -157,7 +163,7 @@ def batch_command(bundle: str, source: str, out: str, format: Format, size: int,
             raise kind(f"{name}: {kept}", hint="run the same command again to go on") from e
 
 
-def _written(batch: Batch, console: Console) -> Iterator[int]:
+def _written(batch: Batch, console: Console, write: Writing) -> Iterator[int]:
     """Write the parts that are missing, then mark them as complete; yield how many are there, at first and after each.
 
     The console is told of it.
@@ -167,12 +173,11 @@ def _written(batch: Batch, console: Console) -> Iterator[int]:
     done = files - sum(len(batch.keys_of(part)) for part in left)
     say(console, f"{files:,} files in {batch.parts:,} parts" + (f", {before:,} of them done before" if before else ""))
     yield before
-    worker = Worker(batch)
     with Teller(console).bar("predicting", files) as advance:
         advance(done)
-        for parts, part in enumerate(left, before + 1):
-            failed += worker.write(part, advance)
-            done += len(batch.keys_of(part))
+        for parts, (count, useless) in enumerate(write(batch, left, advance) if left else (), before + 1):
+            failed += useless
+            done += count
             if not console.is_terminal:
                 say(console, f"{parts:,} of {batch.parts:,} parts: {done:,} files")
             yield parts
@@ -180,6 +185,12 @@ def _written(batch: Batch, console: Console) -> Iterator[int]:
     say(console, f"{files:,} files are in {batch.out}")
     if failed:
         say(console, f"{failed:,} of those predicted now can't be used: their rows say why")
+
+
+def _here(batch: Batch, left: Sequence[int], advance: Callable[[int], None]) -> Iterator[tuple[int, int]]:
+    worker = Worker(batch)
+    for part in left:
+        yield len(batch.keys_of(part)), worker.write(part, advance)
 
 
 def _print(console: Console, rows: Iterable[Row], files: Sequence[Path], labels: Sequence[str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 import yaml
 from rich.markup import escape
@@ -13,7 +12,7 @@ from rich.table import Table
 from vitruvian import interrupt
 from vitruvian.artifact import digest_of
 from vitruvian.console import Teller
-from vitruvian.errors import SpecError, Terminated, VitruvianError
+from vitruvian.errors import Terminated, VitruvianError
 from vitruvian.models import layers
 from vitruvian.models.registry import parameters
 from vitruvian.pipeline import Made, Pipeline
@@ -22,24 +21,20 @@ from vitruvian.store import open_store
 from vitruvian.study.page import BEST, PAGE, Study, files
 from vitruvian.study.results import BETWEEN, Outcome, Row, Run, columns, comparable, fitting, rows
 from vitruvian.training.job import chosen_epoch
-from vitruvian.variants import Axis, Variant, grid, names, shown, variant
+from vitruvian.variants import Axis, Variant, compared, names, shown, variant
 
 _WIDEST_VALUE = 30
 
 
 def run_study(
-    teller: Teller, classifier: Classifier, axes: Sequence[Axis], out: Path | None = None, *, skip_invalid: bool = False
+    teller: Teller, classifier: Classifier, axes: Sequence[Axis], out: str | None = None, *, skip_invalid: bool = False
 ) -> int:
     """Prepare, train and evaluate every variant, and write table, picture and page; return how many runs failed.
 
     What is fresh is skipped, so that an interrupted study goes on where it stopped. Raises `SpecError` where a
     combination isn't valid, before anything is trained.
     """
-    variants, refused = grid(classifier, axes, layers.check)
-    if refused and not skip_invalid:
-        raise SpecError("\n".join(refused), hint="change the values, or leave these out with --skip-invalid")
-    if not variants:
-        raise SpecError("no combination is valid", where="--vary", hint="\n".join(refused))
+    variants, refused = compared(classifier, axes, layers.check, skip_invalid=skip_invalid)
     for line in refused:
         teller.note(f"[yellow]left out: {escape(line)}[/]")
     shared: dict[str, Made] = {}
