@@ -366,6 +366,19 @@ def test_what_a_user_begins_is_waited_for_and_never_taken_for_the_operators_run(
     assert status.run is not None and (status.run.name, status.phase) == (ours, "Training")
 
 
+def test_a_prediction_holds_up_no_training_and_no_training_a_prediction(api: ApiServer) -> None:
+    cluster = Cluster()
+    classifier = declared(api.keep("classifiers", _resource()))
+    asked = job(classifier, ["predict", "s3://data/new", "--out", "s3://data/answers"])
+    first = runs.submit(cluster, classifier, "", TrainerSettings(), asked)
+    act.reconcile(cluster, "yoga")
+    (ours,) = (name for kind, name in api.kept if kind == "rayjobs" and name != first)
+    status = read(api.kept["classifiers", "yoga"])
+    assert status.run is not None and (status.run.name, status.phase) == (ours, "Training")
+    second = runs.submit(cluster, classifier, "", TrainerSettings(), asked)
+    assert {run.name: run.job for run in runs.runs(cluster)} == {first: "predict", ours: "run", second: "predict"}
+
+
 def test_what_may_not_be_done_is_said_in_the_status_and_tried_again(api: ApiServer) -> None:
     api.keep("classifiers", _resource())
     api.forbidden.add(("create", "rayjobs"))

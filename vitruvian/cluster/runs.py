@@ -41,6 +41,11 @@ class Run:
     """The verb that it is of."""
 
     @property
+    def alone(self) -> bool:
+        """Whether it writes what others of its classifier write, so that there is one of them at a time."""
+        return self.job != "predict"
+
+    @property
     def over(self) -> bool:
         return self.state in ("Succeeded", "Failed")
 
@@ -89,10 +94,11 @@ def submit(
 ) -> str:
     """Begin a run, which goes when its owner does, and return its name.
 
-    Raises `Conflict` where one of this classifier isn't over.
+    Raises `Conflict` where one of this classifier isn't over, unless either is a prediction.
     """
-    for run in runs(cluster, classifier.name):
-        if not run.over:
+    alone = job is None or job.trains
+    for run in runs(cluster, classifier.name) if alone else ():
+        if run.alone and not run.over:
             hint = f"follow it with 'vitruvian logs {run.name}', or end it with 'vitruvian cancel {run.name}'"
             raise Conflict(f"run {run.name} of this classifier is not over", where=cluster.namespace, hint=hint)
     name = name_of(classifier)
@@ -102,7 +108,8 @@ def submit(
         kept = cluster.create(rayjob if owner is None else owned(rayjob, owner))
         for other in others:
             cluster.create(owned(other, kept))
-        _give_way(cluster, classifier.name, name)
+        if alone:
+            _give_way(cluster, classifier.name, name)
     except BaseException as e:
         # Ctrl-C may come when it is made and that isn't known here yet.
         if kept is not None or not isinstance(e, VitruvianError):
@@ -125,7 +132,7 @@ def _withdraw(cluster: Cluster, name: str, why: BaseException) -> None:
 
 def _give_way(cluster: Cluster, classifier: str, name: str) -> None:
     """Raise `Conflict` where somebody else began a run of the classifier at the same time, and before this one."""
-    going = (run for run in runs(cluster, classifier) if not run.over)
+    going = (run for run in runs(cluster, classifier) if run.alone and not run.over)
     # There is none where this one was ended at once.
     first = min(going, key=lambda run: (run.created, run.name), default=None)
     if first is not None and first.name != name:

@@ -48,7 +48,7 @@ def observe(cluster: Cluster, name: str) -> Observed | None:
         now=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         classifier=classifier,
         refused=refused,
-        runs=tuple(_seen(cluster, resource, each) for each in cluster.list(*rayjob.KIND, f"{CLASSIFIER}={name}")),
+        runs=tuple(_seen(cluster, resource, each) for each in _runs(cluster, name)),
         champion=champion,
         unknown=unknown,
         wanted=tuple(wanted),
@@ -110,6 +110,11 @@ def _wanted(cluster: Cluster, classifier: Classifier, store: Store, version: str
     settings = administered(RayServeSettings, cluster) if ray else without_chart(RayServeSettings)
     bundle = store.address(f"{BUNDLES}/{version}")
     return servers.serving_objects(classifier, bundle, version, cluster.namespace, settings)
+
+
+def _runs(cluster: Cluster, name: str) -> list[Object]:
+    """Return the RayJobs of a classifier; without predictions, which take nothing from what it trains."""
+    return [each for each in cluster.list(*rayjob.KIND, f"{CLASSIFIER}={name}") if runs.run_of(each).alone]
 
 
 def _seen(cluster: Cluster, resource: Object, job: Object) -> Seen:
