@@ -352,6 +352,9 @@ def study(
         bool, typer.Option("--skip-invalid", help="Leave out combinations that aren't valid.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Where the page goes; none: studies/ of the artifacts.")] = None,
+    mlflow: MLflowAt = None,
+    wandb: WandbProject = None,
+    tensorboard: TensorBoardAt = None,
 ) -> None:
     """Train variants of a classifier on the same data and compare them; exits with 1 where one failed."""
     from vitruvian import spec, variants
@@ -362,7 +365,9 @@ def study(
     with _needs("train"):
         from vitruvian.study.run import run_study
 
-        failed = run_study(Teller(console), classifier, axes, out, skip_invalid=skip_invalid)
+        teller = Teller(console)
+        trackers = _trackers(mlflow, wandb, tensorboard, teller)
+        failed = run_study(teller, classifier, axes, out, skip_invalid=skip_invalid, trackers=trackers)
     raise typer.Exit(1 if failed else 0)
 
 
@@ -372,6 +377,9 @@ def tune(
     trials: Annotated[int | None, typer.Option(min=1, max=10_000, help="How many; none: spec.tuning.trials.")] = None,
     concurrent: Annotated[int | None, typer.Option(min=1, help="How many at once; none: as there is room for.")] = None,
     out: Annotated[Path, typer.Option(help="The file to write the best declaration to.")] = Path("best.yaml"),
+    mlflow: MLflowAt = None,
+    wandb: WandbProject = None,
+    tensorboard: TensorBoardAt = None,
 ) -> None:
     """Look for better values in spec.tuning's space with Ray Tune, and write the declaration that has them."""
     from vitruvian import spec
@@ -381,7 +389,8 @@ def tune(
     with _needs("train"):
         from vitruvian.tune import run_tuning
 
-        failed = run_tuning(Teller(console), classifier, trials, concurrent, out)
+        teller = Teller(console)
+        failed = run_tuning(teller, classifier, trials, concurrent, out, _trackers(mlflow, wandb, tensorboard, teller))
     raise typer.Exit(1 if failed else 0)
 
 
@@ -1087,8 +1096,8 @@ def _until(
             host, port = metrics_at[0], metrics.serve(*metrics_at)
             console.print(f"[dim]metrics: http://{_plain(host)}:{port}/metrics[/]", highlight=False)
         teller = Teller(console)
-        trackers = _trackers(*tracked_by, teller) if any(each is not None for each in tracked_by) else None
-        pipeline = Pipeline(classifier, teller, metrics, trackers)
+        opened = _trackers(*tracked_by, teller)
+        pipeline = Pipeline(classifier, teller, metrics, opened() if opened else None)
         made = pipeline.run(stage)
     address = _plain(pipeline.store.address(made.prefix))
     console.print(f"[green]✓[/] {stage}: {address}", highlight=False, soft_wrap=True)
@@ -1098,11 +1107,27 @@ def _until(
             console.print("  on a cluster: vitruvian deploy -f FILE", highlight=False)
 
 
-def _trackers(mlflow: str | None, wandb: str | None, tensorboard: Path | None, teller: Teller) -> Trackers | None:
-    with _needs("track"):
-        from vitruvian.training.trackers import open_trackers
+def _trackers(
+    mlflow: str | None, wandb: str | None, tensorboard: Path | None, teller: Teller
+) -> Callable[[], Trackers | None] | None:
+    """Return what opens the trackers that were asked for, once for each training; None where none was."""
+    if mlflow is None and wandb is None and tensorboard is None:
+        return None
+    told: set[str] = set()
 
-        return open_trackers(mlflow, wandb, tensorboard, lambda text: teller.note(f"[dim]{_plain(text)}[/]"))
+    def tell(text: str) -> None:
+        # What goes for all trainings of a study is told once.
+        if text not in told:
+            told.add(text)
+            teller.note(f"[dim]{_plain(text)}[/]")
+
+    def opened() -> Trackers | None:
+        with _needs("track"):
+            from vitruvian.training.trackers import open_trackers
+
+            return open_trackers(mlflow, wandb, tensorboard, tell)
+
+    return opened
 
 
 @contextmanager
