@@ -61,7 +61,7 @@ def run_study(
         found = rows(runs)
         if found[0].outcomes:
             accuracy = found[0].over_seeds(lambda outcome: outcome.validation_accuracy).mean
-            sweep.chosen(titled(found[0].values), accuracy)
+            sweep.chosen(titled(found[0].values) or classifier.name, accuracy)
     study = Study(
         name=classifier.name,
         id=id,
