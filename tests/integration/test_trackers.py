@@ -283,8 +283,7 @@ def test_a_studys_variants_are_runs_of_one_group_however_often_it_is_run(tmp_pat
         assert len(runs) == 2 and {name for _, name, _ in runs} == set(held)
     assert len(rows(database, "select * from runs")) == 3
     # Compared with others too, a variant is shown there, and is still one run.
-    words = ("study", "-f", file, "--vary", "training.gpusPerWorker=0", *SWEPT[:2])
-    done = vitruvian(*words, cwd=tmp_path, **ENV)
+    done = vitruvian("study", "-f", file, "--vary", "training.gpusPerWorker=0", *SWEPT[:2], cwd=tmp_path, **ENV)
     assert done.returncode == 0, done.stdout + done.stderr
     parents = rows(database, f"select value from tags where run_uuid = '{good}' and key = 'mlflow.parentRunId'")
     assert len(parents) == 1 and len(rows(database, "select * from runs")) == 4

@@ -203,8 +203,9 @@ class Library:
 
 def test_each_training_of_a_group_is_a_run_and_the_group_is_one_only_where_runs_hold_others() -> None:
     library = Library()
+    ends: dict[str, Status | None] = {"lr=1": "finished", "lr=2": "killed", "lr=3": None}
     with Sweep(library, GROUP) as sweep:
-        for title, status in (("lr=1", "finished"), ("lr=2", "killed"), ("lr=3", None)):
+        for title, status in ends.items():
             one = sweep.one(title)
             one.begin(RUN, begun=False)
             one.take({"kind": "epoch", **epoch(1)})
@@ -285,10 +286,12 @@ def test_a_trials_run_ends_as_the_trial_did(tmp_path: Path, last: list[tuple[int
     library, trial = Library(), tuned()
     teller, store = Teller(Console(file=io.StringIO())), open_store(tmp_path)
     told = [{"kind": "epoch", "past": False, **epoch(n), "validationAccuracy": accuracy} for n, accuracy in last]
-    end = {"kind": "failed", "error": "out of memory"} if status == "failed" else {"kind": "ended"}
+    end: dict[str, Any] = {"kind": "failed", "error": "out of memory"} if status == "failed" else {"kind": "ended"}
     with Sweep(library, GROUP) as sweep:
         # A process that died tells again what it did.
-        for event in ({"kind": "began"}, *told, {"kind": "began"}, *({**one, "past": True} for one in told), end):
+        again = [{**one, "past": True} for one in told]
+        began: dict[str, Any] = {"kind": "began"}
+        for event in (began, *told, began, *again, end):
             _take(teller, store, trial, event, 1, sweep)
     _, (book, _) = library.books
     assert book.run == replace(trial.run, group=GROUP, title="trial 3: learningRate=0.01")
