@@ -43,7 +43,7 @@ _RECORDED = (
     "seconds",
     "imagesPerSecond",
 )
-# Of one that broke off as of one that was stopped it can't be said that it failed.
+# What the scheduler stopped, or what broke off, hasn't failed.
 _TRACKED: Mapping[str, Status] = {"ended": "finished", "stopped": "killed", "failed": "failed", "open": "killed"}
 
 
@@ -101,6 +101,7 @@ def run_tuning(
     """Train what is drawn from the space, write the best declaration to `out`, and return how many trials failed.
 
     Run again after an interruption, it goes on: finished trials are known, others go on from their checkpoints.
+    `trackers` is called for each trial.
     """
     tuning = classifier.spec.tuning
     if tuning is None:

@@ -40,8 +40,8 @@ def run_study(
 ) -> int:
     """Prepare, train and evaluate every variant, and write table, picture and page; return how many runs failed.
 
-    What is fresh is skipped, so that an interrupted study goes on where it stopped. Raises `SpecError` where a
-    combination isn't valid, before anything is trained.
+    What is fresh is skipped, so that an interrupted study goes on where it stopped; `trackers` is called for each
+    variant. Raises `SpecError` where a combination isn't valid, before anything is trained.
     """
     variants, refused = grid(classifier, axes, layers.check)
     if refused and not skip_invalid:
