@@ -358,6 +358,9 @@ def study(
         str | None,
         typer.Option(metavar="ADDRESS", help="Folder or s3:// for the page; none: studies/ of the artifacts."),
     ] = None,
+    mlflow: MLflowAt = None,
+    wandb: WandbProject = None,
+    tensorboard: TensorBoardAt = None,
 ) -> None:
     """Train variants of a classifier on the same data and compare them; exits with 1 where one failed."""
     from vitruvian import spec, variants
@@ -368,7 +371,9 @@ def study(
     with _needs("train"):
         from vitruvian.study.run import run_study
 
-        failed = run_study(Teller(console), classifier, axes, out, skip_invalid=skip_invalid)
+        teller = Teller(console)
+        trackers = _trackers(mlflow, wandb, tensorboard, teller)
+        failed = run_study(teller, classifier, axes, out, skip_invalid=skip_invalid, trackers=trackers)
     raise typer.Exit(1 if failed else 0)
 
 
@@ -380,6 +385,9 @@ def tune(
     out: Annotated[
         str, typer.Option(metavar="FILE", help="A file or s3:// address to write the best declaration to.")
     ] = "best.yaml",
+    mlflow: MLflowAt = None,
+    wandb: WandbProject = None,
+    tensorboard: TensorBoardAt = None,
 ) -> None:
     """Look for better values in spec.tuning's space with Ray Tune, and write the declaration that has them."""
     from vitruvian import spec
@@ -389,7 +397,8 @@ def tune(
     with _needs("train"):
         from vitruvian.tune import run_tuning
 
-        failed = run_tuning(Teller(console), classifier, trials, concurrent, out)
+        teller = Teller(console)
+        failed = run_tuning(teller, classifier, trials, concurrent, out, _trackers(mlflow, wandb, tensorboard, teller))
     raise typer.Exit(1 if failed else 0)
 
 
@@ -741,7 +750,7 @@ def job(classifier: Classifier, words: Sequence[str], tracked: Sequence[str] = (
     named = bool(words) and not words[0].startswith("-")
     verb, options = (words[0], words[1:]) if named else ("run", words)
     if tracked and verb not in jobs.TRACKED:
-        hint = f"it is for {' and '.join(jobs.TRACKED)}; leave it out"
+        hint = f"it is for {', '.join(jobs.TRACKED)}; leave it out"
         raise SpecError(f"{verb} is not tracked", where=tracked[0], hint=hint)
     jobs.check_verb(verb)
     given = _given(verb, jobs.words_of(classifier, verb, options))
@@ -1153,8 +1162,8 @@ def _until(
             host, port = metrics_at[0], metrics.serve(*metrics_at)
             console.print(f"[dim]metrics: http://{_plain(host)}:{port}/metrics[/]", highlight=False)
         teller = Teller(console)
-        trackers = _trackers(*tracked_by, teller) if any(each is not None for each in tracked_by) else None
-        pipeline = Pipeline(classifier, teller, metrics, trackers)
+        opened = _trackers(*tracked_by, teller)
+        pipeline = Pipeline(classifier, teller, metrics, opened() if opened else None)
         made = pipeline.run(stage)
     address = _plain(pipeline.store.address(made.prefix))
     console.print(f"[green]✓[/] {stage}: {address}", highlight=False, soft_wrap=True)
@@ -1164,11 +1173,27 @@ def _until(
             console.print("  on a cluster: vitruvian deploy -f FILE", highlight=False)
 
 
-def _trackers(mlflow: str | None, wandb: str | None, tensorboard: Path | None, teller: Teller) -> Trackers | None:
-    with _needs("track"):
-        from vitruvian.training.trackers import open_trackers
+def _trackers(
+    mlflow: str | None, wandb: str | None, tensorboard: Path | None, teller: Teller
+) -> Callable[[], Trackers | None] | None:
+    """Return what opens the trackers that were asked for, once for each training; None where none was."""
+    if mlflow is None and wandb is None and tensorboard is None:
+        return None
+    told: set[str] = set()
 
-        return open_trackers(mlflow, wandb, tensorboard, lambda text: teller.note(f"[dim]{_plain(text)}[/]"))
+    def tell(text: str) -> None:
+        # What goes for all trainings of a study is told once.
+        if text not in told:
+            told.add(text)
+            teller.note(f"[dim]{_plain(text)}[/]")
+
+    def opened() -> Trackers | None:
+        with _needs("track"):
+            from vitruvian.training.trackers import open_trackers
+
+            return open_trackers(mlflow, wandb, tensorboard, tell)
+
+    return opened
 
 
 @contextmanager

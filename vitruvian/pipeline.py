@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from vitruvian.evaluation.metrics import Metrics
     from vitruvian.training.job import Job
     from vitruvian.training.metrics import TrainingMetrics
-    from vitruvian.training.trackers import Trackers
+    from vitruvian.training.trackers import Run, Trackers
 
 Stage = Literal["prepare", "train", "evaluate", "gate", "export", "publish"]
 STAGES: tuple[Stage, ...] = ("prepare", "train", "evaluate", "gate", "export", "publish")
@@ -151,7 +151,8 @@ class Pipeline:
         how = f"{workers_of(settings)}, up to {settings.epochs} epochs" if settings.epochs else "as it is"
         about = f"{self.spec.model.architecture}, {how}"
         if self.trackers:
-            self._track(self.trackers)
+            begun = next(iter(self.store.at(f"checkpoints/{self._run}").list()), None) is not None
+            self.trackers.begin(self.tracked, begun=begun)
 
         def make(folder: Path) -> None:
             if self._will_export:
@@ -166,7 +167,9 @@ class Pipeline:
             self.trackers.trained(self._history_of(made))
         return made
 
-    def _track(self, trackers: Trackers) -> None:
+    @property
+    def tracked(self) -> Run:
+        """What trackers know its training by."""
         from vitruvian.evaluation.report import flat
         from vitruvian.models.registry import default_learning_rate
         from vitruvian.training.identity import how
@@ -181,9 +184,7 @@ class Pipeline:
         settings = self.spec.training
         if settings.epochs:
             decides["training.learningRate"] = settings.learning_rate or default_learning_rate(self.spec.model)
-        declaration = yaml.safe_dump(self._declaration(), sort_keys=False, allow_unicode=True)
-        begun = next(iter(self.store.at(f"checkpoints/{self._run}").list()), None) is not None
-        trackers.begin(Run(self.classifier.name, key, decides, declaration), begun=begun)
+        return Run(self.classifier.name, key, decides, declared(self.classifier))
 
     def _how(self) -> dict[str, str]:
         """Return the settings that may change while the run goes on."""
@@ -594,6 +595,12 @@ def _deletable(address: str, purpose: str = "") -> Iterator[None]:
     except (ArtifactError, BundleError) as e:
         hint = f"delete {address}{purpose and f' {purpose},'} and run the same command again"
         raise type(e)(e.what, where=e.where, hint=hint) from e
+
+
+def declared(classifier: Classifier) -> str:
+    """Return the declaration as YAML."""
+    document = classifier.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
 
 
 def workers_of(settings: Training) -> str:

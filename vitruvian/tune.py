@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from rich.markup import escape
 from rich.table import Table
 
@@ -25,13 +24,26 @@ from vitruvian.artifact import cache_folder, digest_of
 from vitruvian.console import Teller
 from vitruvian.errors import NotFound, SpecError, Terminated, TrainingError
 from vitruvian.models import layers
-from vitruvian.pipeline import Made, Pipeline
+from vitruvian.pipeline import Made, Pipeline, declared
 from vitruvian.spec import Classifier, Tuning
 from vitruvian.store import Store, open_store
+from vitruvian.training import sweep as tracking
 from vitruvian.training.job import Job, chosen_epoch, ended
+from vitruvian.training.sweep import Sweep
+from vitruvian.training.trackers import Run, Status, Trackers
 from vitruvian.variants import ONE_PROCESS, Variant, draw, names, shown, tuning_of, variant
 
-_RECORDED = ("epoch", "trainLoss", "trainAccuracy", "validationLoss", "validationAccuracy", "seconds")
+_RECORDED = (
+    "epoch",
+    "trainLoss",
+    "trainAccuracy",
+    "validationLoss",
+    "validationAccuracy",
+    "seconds",
+    "imagesPerSecond",
+)
+# What the scheduler stopped, or what broke off, hasn't failed.
+_TRACKED: Mapping[str, Status] = {"ended": "finished", "stopped": "killed", "failed": "failed", "open": "killed"}
 
 
 @dataclass
@@ -41,10 +53,17 @@ class Trial:
     number: int
     variant: Variant
     job: Job
+    run: Run
     epochs: dict[int, dict[str, float]] = field(default_factory=dict)
     """A record for each finished epoch."""
     over: bool = False
     error: str = ""
+    trackers: Trackers | None = None
+    """Those that it is a run of, once it began."""
+
+    @property
+    def title(self) -> str:
+        return f"trial {self.number}: {self.variant.title}"
 
     @property
     def name(self) -> str:
@@ -70,23 +89,43 @@ class Trial:
         return self.history[chosen_epoch(self.history, self.job.training.select)]
 
 
-def run_tuning(teller: Teller, classifier: Classifier, count: int | None, concurrent: int | None, out: str) -> int:
+def run_tuning(
+    teller: Teller,
+    classifier: Classifier,
+    count: int | None,
+    concurrent: int | None,
+    out: str,
+    trackers: tracking.Open | None = None,
+) -> int:
     """Train what is drawn from the space, write the best declaration to `out`, and return how many trials failed.
 
     `out` is a file or s3://BUCKET/KEY. Run again after an interruption, it goes on: finished trials are known, others
-    go on from their checkpoints.
+    go on from their checkpoints. `trackers` is called for each trial.
     """
-    from vitruvian.training import search
-
     tuning = tuning_of(classifier)
     _check_free(out, classifier)
-    trials = _drawn(teller, classifier, tuning, count or tuning.trials)
+    id = _id(classifier, tuning)
+    group = Run(classifier.name, f"tuning-{id}", {}, declared(classifier), title=f"{classifier.name} tuning {id}")
+    with Sweep(trackers, group) as sweep:
+        trials, store = _searched(teller, classifier, tuning, count or tuning.trials, concurrent, sweep)
+        return _conclude(teller, classifier, tuning, trials, store, out, sweep)
+
+
+def _searched(
+    teller: Teller, classifier: Classifier, tuning: Tuning, count: int, concurrent: int | None, sweep: Sweep
+) -> tuple[list[Trial], Store]:
+    from vitruvian.training import search
+
+    id = _id(classifier, tuning)
+    trials = _drawn(teller, classifier, tuning, count)
     artifacts = open_store(classifier.artifacts)
-    store = artifacts.at(f"tuning/{_id(classifier, tuning)}")
+    store = artifacts.at(f"tuning/{id}")
     for trial in trials:
         _recall(store, trial)
+        if trial.over:
+            _track_end(sweep, trial)
     todo = [trial for trial in trials if not trial.over]
-    log = (artifacts.local() or cache_folder()) / "logs" / f"tune-{_id(classifier, tuning)}.log"
+    log = (artifacts.local() or cache_folder()) / "logs" / f"tune-{id}.log"
     teller.note(f"{len(trials)} trials, {len(trials) - len(todo)} of them known; [dim]Ray's log: {escape(str(log))}[/]")
     if todo:
         by_name = {trial.name: trial for trial in todo}
@@ -102,8 +141,8 @@ def run_tuning(teller: Teller, classifier: Classifier, count: int | None, concur
                     what = "ended by SIGTERM; what came after each trial's last checkpoint is lost"
                     raise Terminated(what, hint="run the same command again to go on")
                 if event is not None:
-                    _take(teller, store, by_name[event["trial"]], event, len(trials))
-    return _conclude(teller, classifier, tuning, trials, store, out)
+                    _take(teller, store, by_name[event["trial"]], event, len(trials), sweep)
+    return trials, store
 
 
 def _place(out: str) -> tuple[Store, str]:
@@ -134,7 +173,8 @@ def _drawn(teller: Teller, classifier: Classifier, tuning: Tuning, count: int) -
     shared: dict[str, Made] = {}
     trials = []
     for number, each in enumerate(draw(classifier, tuning, count, ONE_PROCESS, layers.check), 1):
-        trials.append(Trial(number, each, Pipeline(each.classifier, teller, shared=shared).job))
+        pipeline = Pipeline(each.classifier, teller, shared=shared)
+        trials.append(Trial(number, each, pipeline.job, pipeline.tracked))
     if len(trials) < count:
         teller.note(f"[yellow]the space has no more than {len(trials)} valid combinations[/]")
     return trials
@@ -157,9 +197,30 @@ def _recall(store: Store, trial: Trial) -> None:
         raise TrainingError("is damaged", where=where, hint="delete it and run the same command again") from e
 
 
-def _take(teller: Teller, store: Store, trial: Trial, event: Mapping[str, Any], of: int) -> None:
+def _tracked(sweep: Sweep, trial: Trial) -> Trackers:
+    """Return what tracks a trial; its run begins with the first call."""
+    if trial.trackers is None:
+        trial.trackers = sweep.one(trial.title)
+        trial.trackers.begin(trial.run, begun=True)
+    return trial.trackers
+
+
+def _track_end(sweep: Sweep, trial: Trial) -> None:
+    trackers = _tracked(sweep, trial)
+    trackers.trained(trial.history)
+    trackers.end(_TRACKED[trial.status])
+
+
+def _take(teller: Teller, store: Store, trial: Trial, event: Mapping[str, Any], of: int, sweep: Sweep) -> None:
+    if event["kind"] == "began":
+        _tracked(sweep, trial)
+        return
     if event["kind"] == "epoch":
         trial.epochs[int(event["epoch"])] = {name: event[name] for name in _RECORDED}
+        if event["past"]:
+            _tracked(sweep, trial).replay([event])
+        else:
+            _tracked(sweep, trial).take(dict(event))
         accuracy = f"{event['validationAccuracy']:.1%}"
         teller.note(f"[dim]trial {trial.number}, epoch {event['epoch']} of {trial.job.training.epochs}: {accuracy}[/]")
         return
@@ -171,6 +232,7 @@ def _take(teller: Teller, store: Store, trial: Trial, event: Mapping[str, Any], 
         store.put(f"{trial.name}.json", json.dumps(saved, indent=1).encode())
     else:
         return
+    _track_end(sweep, trial)
     reached = f"{trial.chosen['validationAccuracy']:.1%} after {len(trial.epochs)} epochs" if trial.epochs else ""
     told = {
         "ended": "[green]✓ ended[/]",
@@ -196,7 +258,13 @@ def ranked(trials: Sequence[Trial], tuning: Tuning, select: str) -> list[Trial]:
 
 
 def _conclude(
-    teller: Teller, classifier: Classifier, tuning: Tuning, trials: Sequence[Trial], store: Store, out: str
+    teller: Teller,
+    classifier: Classifier,
+    tuning: Tuning,
+    trials: Sequence[Trial],
+    store: Store,
+    out: str,
+    sweep: Sweep,
 ) -> int:
     best_first = ranked(trials, tuning, classifier.spec.training.select)
     failed = [trial for trial in trials if trial.error]
@@ -206,9 +274,8 @@ def _conclude(
     rest = [trial for trial in trials if trial not in best_first]
     _show(teller, tuning, [*best_first, *rest])
     store.put("trials.csv", _csv(tuning, [*best_first, *rest]).encode())
-    best = variant(classifier, best_first[0].variant.values).classifier
-    document = best.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    content = yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode()
+    sweep.chosen(best_first[0].title, best_first[0].chosen["validationAccuracy"])
+    content = declared(variant(classifier, best_first[0].variant.values).classifier).encode()
     store.put("best.yaml", content)
     place, key = _place(out)
     place.put(key, content)

@@ -51,10 +51,21 @@ class Variant:
     def words(self) -> str:
         return words(self.values)
 
+    @property
+    def title(self) -> str:
+        """The values with short names."""
+        return titled(self.values)
+
 
 def words(values: Mapping[str, Any]) -> str:
     """Return values as people read them: path=value, path=value."""
     return ", ".join(f"{path}={shown(value)}" for path, value in values.items())
+
+
+def titled(values: Mapping[str, Any]) -> str:
+    """Return values by their short names: name=value, name=value."""
+    short = names(list(values))
+    return words({short[path]: value for path, value in values.items()})
 
 
 def shown(value: Any) -> str:

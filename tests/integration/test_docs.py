@@ -6,12 +6,14 @@ import os
 import re
 import shlex
 import shutil
+import sqlite3
 import ssl
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -347,7 +349,7 @@ def test_studies_and_tuning_go_as_the_docs_say(home: Path) -> None:
     (studies / "classifier.yaml").write_text(small + space)
     here = ("vitruvian study", "vitruvian tune", "vitruvian run")
     lines = [line for line in commands("docs/studies.md") if line.startswith(here)]
-    assert [line.split()[1] for line in lines] == ["study", "study", "tune", "run"]
+    assert [line.split()[1] for line in lines] == ["study", "study", "tune", "run", "study", "tune"]
     for line in lines:
         if "resnet50" in line:
             # What the two learn is not the point here: they are small, and begin once.
@@ -359,6 +361,14 @@ def test_studies_and_tuning_go_as_the_docs_say(home: Path) -> None:
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
     assert len(list(studies.glob("artifacts/yoga/studies/*/study.html"))) == 2
     assert open_bundle(studies / "artifacts" / "yoga").info.name == "yoga"
+    # A run for each of three variants and two trials, and one of each command; event files only of the study.
+    with closing(sqlite3.connect(studies / "mlflow.db")) as database:
+        assert database.execute("select count(*), min(status), max(status) from runs").fetchone() == (
+            7,
+            "FINISHED",
+            "FINISHED",
+        )
+    assert len(list((studies / "runs").iterdir())) == 3
 
 
 def test_real_motion_is_drawn_as_the_docs_say(tmp_path: Path) -> None:

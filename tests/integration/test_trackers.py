@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import struct
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
 
@@ -142,7 +144,7 @@ def test_tensorboard_holds_the_curves_once(tracked: Path) -> None:
 
 
 @contextmanager
-def training(root: Path, *words: str | Path) -> Iterator[subprocess.Popen[str]]:
+def training(root: Path, *words: str | Path, until: str = rf"^[^e]* 2/{EPOCHS} ") -> Iterator[subprocess.Popen[str]]:
     """Begin a training, and go on when its second epoch is over and the last isn't."""
     env = {**os.environ, **ENV, "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
     process = subprocess.Popen(
@@ -159,7 +161,7 @@ def training(root: Path, *words: str | Path) -> Iterator[subprocess.Popen[str]]:
     told = ""
     for line in process.stdout:
         told += line
-        if f" 2/{EPOCHS} " in line and "epoch" not in line:
+        if re.search(until, line):
             break
     assert process.poll() is None, told
     try:
@@ -187,6 +189,104 @@ def test_a_training_that_goes_on_is_the_same_run(tmp_path: Path, ending: signal.
     assert steps_of(database, "train/loss") == list(range(1, EPOCHS + 1))
     trained = steps_of(database, "step/loss")
     assert trained == sorted(set(trained))
+
+
+SWEPT = ("--mlflow", "sqlite:///mlflow.db", "--wandb", "poses", "--tensorboard", "runs")
+
+
+def below(database: Path, group: str) -> dict[str, tuple[str, str]]:
+    """Return the id and the status of MLflow's runs below the one run of a group, by their names."""
+    ((parent,),) = rows(database, f"select run_uuid from runs where name like 'poses {group} %'")
+    found = rows(
+        database,
+        "select name, runs.run_uuid, status from runs join tags on runs.run_uuid = tags.run_uuid "
+        f"where tags.key = 'mlflow.parentRunId' and tags.value = '{parent}'",
+    )
+    assert len({name for name, _, _ in found}) == len(found)
+    return {name: (run, status) for name, run, status in found}
+
+
+def epochs_of(database: Path, run: str) -> list[int]:
+    told = rows(database, f"select step from metrics where run_uuid = '{run}' and key = 'train/loss' order by step")
+    return [step for (step,) in told]
+
+
+def begun_offline(folder: Path) -> set[tuple[str, str, str]]:
+    """Return W&B's id, name and group of each run; one that goes on offline is in several folders."""
+    runs = [record.run for records in offline_runs(folder) for record in records if record.HasField("run")]
+    return {(run.run_id, run.display_name, run.run_group) for run in runs}
+
+
+def test_a_tunings_trials_are_runs_of_one_group_and_stay_those_when_it_goes_on(tmp_path: Path) -> None:
+    # Seed 1 draws the good value first; the other is stopped after an epoch.
+    space = {"training.learningRate": {"choice": [1e-2, 1e-9]}}
+    tuning = {"space": space, "trials": 2, "seed": 1, "metric": "validationLoss", "gracePeriod": 1}
+    file, database = project(tmp_path, training={"strategy": "none"}, tuning=tuning), tmp_path / "mlflow.db"
+    words = ("tune", "-f", file, "--concurrent", "1", *SWEPT)
+    with training(tmp_path, *words, until="trial 1, epoch 3 of") as process:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    assert below(database, "tuning")["trial 1: learningRate=0.01"][1] == "KILLED"
+    done = vitruvian(*words, cwd=tmp_path, **ENV)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "fails" not in done.stdout and "not got" not in done.stdout
+    whole = rows(database, "select status, run_uuid from runs where name like '%tuning%'")
+    assert [status for status, _ in whole] == ["FINISHED"]
+    tags = dict(rows(database, f"select key, value from tags where run_uuid = '{whole[0][1]}'"))
+    assert tags["best"] == "trial 1: learningRate=0.01"
+
+    held = below(database, "tuning")
+    assert {name: status for name, (_, status) in held.items()} == {
+        "trial 1: learningRate=0.01": "FINISHED",
+        "trial 2: learningRate=1e-09": "KILLED",
+    }
+    good, bad = (held[name][0] for name in sorted(held))
+    assert epochs_of(database, good) == list(range(1, EPOCHS + 1)) and epochs_of(database, bad) == [1]
+    params = dict(rows(database, f"select key, value from params where run_uuid = '{bad}'"))
+    assert params["training.learningRate"] == "1e-09" and params["training.batchSize"] == "16"
+
+    runs = begun_offline(tmp_path)
+    assert len({id for id, _, _ in runs}) == 2 and {name for _, name, _ in runs} == set(held)
+    (group,) = {group for _, _, group in runs}
+    assert group.startswith("poses-tuning-")
+    told = [row["epoch"] for records in offline_runs(tmp_path) for row in history(records) if "train/loss" in row]
+    assert sorted(told) == sorted([*range(1, EPOCHS + 1), 1])
+    assert {folder.name for folder in (tmp_path / "runs").iterdir()} == {id for id, _, _ in runs}
+
+    # The winner goes on in its run when it is tested.
+    tested = vitruvian("run", "-f", "best.yaml", "--mlflow", "sqlite:///mlflow.db", cwd=tmp_path, **ENV)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+    assert below(database, "tuning") == held and len(rows(database, "select * from runs")) == 3
+    assert rows(database, f"select * from metrics where run_uuid = '{good}' and key = 'test/accuracy'")
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available(), reason="needs a machine without a GPU: hide it with CUDA_VISIBLE_DEVICES=''"
+)
+def test_a_studys_variants_are_runs_of_one_group_however_often_it_is_run(tmp_path: Path) -> None:
+    file, database = project(tmp_path, training={"epochs": 2}), tmp_path / "mlflow.db"
+    # No GPU is here.
+    words = ("study", "-f", file, "--vary", "training.gpusPerWorker=0,1", *SWEPT)
+    for _ in range(2):
+        done = vitruvian(*words, cwd=tmp_path, **ENV)
+        assert done.returncode == 1 and not done.stderr, done.stdout + done.stderr
+        assert "fails" not in done.stdout and "not got" not in done.stdout
+        held = below(database, "study")
+        assert {name: status for name, (_, status) in held.items()} == {
+            "gpusPerWorker=0": "FINISHED",
+            "gpusPerWorker=1": "FAILED",
+        }
+        good = held["gpusPerWorker=0"][0]
+        assert epochs_of(database, good) == [1, 2] and not epochs_of(database, held["gpusPerWorker=1"][0])
+        assert rows(database, f"select * from metrics where run_uuid = '{good}' and key = 'test/accuracy'")
+        runs = begun_offline(tmp_path)
+        assert len(runs) == 2 and {name for _, name, _ in runs} == set(held)
+    assert len(rows(database, "select * from runs")) == 3
+    # Compared with others too, a variant is shown there, and is still one run.
+    done = vitruvian("study", "-f", file, "--vary", "training.gpusPerWorker=0", *SWEPT[:2], cwd=tmp_path, **ENV)
+    assert done.returncode == 0, done.stdout + done.stderr
+    parents = rows(database, f"select value from tags where run_uuid = '{good}' and key = 'mlflow.parentRunId'")
+    assert len(parents) == 1 and len(rows(database, "select * from runs")) == 4
 
 
 @contextmanager
@@ -230,6 +330,16 @@ def test_a_server_that_goes_away_stops_no_training_and_gets_the_rest_later(tmp_p
     assert steps_of(database, "train/loss") == list(range(1, EPOCHS + 1))
     assert rows(database, "select status from runs") == [("FINISHED",)]
     assert list((tmp_path / "kept").rglob("report/curves.html"))
+
+
+@pytest.mark.parametrize("verb", ["tune", "study"])
+def test_what_can_not_track_a_sweep_is_refused_before_work_begins(tmp_path: Path, verb: str) -> None:
+    file = project(tmp_path, tuning={"space": {"training.learningRate": {"choice": [1e-2]}}})
+    vary = ("--vary", "training.learningRate=1e-2") if verb == "study" else ()
+    done = vitruvian(verb, "-f", file, *vary, "--mlflow", f"http://127.0.0.1:{free_port()}", cwd=tmp_path)
+    assert done.returncode == 1, done.stdout
+    assert done.stderr.count("\n") == 1 and "Connection refused" in done.stderr
+    assert not (tmp_path / "artifacts").exists()
 
 
 _REFUSED = ("nobody answers", "no such scheme", "a folder", "a database's file", "no folder", "no key")

@@ -175,7 +175,11 @@ REFUSED = [
     (("submit", "--dry-run", "--image", ""), 2, "--image: image: '' is no image's name"),
     (("submit", "--mlflow", "://"), 2, "--mlflow: '://' is no MLflow server that the cluster's pods reach; give "),
     (("submit", "-n", ""), 1, "'' can't be a namespace's name; use lower-case letters, digits and '-', 63 "),
-    (("submit", "tune", "--wandb", "x"), 2, "--wandb: tune is not tracked; it is for run and train; leave it out"),
+    (
+        ("submit", "evaluate", "--wandb", "x"),
+        2,
+        "--wandb: evaluate is not tracked; it is for run, train, tune, study; leave it out",
+    ),
     (("submit", "study", "--vary", "x"), 2, "--vary x: is not PATH=VALUE,VALUE; "),
     (("deploy", "-n", "a" * 64), 1, f"'{'a' * 64}' can't be a namespace's name; "),
     (("deploy", "-n", "a.b"), 1, "'a.b' can't be a namespace's name; "),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,23 @@ import pytest
 from rich.console import Console
 
 from tests.unit.test_training_metrics import RECORD, start, step
+from vitruvian import spec
+from vitruvian.console import Teller
 from vitruvian.errors import GateFailed, Terminated, VitruvianError
 from vitruvian.evaluation.metrics import measure
 from vitruvian.spec import Model, Training
+from vitruvian.store import open_store
 from vitruvian.training.job import Job
 from vitruvian.training.progress import EpochTable, span
+from vitruvian.training.sweep import Sweep
 from vitruvian.training.trackers import Row, Run, Status, Trackers, _instead_of_path, _without_password, reason_of
+from vitruvian.tune import Trial, _take
+from vitruvian.variants import Variant
 
+DECLARED = (
+    "apiVersion: vitruvian.dev/v1alpha1\nkind: Classifier\nmetadata: {name: yoga}\n"
+    "spec: {data: {source: 'synthetic://poses'}, model: {architecture: vit}}\n"
+)
 RUN = Run("yoga", "0123456789abcdef", {"training.batchSize": 16}, "kind: Classifier\n")
 
 
@@ -32,6 +44,7 @@ class Book:
 
     name = "Book"
     place = "the shelf"
+    nests = False
 
     def __init__(self, held: Mapping[str, float] | None = None, away: Callable[[], bool] = lambda: False) -> None:
         self.held = dict(held or {})
@@ -39,6 +52,7 @@ class Book:
         self.rows: list[Row] = []
         self.facts: dict[str, str] = {}
         self.ended: Status | None = None
+        self.run: Run | None = None
 
     def check(self) -> None:
         if self.away():
@@ -46,6 +60,7 @@ class Book:
 
     def begin(self, run: Run) -> Mapping[str, float]:
         self.check()
+        self.run = run
         return self.held
 
     def declare(self, declaration: str) -> None:
@@ -163,6 +178,140 @@ def test_how_a_command_ended_is_how_its_run_ended(error: BaseException, status: 
     assert book.ended == status
 
 
+class Shelf(Book):
+    """A book whose runs hold others."""
+
+    name = "Shelf"
+    nests = True
+
+
+GROUP = Run("yoga", "study-0123456789ab", {}, "kind: Classifier\n", title="yoga study 0123456789ab")
+
+
+class Library:
+    """Opens books, and keeps them."""
+
+    def __init__(self, away: Callable[[], bool] = lambda: False) -> None:
+        self.away = away
+        self.books: list[tuple[Book, Book]] = []
+        self.told: list[str] = []
+
+    def __call__(self) -> Trackers:
+        self.books.append((Shelf(away=self.away), Book(away=self.away)))
+        return Trackers(self.books[-1], self.told.append)
+
+
+def test_each_training_of_a_group_is_a_run_and_the_group_is_one_only_where_runs_hold_others() -> None:
+    library = Library()
+    ends: dict[str, Status | None] = {"lr=1": "finished", "lr=2": "killed", "lr=3": None}
+    with Sweep(library, GROUP) as sweep:
+        for title, status in ends.items():
+            one = sweep.one(title)
+            one.begin(RUN, begun=False)
+            one.take({"kind": "epoch", **epoch(1)})
+            if status:
+                one.end(status)
+        sweep.chosen("lr=2", 0.75)
+    (whole, none), *ones = library.books
+    assert whole.run == GROUP and none.run is None
+    assert (whole.facts, whole.rows[-1].values) == ({"best": "lr=2"}, {"best/validation_accuracy": 0.75})
+    for number, books in enumerate(ones, 1):
+        for book in books:
+            assert book.run == replace(RUN, group=GROUP, title=f"lr={number}") and book.run.id == RUN.id
+            assert book.at("epoch") == [1]
+    # What ended by itself stays what it was.
+    assert [book.ended for pair in library.books for book in pair if book.run] == [
+        "finished",
+        *("finished", "finished"),
+        *("killed", "killed"),
+        *("finished", "finished"),
+    ]
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), "killed"), (VitruvianError("no"), "failed")])
+def test_what_is_left_of_a_group_ends_as_its_command_does(error: BaseException, status: Status) -> None:
+    library = Library()
+
+    def command() -> None:
+        with Sweep(library, GROUP) as sweep:
+            with sweep.one("lr=1") as one:
+                one.begin(RUN, begun=False)
+            sweep.one("lr=2").begin(RUN, begun=False)
+            raise error
+
+    with pytest.raises(type(error)):
+        command()
+    assert [books[0].ended for books in library.books] == [status, "finished", status]
+
+
+def test_a_group_is_refused_by_a_tracker_that_is_away_and_stopped_by_none_later() -> None:
+    away = threading.Event()
+    library = Library(away.is_set)
+    with Sweep(library, GROUP) as sweep:
+        away.set()
+        one = sweep.one("lr=1")
+        one.check()
+        one.begin(RUN, begun=False)
+        one.take({"kind": "epoch", **epoch(1)})
+        assert any("Shelf at the shelf fails: Connection refused; training goes on" in line for line in library.told)
+        began = time.monotonic()
+        with one:
+            pass
+        # All are waited for at once, at the end.
+        assert time.monotonic() - began < 1
+        assert not any("not got everything" in line for line in library.told)
+    assert any("not got everything" in line for line in library.told)
+    with pytest.raises(VitruvianError, match="can't be used: Connection refused"), Sweep(library, GROUP):
+        raise AssertionError("nothing is begun")
+
+
+def test_nothing_is_tracked_where_nobody_asked() -> None:
+    with Sweep(None, GROUP) as sweep, sweep.one("lr=1") as one:
+        one.begin(RUN, begun=False)
+        one.trained([epoch(1)])
+        sweep.chosen("lr=1", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("last", "status"),
+    [
+        ([(1, 0.5), (2, 0.5), (3, 0.5), (4, 0.5)], "finished"),
+        ([(1, 0.5), (2, 0.4)], "killed"),
+        ([(1, 0.5), (2, math.nan)], "failed"),
+        ([], "failed"),
+    ],
+    ids=["all its epochs", "the scheduler", "an error after two", "an error at once"],
+)
+def test_a_trials_run_ends_as_the_trial_did(tmp_path: Path, last: list[tuple[int, float]], status: Status) -> None:
+    library, trial = Library(), tuned()
+    teller, store = Teller(Console(file=io.StringIO())), open_store(tmp_path)
+    told = [{"kind": "epoch", "past": False, **epoch(n), "validationAccuracy": accuracy} for n, accuracy in last]
+    end: dict[str, Any] = {"kind": "failed", "error": "out of memory"} if status == "failed" else {"kind": "ended"}
+    with Sweep(library, GROUP) as sweep:
+        # A process that died tells again what it did.
+        again = [{**one, "past": True} for one in told]
+        began: dict[str, Any] = {"kind": "began"}
+        for event in (began, *told, began, *again, end):
+            _take(teller, store, trial, event, 1, sweep)
+    _, (book, _) = library.books
+    assert book.run == replace(trial.run, group=GROUP, title="trial 3: learningRate=0.01")
+    assert book.at("epoch") == [number for number, _ in last]
+    assert len(book.at("end")) == bool(last)
+    assert book.ended == status
+
+
+def tuned() -> Trial:
+    classifier = spec.parse(DECLARED, "classifier.yaml")
+    values = {"training.learningRate": 0.01}
+    return Trial(3, Variant(values, classifier), job(), RUN)
+
+
+def test_a_title_that_is_too_long_for_a_runs_name_is_cut() -> None:
+    assert RUN.shown == "yoga" and GROUP.shown == GROUP.title
+    long = replace(RUN, title="x" * 500).shown
+    assert len(long) == 120 and long.endswith("x…")
+
+
 def test_one_that_is_away_at_the_start_is_refused_in_one_line() -> None:
     book = Book(away=lambda: True)
     with pytest.raises(VitruvianError) as refused, Trackers([book], print) as trackers:
@@ -237,10 +386,7 @@ def test_a_slow_one_does_not_hold_up_the_training() -> None:
 
 def test_a_library_that_is_missing_names_the_extra(tmp_path: Path) -> None:
     file = tmp_path / "classifier.yaml"
-    file.write_text(
-        "apiVersion: vitruvian.dev/v1alpha1\nkind: Classifier\nmetadata: {name: yoga}\n"
-        "spec: {data: {source: 'synthetic://poses'}, model: {architecture: vit}}\n"
-    )
+    file.write_text(DECLARED)
     for flag, library in (("--mlflow", "mlflow"), ("--wandb", "wandb"), ("--tensorboard", "tensorboard")):
         code = f"import sys; sys.modules['{library}'] = None; from vitruvian.cli import main; main()"
         done = subprocess.run(

@@ -19,7 +19,7 @@ from vitruvian.spec import Classifier
 Given = Mapping[str, Any]
 """What stands on the command line, by the names of the verb's parameters."""
 
-TRACKED: Final = ("run", "train")
+TRACKED: Final = ("run", "train", "tune", "study")
 """The verbs that tell MLflow and Weights & Biases."""
 # What is drawn first says whether a space is one to draw from.
 _DRAWN = 100

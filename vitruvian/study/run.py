@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-import yaml
 from rich.markup import escape
 from rich.table import Table
 
@@ -15,43 +14,58 @@ from vitruvian.console import Teller
 from vitruvian.errors import Terminated, VitruvianError
 from vitruvian.models import layers
 from vitruvian.models.registry import parameters
-from vitruvian.pipeline import Made, Pipeline
+from vitruvian.pipeline import Made, Pipeline, declared
 from vitruvian.spec import Classifier
 from vitruvian.store import open_store
 from vitruvian.study.page import BEST, PAGE, Study, files
 from vitruvian.study.results import BETWEEN, Outcome, Row, Run, columns, comparable, fitting, rows
+from vitruvian.training import sweep as tracking
 from vitruvian.training.job import chosen_epoch
-from vitruvian.variants import Axis, Variant, compared, names, shown, variant
+from vitruvian.training.sweep import Sweep
+from vitruvian.training.trackers import Run as Tracked
+from vitruvian.variants import Axis, Variant, compared, names, shown, titled, variant
 
 _WIDEST_VALUE = 30
 
 
 def run_study(
-    teller: Teller, classifier: Classifier, axes: Sequence[Axis], out: str | None = None, *, skip_invalid: bool = False
+    teller: Teller,
+    classifier: Classifier,
+    axes: Sequence[Axis],
+    out: str | None = None,
+    *,
+    skip_invalid: bool = False,
+    trackers: tracking.Open | None = None,
 ) -> int:
     """Prepare, train and evaluate every variant, and write table, picture and page; return how many runs failed.
 
-    What is fresh is skipped, so that an interrupted study goes on where it stopped. Raises `SpecError` where a
-    combination isn't valid, before anything is trained.
+    What is fresh is skipped, so that an interrupted study goes on where it stopped; `trackers` is called for each
+    variant. Raises `SpecError` where a combination isn't valid, before anything is trained.
     """
     variants, refused = compared(classifier, axes, layers.check, skip_invalid=skip_invalid)
     for line in refused:
         teller.note(f"[yellow]left out: {escape(line)}[/]")
     shared: dict[str, Made] = {}
     runs = []
-    for number, each in enumerate(variants, 1):
-        teller.console.print(f"[bold]variant {number} of {len(variants)}[/]  {escape(each.words)}", highlight=False)
-        runs.append(_run(teller, each, shared))
+    id = _id(variants)
+    group = Tracked(classifier.name, f"study-{id}", {}, declared(classifier), title=f"{classifier.name} study {id}")
+    with Sweep(trackers, group) as sweep:
+        for number, each in enumerate(variants, 1):
+            teller.console.print(f"[bold]variant {number} of {len(variants)}[/]  {escape(each.words)}", highlight=False)
+            runs.append(_run(teller, each, shared, sweep))
+        found = rows(runs)
+        if found[0].outcomes:
+            accuracy = found[0].over_seeds(lambda outcome: outcome.validation_accuracy).mean
+            sweep.chosen(titled(found[0].values) or classifier.name, accuracy)
     study = Study(
         name=classifier.name,
-        id=_id(variants),
+        id=id,
         created=datetime.now(UTC),
         axes=axes,
         runs=runs,
         dropped=refused,
         spec=classifier.model_dump(mode="json", by_alias=True, exclude_unset=True),
     )
-    found = rows(runs)
     best = _declared(classifier, found[0])
     store = open_store(out) if out else open_store(classifier.artifacts).at(f"studies/{study.id}")
     for name, content in files(study, best).items():
@@ -63,9 +77,9 @@ def run_study(
     return sum(run.outcome is None for run in runs)
 
 
-def _run(teller: Teller, each: Variant, shared: dict[str, Made]) -> Run:
+def _run(teller: Teller, each: Variant, shared: dict[str, Made], sweep: Sweep) -> Run:
     try:
-        pipeline = Pipeline(each.classifier, teller, shared=shared)
+        pipeline = Pipeline(each.classifier, teller, trackers=sweep.one(each.title), shared=shared)
         pipeline.run("evaluate")
         return Run(each.values, _outcome(pipeline))
     except Terminated:
@@ -111,9 +125,7 @@ def _id(variants: Sequence[Variant]) -> str:
 def _declared(classifier: Classifier, best: Row) -> str | None:
     if not best.outcomes:
         return None
-    made = variant(classifier, best.values).classifier
-    document = made.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    return declared(variant(classifier, best.values).classifier)
 
 
 def _show(teller: Teller, study: Study, found: Sequence[Row]) -> None:

@@ -53,9 +53,10 @@ def search(
 ) -> Generator[Event | None]:
     """Train, as many at a time as there is room for, and yield what comes: {kind, trial, …}.
 
-    Kinds: epoch, with the epoch's record; ended, when a trial came to its end or to that of the scheduler; failed, with
-    the error. Between events None is yielded now and then. `known` are the histories of trials that ended in an earlier
-    search: the scheduler compares with them. Raises `TrainingError` where Ray Tune itself failed.
+    Kinds: began, again where its process died; epoch, with the epoch's record and whether it is past, done before the
+    trial went on; ended, when a trial came to its end or to that of the scheduler; failed, with the error. Between
+    events None is yielded now and then. `known` are the histories of trials that ended in an earlier search: the
+    scheduler compares with them. Raises `TrainingError` where Ray Tune itself failed.
     """
     for name, value in {**QUIET, **_TUNE_QUIET}.items():
         os.environ.setdefault(name, value)
@@ -150,9 +151,9 @@ def _learn(config: dict[str, Any], jobs: Mapping[str, Job], metric: str) -> None
     def emit(event: Event) -> None:
         if event["kind"] == "start":
             for record in event["history"]:
-                tell(dict(record))
+                tell({**record, "past": True})
         elif event["kind"] == "epoch":
-            tell({name: value for name, value in event.items() if name != "kind"})
+            tell({**{name: value for name, value in event.items() if name != "kind"}, "past": False})
 
     try:
         train(job, 0, 1, emit, torch.device("cuda" if job.training.gpus_per_worker else "cpu"))
@@ -174,6 +175,9 @@ class _Teller(tune.Callback):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         # Tune keeps its callbacks beside its state; nothing is restored from it.
         return {}
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self.events.put({"kind": "began", "trial": trial.config["trial"]})
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         kind = "failed" if "error" in result else "epoch"

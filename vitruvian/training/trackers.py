@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Protocol
@@ -44,6 +44,8 @@ _ROWS_AT_ONCE: Final = 200
 # MLflow's own limits of a request.
 _PARAMETERS_AT_ONCE: Final = 100
 _METRICS_AT_ONCE: Final = 1000
+# W&B's own limit of a run's name is 128.
+_LONGEST_TITLE: Final = 120
 _DATABASES: Final = (".db", ".sqlite", ".sqlite3")
 _SECONDS_TO_BEGIN: Final = 20.0
 _SECONDS_BETWEEN_TRIES: Final = 5.0
@@ -71,10 +73,19 @@ class Run:
     """What decides the training, flat: `training.batchSize` and the like."""
     declaration: str
     """The whole Classifier as YAML; what isn't trained, such as gates, may change under one key."""
+    title: str = ""
+    """What it is shown as in a group, where all have the same name."""
+    group: Run | None = None
+    """What it is compared in: a run that holds its own in MLflow, a group in W&B."""
 
     @property
     def id(self) -> str:
         return f"{self.name[:40]}-{self.key}"
+
+    @property
+    def shown(self) -> str:
+        title = self.title or self.name
+        return title if len(title) <= _LONGEST_TITLE else f"{title[: _LONGEST_TITLE - 1]}…"
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,8 @@ class Tracker(Protocol):
     name: str
     place: str
     """Where to look, once `begin` has been called."""
+    nests: bool
+    """Whether a run can hold others."""
 
     def check(self) -> None:
         """Raise an error that says why nothing can be tracked here."""
@@ -130,23 +143,40 @@ class Trackers:
         self._tell = tell
         self._watchers: list[_Watcher] = []
         self._steps = 0
+        self._title = ""
+        self._group: Run | None = None
 
     def __enter__(self) -> Trackers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        broken_off = isinstance(error, KeyboardInterrupt | Terminated)
-        status: Status = "finished" if error is None or isinstance(error, GateFailed) else "failed"
-        if broken_off:
-            status = "killed"
-        deadline = time.monotonic() + (_SECONDS_TO_BREAK_OFF if broken_off else _SECONDS_TO_END)
+        self.end(status_after(error))
+        # Those of a group are waited for together, when all of them are over.
+        if self._group is None:
+            self.wait(deadline_after(error))
+
+    def join(self, group: Run, title: str) -> None:
+        """Make the run that begins one of a group whose trackers have been checked: from now on nothing is refused."""
+        self._group, self._title = group, title
+
+    def nesting(self) -> Trackers:
+        """Return those whose runs can hold others."""
+        return Trackers([tracker for tracker in self._trackers if tracker.nests], self._tell)
+
+    def end(self, status: Status) -> None:
+        """End the run, unless it has been ended."""
         for watcher in self._watchers:
             watcher.end(status)
+
+    def wait(self, deadline: float) -> None:
+        """Wait until all has been sent, or the monotonic clock shows the deadline: then it is told of."""
         for watcher in self._watchers:
             watcher.wait(deadline)
 
     def check(self) -> None:
         """Raise `VitruvianError` where a tracker can't be used: before any work, while somebody looks."""
+        if self._group is not None:
+            return
         for tracker in self._trackers:
             try:
                 tracker.check()
@@ -156,8 +186,10 @@ class Trackers:
     def begin(self, run: Run, *, begun: bool) -> None:
         """Begin the run in every tracker.
 
-        Raises as `check` does; where the training has begun before, a tracker that fails doesn't stop it.
+        Raises as `check` does; where the training or its group has begun before, a tracker that fails doesn't stop it.
         """
+        if self._group is not None:
+            run, begun = replace(run, group=self._group, title=self._title), True
         if not begun:
             self.check()
         for tracker in self._trackers:
@@ -199,6 +231,11 @@ class Trackers:
         """Track what was measured on the test part."""
         self._do(Row("end", 0, {f"test/{name}": value for name, value in values.items()}))
 
+    def chosen(self, title: str, accuracy: float) -> None:
+        """Track which of a group is the best, and its validation accuracy."""
+        self.note({"best": title})
+        self._do(Row("end", 0, {"best/validation_accuracy": accuracy}))
+
     def note(self, facts: Mapping[str, str]) -> None:
         """Track facts in words: the gates' decision, the bundle's version."""
         self._do(lambda tracker: tracker.note(facts))
@@ -212,8 +249,21 @@ class Trackers:
             watcher.put(job)
 
 
+def status_after(error: BaseException | None) -> Status:
+    """Return what a run is that ended with this error, or without one."""
+    if isinstance(error, KeyboardInterrupt | Terminated):
+        return "killed"
+    return "finished" if error is None or isinstance(error, GateFailed) else "failed"
+
+
+def deadline_after(error: BaseException | None) -> float:
+    """Return until when trackers are waited for."""
+    return time.monotonic() + (_SECONDS_TO_BREAK_OFF if status_after(error) == "killed" else _SECONDS_TO_END)
+
+
 def _of_epoch(record: Mapping[str, Any], past: bool = False) -> Row:
-    values = {name: float(record[key]) for name, key in _EPOCH.items()}
+    # What a tuning kept of its trials once had fewer values.
+    values = {name: float(record[key]) for name, key in _EPOCH.items() if key in record}
     return Row("epoch", int(record["epoch"]), {"epoch": record["epoch"], **values}, past)
 
 
@@ -261,6 +311,8 @@ class _Watcher:
         self._queue.put(job)
 
     def end(self, status: Status) -> None:
+        if self._ending.is_set():
+            return
         self.put(lambda tracker: tracker.end(status))
         self._ending.set()
         self._queue.put(None)
@@ -353,6 +405,9 @@ class MLflow:
     """Tracks with an MLflow server, or in a database that one will show."""
 
     name = "MLflow"
+    nests = True
+    # Threads that find no group's run would each make one.
+    _finding = threading.Lock()
 
     def __init__(self, uri: str) -> None:
         _be_quiet()
@@ -378,30 +433,37 @@ class MLflow:
             ) from e
 
     def begin(self, run: Run) -> Mapping[str, float]:
-        from mlflow.entities import Param
-        from mlflow.tracking.context.registry import resolve_tags
+        from mlflow.entities import Param, RunTag
 
         self._client = client = self._mlflow.MlflowClient(self._uri)
         experiment = self._experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or run.name)
-        found = client.search_runs(
-            [experiment],
-            f"tags.`vitruvian.training` = '{run.key}' and attributes.run_name = '{run.name}'",
-            max_results=1,
-            order_by=["attributes.start_time ASC"],
-        )
-        if found:
-            held = found[0]
-            client.update_run(held.info.run_id, status="RUNNING")
-        else:
-            tags = {**resolve_tags(), "vitruvian.training": run.key}
-            held = client.create_run(experiment, tags=tags, run_name=run.name)
+        with self._finding:
+            held = self._found(experiment, run)
+            group = self._found(experiment, run.group) if run.group else None
         self._run_id = held.info.run_id
+        client.update_run(self._run_id, status="RUNNING")
+        if run.group and group:
+            # The latest group that a training is compared in shows it.
+            within = {"mlflow.parentRunId": group.info.run_id, "vitruvian.group": run.group.id}
+            client.log_batch(self._run_id, tags=[RunTag(name, text) for name, text in within.items()])
         self.place = f"{_without_password(self._uri)}, run {self._run_id}"
         # A parameter can't be changed: the same data may lie elsewhere now.
         params = [Param(name, str(value)) for name, value in run.parameters.items() if name not in held.data.params]
         for start in range(0, len(params), _PARAMETERS_AT_ONCE):
             client.log_batch(self._run_id, params=params[start : start + _PARAMETERS_AT_ONCE])
         return dict(held.data.metrics)
+
+    def _found(self, experiment: str, run: Run) -> Any:
+        """Return the run, which is made where there is none."""
+        from mlflow.tracking.context.registry import resolve_tags
+
+        tags = {"vitruvian.training": run.key, "vitruvian.classifier": run.name}
+        same = f"tags.`vitruvian.training` = '{run.key}'"
+        for held in self._client.search_runs([experiment], same, order_by=["attributes.start_time ASC"]):
+            # Once the name was all that told whose a run was.
+            if held.data.tags.get("vitruvian.classifier", held.info.run_name) == run.name:
+                return held
+        return self._client.create_run(experiment, tags={**resolve_tags(), **tags}, run_name=run.shown)
 
     def _experiment(self, name: str) -> str:
         if (found := self._client.get_experiment_by_name(name)) is None:
@@ -441,6 +503,7 @@ class WeightsAndBiases:
     """Tracks with Weights & Biases; with WANDB_MODE=offline in a folder that `wandb sync` sends later."""
 
     name = "W&B"
+    nests = False
 
     def __init__(self, project: str) -> None:
         _be_quiet()
@@ -475,9 +538,12 @@ class WeightsAndBiases:
         )
         self._run = held = self._wandb.init(
             project=self._project,
-            name=run.name,
+            name=run.shown,
             id=run.id,
+            group=os.environ.get("WANDB_RUN_GROUP") or (run.group.id if run.group else None),
             resume="allow",
+            # Trials run side by side.
+            reinit="create_new",
             config=dict(run.parameters),
             settings=settings,
         )
@@ -529,6 +595,7 @@ class TensorBoard:
     """Tracks in event files: a folder for each run."""
 
     name = "TensorBoard"
+    nests = False
 
     def __init__(self, folder: Path) -> None:
         from tensorboard.backend.event_processing import event_accumulator
