@@ -228,9 +228,11 @@ SYSTEM = System(
         Key("config", "`-f FILE`", "the Classifier", ids=("S4.27", "S4.28")),
         Key(
             "dataset_version",
-            "spec.data.source",
-            "not yet for DVC; check the version out and name its folder; its digest is in the bundle's lineage",
-            ids=("S4.29",),
+            "spec.data.version",
+            "a tag, branch or commit of the repository in which `spec.data.source` lies; `dvc` gets it, and the bundle's "
+            "lineage names the commit",
+            Kind.text,
+            ("S4.29",),
         ),
         Key(
             "checkpoint",
