@@ -125,17 +125,14 @@ def test_a_version_that_is_not_there_or_can_not_be_is_one_line(tmp_path: Path, m
     _do(root, "git init -q -b main .", "git add .", "git commit -qm data", "git tag v1")
     here, afar = f"{root}/data/yoga", f"git+file://{root}#subdirectory=data/yoga"
     cases: list[tuple[Callable[[], object], str]] = [
-        (
-            lambda: _count(here, "v9"),
-            f"data.version: there is no tag, branch or commit 'v9' in {root}; check",
-        ),
+        (lambda: _count(here, "v9"), f"data.version: there is no tag, branch or commit 'v9' in {root}; check"),
         (lambda: _count(afar, "v9"), f"there is no tag, branch or commit 'v9' in file://{root}; write a tag"),
         (lambda: _count(str(outside), "v1"), "outside is no folder in a Git repository (not a git repository"),
         (lambda: _count(str(root), "v1"), "repository is no folder in a Git repository; name a folder inside of one"),
         (lambda: _count(f"git+file://{root}/no.git#subdirectory=a"), "data.source: Git can't read file://"),
     ]
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
-    cases.append((lambda: _count(here, "v1"), "needs the program dvc, which isn't installed; install it, with"))
+    cases.append((lambda: _count(here, "v1"), "needs the program dvc, which isn't installed; install it with"))
     for ask, line in cases:
         with pytest.raises(VitruvianError) as e:
             ask()

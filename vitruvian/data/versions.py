@@ -112,10 +112,10 @@ def _resolved_afar(place: _Place, version: str | None) -> str:
     if done.returncode:
         hint = "check the address, the network and Git's credentials"
         raise DataError(f"Git can't read {place.repository} ({_told(done)})", where="data.source", hint=hint)
-    found = dict(reversed(line.split("\t", 1)) for line in done.stdout.splitlines())
+    commits = {name: commit for commit, _, name in (line.partition("\t") for line in done.stdout.splitlines())}
     for name in names:
-        if name in found:
-            return str(found[name])
+        if name in commits:
+            return commits[name]
     raise _unknown(place, version, "write a tag, a branch or a whole commit")
 
 

@@ -229,8 +229,8 @@ SYSTEM = System(
         Key(
             "dataset_version",
             "spec.data.version",
-            "a tag, branch or commit of the repository in which `spec.data.source` lies; `dvc` gets it, and the bundle's "
-            "lineage names the commit",
+            "a tag, branch or commit of the repository in which `spec.data.source` lies; `dvc` gets it, and the "
+            "bundle's lineage names the commit",
             Kind.text,
             ("S4.29",),
         ),
