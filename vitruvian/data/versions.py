@@ -67,11 +67,10 @@ def checkout(data: Data) -> Path:
 
 
 def _get(place: _Place, commit: str, out: Path, source: str) -> None:
+    # A program of its own: its hundred libraries have no place beside torch's, and plugins decide where it reaches.
     dvc = shutil.which("dvc") or shutil.which("dvc", path=str(Path(sys.executable).parent))
     if dvc is None:
-        hint = (
-            "install it with its plugin for where the files are: uv tool install 'dvc[s3]', or pipx install 'dvc[s3]'"
-        )
+        hint = "install it with its plugin for where the files are: uv tool install 'dvc[s3]', pipx install 'dvc[s3]'"
         raise SpecError("needs the program dvc, which isn't installed", where=_WHERE, hint=hint)
     done = _run([dvc, "get", "--rev", commit, "--out", str(out), "--", place.repository, place.path])
     if done.returncode:
@@ -130,8 +129,11 @@ def _told(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, **_QUIETLY}
     try:
-        return subprocess.run(command, env={**os.environ, **_QUIETLY}, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
+        )
     except FileNotFoundError as e:
         raise SpecError(
             f"needs the program {command[0]}, which isn't installed", where=_WHERE, hint="install it"
