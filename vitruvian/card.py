@@ -20,6 +20,7 @@ def card(info: BundleInfo, statistics: Mapping[str, Mapping[str, int]]) -> str:
                 "results": [
                     {
                         "task": {"type": "image-classification"},
+                        "dataset": _dataset(info),
                         "metrics": [{"type": name, "value": round(value, 4)} for name, value in info.metrics.items()],
                     }
                 ],
@@ -62,6 +63,12 @@ def card(info: BundleInfo, statistics: Mapping[str, Mapping[str, int]]) -> str:
         "```",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _dataset(info: BundleInfo) -> dict[str, str]:
+    """Return what the metrics were measured on, as hubs want it named: they refuse metrics without it."""
+    data = info.spec.get("spec", {}).get("data", {})
+    return {"type": data.get("format", "images"), "name": data.get("source", info.name), "split": "test"}
 
 
 def _exports(info: BundleInfo) -> list[str]:

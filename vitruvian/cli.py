@@ -599,6 +599,27 @@ def fetch(
 
 
 @app.command()
+def push(
+    bundle: Address,
+    repository: Annotated[str, typer.Argument(metavar="REPO", help="OWNER/NAME on the hub; made where there is none.")],
+    private: Annotated[bool, typer.Option("--private", help="Make it for its owner only.")] = False,
+    revision: Annotated[str, typer.Option(metavar="BRANCH", help="The branch to commit to.")] = "main",
+) -> None:
+    """Publish a bundle on the Hugging Face hub, with its model card, as one commit."""
+    from vitruvian.bundle import open_bundle
+
+    with _needs("hub"):
+        from vitruvian import hub
+
+        hub.check_repository(repository)
+        found = open_bundle(bundle)
+        pushed = hub.push(found, repository, private=private, branch=revision)
+    what = f"[bold]{_plain(found.info.name)}[/] version {_plain(found.info.version)}"
+    already = "" if pushed.changed else " already"
+    console.print(f"{what} is{already} at {_plain(pushed.url)}", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def probe(
     url: Annotated[str, typer.Argument(help="A server's address, such as http://127.0.0.1:8080.")],
     host: Annotated[str | None, typer.Option(help="The Host header, for a server behind an ingress.")] = None,

@@ -37,6 +37,7 @@ from vitruvian.bundle import (
 )
 from vitruvian.bundle import read_champion as champion_of
 from vitruvian.console import Teller
+from vitruvian.data import versions
 from vitruvian.data.prepare import prepare
 from vitruvian.data.prepared import Prepared
 from vitruvian.data.preprocess import HeatmapPreprocess
@@ -45,7 +46,7 @@ from vitruvian.errors import ArtifactError, BundleError, GateFailed, TrainingErr
 from vitruvian.inference.engine import with_exact
 from vitruvian.machine import cpu_features, cpu_model, usable_cpus
 from vitruvian.models.inputs import pinned, preprocess_for, weights_version
-from vitruvian.spec import Classifier, Clip, Model, Training
+from vitruvian.spec import Classifier, Clip, Data, Model, Training
 from vitruvian.store import explained, open_store
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 Stage = Literal["prepare", "train", "evaluate", "gate", "export", "publish"]
 STAGES: tuple[Stage, ...] = ("prepare", "train", "evaluate", "gate", "export", "publish")
 # Raised when a stage makes something else of the same inputs.
-_REVISIONS: dict[Stage, int] = {"prepare": 2, "train": 3, "evaluate": 1, "gate": 2, "export": 3, "publish": 3}
+_REVISIONS: dict[Stage, int] = {"prepare": 2, "train": 3, "evaluate": 1, "gate": 2, "export": 3, "publish": 4}
 _INTERPOLATION = "interpolation.json"
 GOLDEN_TOLERANCE = 1e-3
 _FEW_TESTED = 30
@@ -121,18 +122,21 @@ class Pipeline:
     @cached_property
     def prepared(self) -> Made:
         preprocess = preprocess_for(self.spec.model)
-        alike = artifact.digest_of([self.spec.data.model_dump(), preprocess.model_dump()])
+        data = self._pinned_data
+        alike = artifact.digest_of([data.model_dump(), preprocess.model_dump()])
         if alike in self._shared:
             return self._shared[alike]
-        source = open_source(self.spec.data, preprocess)
-        about = f"{self.spec.data.source} → {preprocess.kind}s of {'x'.join(map(str, preprocess.tensor_shape))}"
-        decides = [self.spec.data.model_dump(), preprocess.model_dump(), source.version]
+        source = open_source(data, preprocess)
+        at = f" at {self.spec.data.version or 'its newest'} ({data.version[:12]})" if data.version else ""
+        about = f"{data.source}{at} → {preprocess.kind}s of {'x'.join(map(str, preprocess.tensor_shape))}"
+        # The source's own version has the commit.
+        decides = [data.model_dump(exclude={"version"}), preprocess.model_dump(), source.version]
 
         def make(folder: Path) -> None:
             if self.trackers:
                 self.trackers.check()
             with self.teller.bar("reading", len(source.examples)) as advance:
-                made = prepare(source, self.spec.data, preprocess, folder, advance)
+                made = prepare(source, data, preprocess, folder, advance)
             if source.ignored:
                 self.teller.note(f"[yellow]{source.ignored} files were ignored: they are no {preprocess.kind}s[/]")
             self.teller.statistics(made.statistics())
@@ -142,6 +146,11 @@ class Pipeline:
 
         made = self._shared[alike] = self._made("prepare", about, decides, make)
         return made
+
+    @cached_property
+    def _pinned_data(self) -> Data:
+        # Once: a branch may move while a run lasts.
+        return versions.pinned(self.spec.data)
 
     @cached_property
     def trained(self) -> Made:
@@ -533,7 +542,11 @@ class Pipeline:
         points = self._folder(self.trained) / _INTERPOLATION
         return {
             **({"interpolation": json.loads(points.read_text())} if points.exists() else {}),
-            "data": {"source": self.spec.data.source, "digest": self.prepared.digest},
+            "data": {
+                "source": self.spec.data.source,
+                "digest": self.prepared.digest,
+                **({"commit": self._pinned_data.version} if self._pinned_data.version else {}),
+            },
             "stages": {made.stage: made.key for made in (self.prepared, self.trained, self.evaluated)},
             "champion": self._opponent,
             "libraries": _versions(),

@@ -50,9 +50,36 @@ def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+def is_repository(source: str) -> bool:
+    """Tell whether a source is the address of a Git repository."""
+    return source.startswith("git+")
+
+
+def repository(source: str) -> tuple[str, str]:
+    """Return a repository's own address and a folder in it, of an address as pip takes it; raises `ValueError`."""
+    found = _REPOSITORY.fullmatch(source)
+    if not found:
+        raise ValueError(
+            "is no address of data in a Git repository; write git+https://HOST/REPOSITORY.git#subdirectory=FOLDER, "
+            "also with ssh or file in the place of https, and a revision into data.version"
+        )
+    if found["secret"]:
+        raise ValueError("holds a password, which every bundle would tell; leave it to Git's credential helper")
+    return found["address"], found["folder"].rstrip("/")
+
+
+# A revision behind @ as pip has it would be a second place for data.version.
+_REPOSITORY = re.compile(
+    r"git\+(?P<address>(?:https?|ssh|file)://(?:[^/@:]*(?P<secret>:[^/@]*)?@)?[^@#]+)"
+    r"#subdirectory=(?P<folder>(?!\.\.?(?:/|$))[^/&-][^&]*)"
+)
+
+
 def _readable(source: str) -> str:
     if synthetic.is_synthetic(source):
         synthetic.parse(source)
+    if is_repository(source):
+        repository(source)
     return source
 
 
@@ -75,7 +102,11 @@ class Data(Part):
     """What to learn from."""
 
     source: Annotated[str, Field(min_length=1), AfterValidator(_readable)]
-    """Where the data is: a folder, file://, s3://BUCKET/PREFIX, or synthetic://poses."""
+    """Where the data is: a folder, file://, s3://BUCKET/PREFIX, synthetic://poses, or
+    git+https://HOST/REPOSITORY.git#subdirectory=FOLDER, which DVC fetches."""
+    version: Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z0-9_.][A-Za-z0-9_./@+-]*$")] | None = None
+    """A tag, branch or commit of the Git repository in which the source lies; DVC fetches the folder as it was there.
+    None: a folder as it is, of a git+ address the newest commit."""
     format: Annotated[
         Literal["images", "heatmaps", "posedb", "huggingface"],
         planned("posedb", "huggingface"),
@@ -94,6 +125,11 @@ class Data(Part):
     def _consistent(self) -> Data:
         if synthetic.is_synthetic(self.source) and self.group_by is not None:
             synthetic.check_groups(synthetic.parse(self.source), self.group_by)
+        if self.version is not None and "://" in self.source and not self.source.startswith(("git+", "file://")):
+            raise ValueError(
+                f"version {self.version} means a commit of a Git repository, and {self.source} lies in none; "
+                "remove it, or write git+https://HOST/REPOSITORY.git#subdirectory=FOLDER"
+            )
         return self
 
 

@@ -23,6 +23,7 @@ from moto.server import ThreadedMotoServer
 from tests import configs
 from tests.bundles import make_bundle
 from tests.certificates import Authority
+from tests.hubs import hub
 from tests.projects import write_data
 from vitruvian import spec
 from vitruvian.bundle import open_bundle
@@ -322,6 +323,17 @@ def test_a_bundle_is_served_from_s3_as_the_docs_say(trained: Path) -> None:
         started.stop()
 
 
+def test_a_bundle_is_pushed_to_the_hub_as_the_docs_say(tmp_path: Path) -> None:
+    make_bundle(tmp_path, measured=True)
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "store").rename(tmp_path / "artifacts" / "yoga")
+    (line,) = [line for line in commands("docs/artifacts.md") if line.startswith("vitruvian push")]
+    with hub() as there:
+        done = shell(line, tmp_path, **there.settings(tmp_path))
+        assert done.returncode == 0, done.stderr
+        assert "README.md" in there.repositories["studio/yoga"].branches["main"][-1]
+
+
 def test_trackings_in_the_docs_are_done(trained: Path) -> None:
     lines = [line for line in commands("docs/training.md") if "vitruvian run" in line]
     assert len(lines) == 2
@@ -420,6 +432,7 @@ def test_every_command_in_the_docs_is_one_that_a_test_runs() -> None:
         "vitruvian export",
         "vitruvian search",
         "vitruvian plan",
+        "vitruvian push",
         "vitruvian study",
         "vitruvian tune",
         "vitruvian spec import",

@@ -247,6 +247,10 @@ def test_servers_get_a_classifiers_annotations_but_not_what_is_said_to_the_opera
     ("parts", "line"),
     [
         ({"data": {"source": "data/yoga"}}, "can't reach a folder of this machine"),
+        (
+            {"data": {"source": "git+https://h/r.git#subdirectory=a"}},
+            "pods have no dvc; copy it to S3 and use s3://",
+        ),
         ({"artifacts": None}, "can't reach a folder of this machine"),
         ({"training": {"workers": 4}}, "workers is 4 but strategy is none"),
         ({"retraining": {"onDrift": True}}, "is not implemented yet"),

@@ -19,7 +19,7 @@ FLOORS = [
     {"variants"},
     {"data"},
     {"bundle", "models"},
-    {"inference", "card", "client"},
+    {"inference", "card", "client", "hub"},
     {"training", "evaluation", "export", "serving"},
     {"pipeline", "cluster", "planning"},
     {"demo", "doctor", "operator", "study", "tune"},
@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "torch": {"models", "training", "evaluation", "export"},
     "transformers": {"models"},
     "peft": {"models"},
+    "huggingface_hub": {"models", "hub"},
     # Tests only: what it saves is read without it.
     "torchvision": set(),
     "nncf": {"export"},

@@ -33,7 +33,7 @@ from vitruvian.cluster.raypods import (
 )
 from vitruvian.cluster.settings import Resources, TrainerSettings
 from vitruvian.errors import SpecError
-from vitruvian.spec import Classifier, Training, Workers
+from vitruvian.spec import Classifier, Training, Workers, is_repository
 from vitruvian.synthetic import is_synthetic
 from vitruvian.training.notice import VARIABLE as NOTICE
 
@@ -158,6 +158,8 @@ def check(classifier: Classifier, trains: bool = True) -> None:
 def check_reach(address: str, where: str) -> None:
     """Raise `SpecError` where pods can't reach an address."""
     hint = f"use s3://BUCKET/PREFIX, not {address[:_LONGEST_SHOWN]}"
+    if is_repository(address):
+        raise SpecError("the cluster's pods have no dvc", where=where, hint=f"copy it to S3 and {hint}")
     if not address.startswith("s3://"):
         raise SpecError("the cluster's pods can't reach a folder of this machine", where=where, hint=hint)
     if not re.fullmatch(r"s3://[A-Za-z0-9][-\w.]*(/.*)?", address):

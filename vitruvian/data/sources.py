@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vitruvian.artifact import digest_of
 from vitruvian.controls import steers
-from vitruvian.data import synthetic
+from vitruvian.data import synthetic, versions
 from vitruvian.data.preprocess import HeatmapPreprocess, ImagePreprocess
 from vitruvian.errors import DataError, NotFound, SpecError
 from vitruvian.spec import Data
@@ -113,6 +113,12 @@ def open_source(data: Data, preprocess: ImagePreprocess | HeatmapPreprocess) -> 
     """Return the source that a spec names; raises `DataError` for one that can't be learned from."""
     if is_synthetic(data.source):
         return SyntheticSource(data, preprocess)
+    if (declared := versions.pinned(data)).version is not None:
+        folder = versions.checkout(declared)
+        source = FolderSource(data.model_copy(update={"source": str(folder)}), preprocess)
+        # Wherever and whenever it was fetched.
+        source.version = digest_of([data.source, declared.version])
+        return source
     if data.source.startswith("hf://"):
         raise SpecError("hf:// is not implemented yet", where="data.source", hint="download it as a folder per class")
     return FolderSource(data, preprocess)

@@ -8,7 +8,7 @@ from typing import Final
 
 from vitruvian.doctor.finding import Check, Finding, error, ok, warning
 from vitruvian.errors import Conflict, NoCredentials, StoreError
-from vitruvian.spec import Classifier
+from vitruvian.spec import Classifier, is_repository
 from vitruvian.store import Store, open_store
 from vitruvian.synthetic import is_synthetic
 
@@ -92,5 +92,6 @@ def _not_seen(name: str, address: str, problem: NoCredentials) -> Finding:
 
 
 def _local(name: str, address: str, field: str) -> Finding:
-    found = f"{address} is a folder of this machine: fine for 'vitruvian run', out of reach for pods"
+    what = "is fetched with dvc" if is_repository(address) else "is a folder of this machine"
+    found = f"{address} {what}: fine for 'vitruvian run', out of reach for pods"
     return warning(name, found, f"for 'vitruvian submit' set {field} to s3://BUCKET/PREFIX")

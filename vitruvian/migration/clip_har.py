@@ -17,7 +17,7 @@ _EXPORTER = frozenset({"export_format", "precision", "validate"})
 _TRAINER = frozenset({"max_epochs", "lr", "distributed_mode", "unfreeze_visual", "unfreeze_text", "eval_batch_size"})
 _TRACK = "flags of `run`, `train`, `tune` and `study`; without them nothing is tracked, where there both trackers were"
 _UNTRACKED = "nothing is tracked without `--mlflow URI`, `--wandb PROJECT` or `--tensorboard FOLDER`"
-_HUB = "`vitruvian publish` writes the bundle, with its model card, to spec.artifacts"
+_HUB = "the bundle of a run, with its model card, as one commit; `--private`, `--revision BRANCH`"
 _RAY = "Ray finds the workers"
 _BUNDLE = "a bundle says what it is, and holds its classes"
 # Layers of a tower in OpenAI's models: (visual, text).
@@ -228,9 +228,11 @@ SYSTEM = System(
         Key("config", "`-f FILE`", "the Classifier", ids=("S4.27", "S4.28")),
         Key(
             "dataset_version",
-            "spec.data.source",
-            "not yet for DVC; check the version out and name its folder; its digest is in the bundle's lineage",
-            ids=("S4.29",),
+            "spec.data.version",
+            "a tag, branch or commit of the repository in which `spec.data.source` lies; `dvc` gets it, and the "
+            "bundle's lineage names the commit",
+            Kind.text,
+            ("S4.29",),
         ),
         Key(
             "checkpoint",
@@ -239,7 +241,7 @@ SYSTEM = System(
             "off goes on by itself",
             ids=("S4.30",),
         ),
-        Key("push_to_hub", "not yet", _HUB, ids=("S4.31",)),
+        Key("push_to_hub", "`vitruvian push ARTIFACTS OWNER/NAME`", _HUB, ids=("S4.31",)),
         Key(
             "experiment_name",
             "metadata.name",
