@@ -13,11 +13,12 @@ import contextlib
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +31,7 @@ from vitruvian.training.job import Job
 
 _SECONDS = 300
 _STEPS_BEFORE = 5
+THEIRS, OURS = "Ray as it comes", "ours"
 
 
 @contextlib.contextmanager
@@ -50,8 +52,8 @@ def cluster() -> Iterator[Any]:
         nodes.shutdown()
 
 
-def theirs(path: Path, told: Path) -> float:
-    """Return seconds from the loss to the next step under Ray Train as it comes."""
+def theirs(path: Path, told: Path, found: Callable[[float], object]) -> None:
+    """Tell seconds from the loss to the next step under Ray Train as it comes."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -89,7 +91,7 @@ def theirs(path: Path, told: Path) -> float:
         lost = time.monotonic()
         lose()
         _until(lambda: any(pid not in before for pid, _ in steps()))
-        return next(at for pid, at in steps() if pid not in before) - lost
+        found(next(at for pid, at in steps() if pid not in before) - lost)
 
 
 def _quietly(fit: Any) -> None:
@@ -105,8 +107,8 @@ def _until(holds: Any) -> None:
         time.sleep(0.05)
 
 
-def ours(job: Job, log: Path) -> float:
-    """Return seconds from the loss to the next step of ours."""
+def ours(job: Job, log: Path, found: Callable[[float], object]) -> None:
+    """Tell seconds from the loss to the next step of ours."""
     from vitruvian.training.launch import run
 
     lost: float | None = None
@@ -118,35 +120,64 @@ def ours(job: Job, log: Path) -> float:
             if event["kind"] != "step":
                 continue
             if begun_again and lost:
-                return time.monotonic() - lost
+                found(time.monotonic() - lost)
+                return
             if lost is None and event["step"] >= _STEPS_BEFORE:
                 lost = time.monotonic()
                 lose()
     raise RuntimeError("training ended before a node was lost")
 
 
+def measure(name: str, root: Path) -> None:
+    """Write seconds from the loss to the next step of one of the two to a file in a folder of its own.
+
+    As soon as they are known: Ray may end a process whose cluster goes while it trains.
+    """
+    path = write_job(root, epochs=1000)
+
+    def found(seconds: float) -> None:
+        (root / "seconds").write_text(str(seconds))
+
+    if name == THEIRS:
+        theirs(path, root / "steps", found)
+        return
+    declared = json.loads(path.read_text())
+    training = Training.model_validate(declared["training"] | {"workers": {"min": 1, "max": 2}})
+    job = Job(Model.model_validate(declared["model"]), training, declared["prepared"], str(root / "run"))
+    ours(job, root / "log", found)
+
+
+def measured(name: str) -> float:
+    """Return what `measure` finds in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="vitruvian-node-loss-") as folder:
+        command = [sys.executable, "-m", "benchmarks.node_loss", "--measure", name, folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        told = Path(folder) / "seconds"
+        if not told.exists():
+            raise RuntimeError(f"{name}: {done.stdout[-1000:]}{done.stderr[-1000:]}")
+        return float(told.read_text())
+
+
 def main() -> None:
     """Print both side by side."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--measure", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    found: dict[str, list[float]] = {"Ray as it comes": [], "ours": []}
-    with tempfile.TemporaryDirectory(prefix="vitruvian-node-loss-") as name:
-        root = Path(name)
-        path = write_job(root, epochs=1000)
-        declared = json.loads(path.read_text())
-        training = Training.model_validate(declared["training"] | {"workers": {"min": 1, "max": 2}})
-        for number in range(asked.rounds):
-            found["Ray as it comes"].append(theirs(path, root / f"steps-{number}"))
-            run = str(root / f"run-{number}")
-            job = Job(Model.model_validate(declared["model"]), training, declared["prepared"], run)
-            found["ours"].append(ours(job, root / "log"))
-            print({name: values[-1] for name, values in found.items()}, file=sys.stderr)
+    if asked.measure:
+        name, folder = asked.measure
+        measure(name, Path(folder))
+        return
+    found: dict[str, list[float]] = {THEIRS: [], OURS: []}
+    for _ in range(asked.rounds):
+        for name, values in found.items():
+            values.append(measured(name))
+            print(name, values[-1], file=sys.stderr)
     table = Table("", "seconds", "in each round", title="from the loss of a node to the next step")
     for name, values in found.items():
         table.add_row(name, f"{statistics.median(values):.1f}", " ".join(f"{value:.1f}" for value in values))
     Console().print(table)
-    ratios = [mine / peer for mine, peer in zip(found["ours"], found["Ray as it comes"], strict=True)]
+    ratios = [mine / peer for mine, peer in zip(found[OURS], found[THEIRS], strict=True)]
     print(f"ratio: {statistics.median(ratios):.2f}")
 
 

@@ -15,6 +15,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import secrets
 import shutil
 import statistics
 import subprocess
@@ -134,6 +135,9 @@ def running_ray() -> Iterator[None]:
     folder = tempfile.mkdtemp(prefix="ray-")
     command: list[str | Path] = [BIN / "ray", "start", "--head", "--block", "--port", str(port), "--num-cpus", "2"]
     command += ["--include-dashboard", "false", "--disable-usage-stats", "--temp-dir", folder]
+    # On a machine that many share it answers only who knows its token.
+    asked = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    os.environ.update(asked)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         try:
@@ -147,7 +151,8 @@ def running_ray() -> Iterator[None]:
             os.environ["RAY_ADDRESS"] = f"127.0.0.1:{port}"
             yield
         finally:
-            os.environ.pop("RAY_ADDRESS", None)
+            for name in ("RAY_ADDRESS", *asked):
+                os.environ.pop(name, None)
             process.terminate()
             process.wait()
             shutil.rmtree(folder, ignore_errors=True)

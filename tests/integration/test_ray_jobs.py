@@ -135,6 +135,25 @@ def test_many_files_are_predicted_as_the_docs_say(project: Path, tmp_path: Path)
     assert first.exists() and [path.stat().st_mtime_ns for path in others] == written
 
 
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("mode", [None, "token"])
+def test_a_cluster_that_wants_its_token_is_named_in_one_line(project: Path, mode: str | None) -> None:
+    known = {name: value for name, value in ENVIRONMENT.items() if not name.startswith("RAY_")}
+    wrong = {} if mode is None else {"RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": "0" * 64}
+    done = subprocess.run(
+        ["vitruvian", "train", "-f", "classifier.yaml"],
+        cwd=project,
+        env={**known, **wrong, "RAY_ADDRESS": f"127.0.0.1:{PORT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    line = f"✗ RAY_ADDRESS=127.0.0.1:{PORT}: the cluster doesn't answer without its token; set RAY_AUTH_MODE=token"
+    assert line in " ".join(done.stderr.split()), done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_what_would_go_with_the_jobs_folder_is_refused(project: Path, tmp_path: Path) -> None:
     declared = yaml.safe_load((project / "classifier.yaml").read_text())
     declared["spec"]["artifacts"] = "artifacts"

@@ -13,6 +13,7 @@ import signal
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,7 +113,7 @@ def _on_workers(job: Job, log: Path) -> Generator[Event | None]:
             if isinstance(workers, tuple):
                 # So long Ray waits for a node that it counts on and that is lost, before it goes on with fewer workers;
                 # what is there is reserved at once, however long workers take to start.
-                os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
+                os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "3")
             yield from follow(
                 lambda: _fit(job, tell, workers), lambda: ray.get(mailbox.take.remote()), _SECONDS_BETWEEN_LETTERS
             )
@@ -146,22 +147,39 @@ class _Tell:
 
 
 def start_ray(workers: int, log: Path) -> None:
-    """Reach the Ray cluster that RAY_ADDRESS names, or start one on this machine with room for so many workers."""
+    """Reach the Ray cluster that RAY_ADDRESS names, or start one on this machine with room for so many workers.
+
+    Raises `TrainingError` where the cluster can't be reached, or asks for a token.
+    """
     import ray
 
     settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if not os.environ.get("RAY_ADDRESS"):
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
         # More workers than cores share them; 'local' keeps out of any cluster that happens to run here.
         cpus = max(os.cpu_count() or 1, workers)
         settings |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
     terminated = signal.getsignal(signal.SIGTERM)
-    started = ray.init(**settings)
+    try:
+        started = ray.init(**settings)
+    except (ConnectionError, RuntimeError, ValueError) as e:
+        raise _unreached(address, e) from e
     if threading.current_thread() is threading.main_thread():
         # Ray's own handler would end the process before anything is saved.
         signal.signal(signal.SIGTERM, terminated)
     with open(log, "a") as file:
         file.write(f"Ray {ray.__version__} at {started.address_info['address']}\n")
         file.write(f"logs of its workers: {started.address_info['session_dir']}/logs\n")
+
+
+def _unreached(address: str | None, error: BaseException) -> TrainingError:
+    where = f"RAY_ADDRESS={address}" if address else "Ray"
+    # In the text of an error that stands behind others only.
+    if "InvalidAuthToken" in "".join(traceback.format_exception(error)):
+        hint = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN where ~/.ray/auth_token holds another cluster's"
+        return TrainingError("the cluster doesn't answer without its token", where=where, hint=hint)
+    hint = "start one with 'ray start --head' and name it by HOST:PORT, or leave RAY_ADDRESS out to have one of its own"
+    return TrainingError("there is no Ray cluster", where=where, hint=hint)
 
 
 def _fit(job: Job, tell: Emit, workers: int | tuple[int, int]) -> None:
