@@ -137,12 +137,14 @@ def test_many_files_are_predicted_as_the_docs_say(project: Path, tmp_path: Path)
 
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("mode", [None, "token"])
-def test_a_cluster_that_wants_its_token_is_named_in_one_line(project: Path, mode: str | None) -> None:
+def test_a_cluster_that_wants_its_token_is_named_in_one_line(tmp_path: Path, mode: str | None) -> None:
+    data = write_data(tmp_path / "poses")
+    declared = declare(tmp_path, data, training={"strategy": "ddp", "workers": 2})
     known = {name: value for name, value in ENVIRONMENT.items() if not name.startswith("RAY_")}
     wrong = {} if mode is None else {"RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": "0" * 64}
     done = subprocess.run(
-        ["vitruvian", "train", "-f", "classifier.yaml"],
-        cwd=project,
+        ["vitruvian", "train", "-f", declared],
+        cwd=tmp_path,
         env={**known, **wrong, "RAY_ADDRESS": f"127.0.0.1:{PORT}"},
         capture_output=True,
         text=True,
