@@ -371,7 +371,7 @@ class Pipeline:
                 epochs=self._history,
                 select=self.spec.training.select,
                 lineage=self._lineage(),
-                spec=self._declaration(),
+                spec=self.classifier.document(),
             ),
         )
 
@@ -464,7 +464,7 @@ class Pipeline:
             gates=self._decision(self.gated).gates,
             **dict(exported_as),
             lineage=self._lineage(),
-            spec=self._declaration(),
+            spec=self.classifier.document(),
         )
         _copy(self._folder(self.trained) / "model", folder)
         _copy(made / "golden", folder / "golden")
@@ -553,9 +553,6 @@ class Pipeline:
             "python": platform.python_version(),
         }
 
-    def _declaration(self) -> dict[str, Any]:
-        return self.classifier.model_dump(mode="json", by_alias=True, exclude_unset=True)
-
     # How a stage's artifact is made and read.
 
     def _key(self, stage: Stage, decides: object) -> str:
@@ -612,8 +609,7 @@ def _deletable(address: str, purpose: str = "") -> Iterator[None]:
 
 def declared(classifier: Classifier) -> str:
     """Return the declaration as YAML."""
-    document = classifier.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(classifier.document(), sort_keys=False, allow_unicode=True)
 
 
 def workers_of(settings: Training) -> str:

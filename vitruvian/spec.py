@@ -650,6 +650,10 @@ class Classifier(Part):
         """The address of the store that holds everything made."""
         return self.spec.artifacts or f"artifacts/{self.name}"
 
+    def document(self) -> dict[str, Any]:
+        """Return what was declared, as plain values under the names of the file."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
 
 class _Loader(yaml.SafeLoader):
     """Reads YAML as Kubernetes does: 1e-3 is a number, a key stands once."""

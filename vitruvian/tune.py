@@ -31,7 +31,7 @@ from vitruvian.training import sweep as tracking
 from vitruvian.training.job import Job, chosen_epoch, ended
 from vitruvian.training.sweep import Sweep
 from vitruvian.training.trackers import Run, Status, Trackers
-from vitruvian.variants import ONE_PROCESS, Variant, draw, names, shown, tuning_of, variant
+from vitruvian.variants import ONE_PROCESS, Variant, draw, names, place_of_best, shown, tuning_of, variant
 
 _RECORDED = (
     "epoch",
@@ -145,26 +145,15 @@ def _searched(
     return trials, store
 
 
-def _place(out: str) -> tuple[Store, str]:
-    """Return the store that a file or an address is in, and its key there."""
-    if not out.startswith("s3://"):
-        file = Path(out).absolute()
-        return open_store(file.parent), file.name
-    bucket, _, key = out.removeprefix("s3://").partition("/")
-    if not bucket or not key or key.endswith("/"):
-        raise SpecError("names no file", where="--out", hint="write s3://BUCKET/PREFIX/best.yaml")
-    return open_store(f"s3://{bucket}"), key
-
-
 def _check_free(out: str, classifier: Classifier) -> None:
     """Raise `SpecError` where `out` holds something else than this classifier's declaration."""
     there = None
     if not out.startswith("s3://"):
         there = spec.load(Path(out)) if Path(out).exists() else None
     else:
-        store, key = _place(out)
+        place, key = place_of_best(out)
         with suppress(NotFound):
-            there = spec.parse(store.get(key).decode(errors="replace"), out)
+            there = spec.parse(open_store(place).get(key).decode(errors="replace"), out)
     if there is not None and there.name != classifier.name:
         raise SpecError("declares another classifier", where=out, hint="give another file with --out")
 
@@ -277,8 +266,8 @@ def _conclude(
     sweep.chosen(best_first[0].title, best_first[0].chosen["validationAccuracy"])
     content = declared(variant(classifier, best_first[0].variant.values).classifier).encode()
     store.put("best.yaml", content)
-    place, key = _place(out)
-    place.put(key, content)
+    place, key = place_of_best(out)
+    open_store(place).put(key, content)
     teller.note(f"all trials: {escape(store.address('trials.csv'))}")
     how = "" if out.startswith("s3://") else "vitruvian run -f "
     teller.note(f"the best by {tuning.metric}: {how}{escape(out)}")

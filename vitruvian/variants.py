@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -173,12 +174,26 @@ def tuning_of(classifier: Classifier) -> Tuning:
     return classifier.spec.tuning
 
 
+def place_of_best(out: str) -> tuple[str, str]:
+    """Return the address of the store that a search writes its best declaration to, and the key there.
+
+    `out` is a file or s3://BUCKET/KEY; raises `SpecError` for an address of S3 that names no file.
+    """
+    if not out.startswith("s3://"):
+        file = Path(out).absolute()
+        return str(file.parent), file.name
+    bucket, _, key = out.removeprefix("s3://").partition("/")
+    if not bucket or not key or key.endswith("/"):
+        raise SpecError("names no file", where="--out", hint="write s3://BUCKET/PREFIX/best.yaml")
+    return f"s3://{bucket}", key
+
+
 def variant(classifier: Classifier, values: Mapping[str, Any], fixed: Mapping[str, Any] | None = None) -> Variant:
     """Return the declaration with other values of some fields, and without tuning; raises `SpecError`.
 
     `fixed` are values that aren't told of: what all variants have in common.
     """
-    document = copy.deepcopy(classifier.model_dump(mode="json", by_alias=True, exclude_unset=True))
+    document = copy.deepcopy(classifier.document())
     document["spec"].pop("tuning", None)
     for path, value in {**values, **(fixed or {})}.items():
         _set(document["spec"], path, value)

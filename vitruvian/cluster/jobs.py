@@ -5,7 +5,6 @@ Pure. What the verb would refuse there is refused here, and so is what no pod ca
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -50,7 +49,7 @@ def asked(classifier: Classifier, verb: str, words: Sequence[str], given: Given,
         raise SpecError("is for predict", where="--workers", hint=f"leave it out: {said} says how many there are")
     if given.get("file") not in (None, Path(FILE)):
         raise SpecError(_OF_SUBMIT, where="-f", hint=_BEFORE)
-    check(classifier, trains=verb != "predict")
+    check(classifier, verb)
     return JOBS[verb](classifier, words, given, workers or 0)
 
 
@@ -66,8 +65,7 @@ def _tune(classifier: Classifier, words: Sequence[str], given: Given, workers: i
         check(each.classifier)
     if "out" in given:
         check_reach(given["out"], "--out")
-        if not re.fullmatch(r"s3://[^/]+/.*[^/]", given["out"]):
-            raise SpecError("names no file", where="--out", hint="write s3://BUCKET/PREFIX/best.yaml")
+        variants.place_of_best(given["out"])
         out: tuple[str, ...] = ()
     else:
         out = ("--out", f"{classifier.artifacts.rstrip('/')}/best.yaml")
@@ -108,9 +106,7 @@ def _predict(classifier: Classifier, words: Sequence[str], given: Given, workers
     check_reach(given["paths"][0], "submit predict")
     check_reach(given["out"], "--out")
     count = workers or max(1, workers_of(classifier.spec.training)[1])
-    return Job(
-        "predict", ("vitruvian", "predict", classifier.artifacts, *words, "--on-ray"), count, count, 0, trains=False
-    )
+    return Job("predict", ("vitruvian", "predict", classifier.artifacts, *words, "--on-ray"), count, count, 0)
 
 
 JOBS: Final[Mapping[str, Callable[[Classifier, Sequence[str], Given, int], Job]]] = {

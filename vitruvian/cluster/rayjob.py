@@ -67,8 +67,11 @@ class Job:
     """Of each worker."""
     measured: bool = False
     """Whether it shows metrics on METRICS_PORT."""
-    trains: bool = True
-    """Whether it needs the classifier's data."""
+
+
+def trains(verb: str) -> bool:
+    """Tell whether a verb makes something of the classifier's data; a prediction only reads what is published."""
+    return verb != "predict"
 
 
 def stages(classifier: Classifier, verb: str = "run", options: Sequence[str] = ()) -> Job:
@@ -98,7 +101,7 @@ def build(
     Without a job it does all stages.
     """
     job = job or stages(classifier)
-    check(classifier, job.trains)
+    check(classifier, job.verb)
     if job.most > _MOST_WORKERS:
         what = f"{job.most:,} pods are more than {_MOST_WORKERS:,}"
         raise SpecError(what, where=f"submit {job.verb}", hint="ask for fewer")
@@ -139,18 +142,15 @@ def _in_reach(mlflow: str) -> bool:
     return parts.scheme in ("http", "https") and host not in (None, "localhost", "127.0.0.1", "::1")
 
 
-def check(classifier: Classifier, trains: bool = True) -> None:
-    """Raise `SpecError` for what a cluster can't run, as for folders that pods on other machines couldn't reach.
-
-    What doesn't train needs no data.
-    """
+def check(classifier: Classifier, verb: str = "run") -> None:
+    """Raise `SpecError` for what a cluster can't run, as for folders that pods on other machines couldn't reach."""
     # A run's name is made shorter than the classifier's where that is too long.
     check_name(classifier.name[:_LONGEST_NAME], KIND[1], _LONGEST_NAME)
     workers = classifier.spec.training.world_size
-    if trains and workers > _MOST_WORKERS:
+    if trains(verb) and workers > _MOST_WORKERS:
         what = f"{workers:,} pods are more than {_MOST_WORKERS:,}"
         raise SpecError(what, where="spec.training.workers", hint="write a smaller number")
-    if trains and not is_synthetic(classifier.spec.data.source):
+    if trains(verb) and not is_synthetic(classifier.spec.data.source):
         check_reach(classifier.spec.data.source, "spec.data.source")
     check_reach(classifier.artifacts, "spec.artifacts")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from vitruvian.cluster.api import Cluster
 from vitruvian.cluster.objects import CLASSIFIER, JOB, Object, is_name, owned
 from vitruvian.cluster.pods import obstacle
-from vitruvian.cluster.rayjob import KIND, Job, build, name_of
+from vitruvian.cluster.rayjob import KIND, Job, build, name_of, stages, trains
 from vitruvian.cluster.settings import TrainerSettings
 from vitruvian.errors import Conflict, GateFailed, NotFound, VitruvianError
 from vitruvian.spec import Classifier
@@ -43,7 +43,7 @@ class Run:
     @property
     def alone(self) -> bool:
         """Whether it writes what others of its classifier write, so that there is one of them at a time."""
-        return self.job != "predict"
+        return trains(self.job)
 
     @property
     def over(self) -> bool:
@@ -96,7 +96,8 @@ def submit(
 
     Raises `Conflict` where one of this classifier isn't over, unless either is a prediction.
     """
-    alone = job is None or job.trains
+    job = job or stages(classifier)
+    alone = trains(job.verb)
     for run in runs(cluster, classifier.name) if alone else ():
         if run.alone and not run.over:
             hint = f"follow it with 'vitruvian logs {run.name}', or end it with 'vitruvian cancel {run.name}'"

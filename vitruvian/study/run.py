@@ -64,7 +64,7 @@ def run_study(
         axes=axes,
         runs=runs,
         dropped=refused,
-        spec=classifier.model_dump(mode="json", by_alias=True, exclude_unset=True),
+        spec=classifier.document(),
     )
     best = _declared(classifier, found[0])
     store = open_store(out) if out else open_store(classifier.artifacts).at(f"studies/{study.id}")
