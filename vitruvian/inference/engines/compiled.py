@@ -16,7 +16,7 @@ import openvino
 from vitruvian.artifact import cache_folder, digest_of
 from vitruvian.errors import StoreError
 from vitruvian.machine import cpu_features, cpu_model
-from vitruvian.store import open_store
+from vitruvian.store import Store, open_store
 
 _MOST = 32
 """Models that are kept."""
@@ -55,7 +55,7 @@ def compile_and_keep(core: openvino.Core, model: Any, settings: Mapping[str, Any
     return compiled
 
 
-def _store() -> Any:
+def _store() -> Store:
     return open_store(cache_folder() / "compiled")
 
 

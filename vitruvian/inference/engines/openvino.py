@@ -37,7 +37,7 @@ class OpenvinoEngine:
             kept = compiled.recall(core, path, settings, content)
             model = core.read_model(path) if kept is None else kept
             _check(model, path, shape)
-            self._model = kept or compiled.compile_and_keep(core, model, settings, content)
+            self._model = compiled.compile_and_keep(core, model, settings, content) if kept is None else kept
         except BundleError:
             raise
         except Exception as e:  # Its errors have no common class of their own.
