@@ -29,6 +29,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from tests import rays
 from tests.ports import free_port
 from tests.training_runs import make_job
 from vitruvian.spec import Model, Training
@@ -38,7 +39,6 @@ VIT = {"imageSize": 64, "patchSize": 8, "hiddenSize": 192, "layers": 6, "heads":
 BATCH = 32
 # Enough that what an epoch's end costs doesn't count.
 STEPS = 120
-BIN = Path(sys.executable).parent
 PEERS = Path(__file__).with_name("peers.py")
 ROOT = PEERS.parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(PEERS)]
@@ -131,31 +131,16 @@ def timed(name: str, path: Path, until_first: bool) -> float:
 def running_ray() -> Iterator[None]:
     """Run a Ray cluster that stays up; raises `RuntimeError` where it doesn't start."""
     port = free_port()
-    # A folder of its own, or later programs of this machine would look for this cluster; short, for its sockets' names.
-    folder = tempfile.mkdtemp(prefix="ray-")
-    command: list[str | Path] = [BIN / "ray", "start", "--head", "--block", "--port", str(port), "--num-cpus", "2"]
-    command += ["--include-dashboard", "false", "--disable-usage-stats", "--temp-dir", folder]
     # On a machine that many share it answers only who knows its token.
     asked = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     os.environ.update(asked)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        assert process.stdout is not None
-        try:
-            told = ""
-            for line in process.stdout:
-                told += line
-                if "--block" in line:
-                    break
-            if process.poll() is not None:
-                raise RuntimeError(told[-2000:])
+    try:
+        with rays.head(port, 2, "--include-dashboard", "false", "--disable-usage-stats"):
             os.environ["RAY_ADDRESS"] = f"127.0.0.1:{port}"
             yield
-        finally:
-            for name in ("RAY_ADDRESS", *asked):
-                os.environ.pop(name, None)
-            process.terminate()
-            process.wait()
-            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        for name in ("RAY_ADDRESS", *asked):
+            os.environ.pop(name, None)
 
 
 def show(title: str, found: dict[str, list[float]], unit: str, scale: float) -> None:

@@ -65,6 +65,10 @@ def namespace() -> Iterator[str]:
     kubectl("delete", "namespace", name, "--wait=false")
 
 
+SMALL = {"head": {"cpu": "50m", "memory": "3Gi"}, "worker": {"cpu": "50m", "memory": "3Gi"}}
+"""Settings of trainers' pods that a small machine has room for."""
+
+
 @dataclass(frozen=True)
 class S3:
     """A bucket of the cluster's S3 server, as pods and as this machine see it."""
@@ -111,6 +115,14 @@ def s3() -> Iterator[S3]:
     client.delete()
     if forward:
         forward.terminate()
+
+
+@pytest.fixture
+def s3_here(s3: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
+    """Return the bucket, which this process and those that it starts reach."""
+    for name, value in s3.outside.items():
+        monkeypatch.setenv(name, value)
+    return s3
 
 
 def answers(host: str, port: int) -> bool:

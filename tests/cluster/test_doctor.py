@@ -55,13 +55,11 @@ def _declare(folder: Path, s3: S3, prefix: str) -> Path:
 
 
 def test_with_the_chart_and_the_data_nothing_essential_is_missing(
-    release: Release, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    release: Release, s3_here: S3, tmp_path: Path
 ) -> None:
-    for name, value in s3.outside.items():
-        monkeypatch.setenv(name, value)
     release.install(wait=False)
-    file = _declare(tmp_path, s3, "doctor")
-    store = open_store(f"s3://{s3.bucket}")
+    file = _declare(tmp_path, s3_here, "doctor")
+    store = open_store(f"s3://{s3_here.bucket}")
 
     told = doctor("-n", release.namespace, "-f", file)
     assert told.code == 1 and told.level("data") == "error", "there is no data yet"

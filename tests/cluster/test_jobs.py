@@ -9,14 +9,12 @@ import pytest
 import yaml
 
 from tests.bundles import picture
-from tests.cluster.conftest import S3, Published, Release
+from tests.cluster.conftest import S3, SMALL, Published, Release
 from tests.cluster.kube import get, run
 from tests.integration.test_docs import commands
 from tests.projects import TINY
 from vitruvian import spec
 from vitruvian.store import open_store
-
-SMALL = {"head": {"cpu": "50m", "memory": "3Gi"}, "worker": {"cpu": "50m", "memory": "3Gi"}}
 
 
 def _submit(release: Release, folder: Path, declared: Path, verb: str, places: dict[str, str]) -> str:
@@ -32,12 +30,8 @@ def _submit(release: Release, folder: Path, declared: Path, verb: str, places: d
 
 
 @pytest.mark.timeout(2000)
-def test_searches_and_studies_end_and_what_they_found_is_in_s3(
-    release: Release, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in s3.outside.items():
-        monkeypatch.setenv(name, value)
-    artifacts = f"s3://{s3.bucket}/jobs-{secrets.token_hex(2)}"
+def test_searches_and_studies_end_and_what_they_found_is_in_s3(release: Release, s3_here: S3, tmp_path: Path) -> None:
+    artifacts = f"s3://{s3_here.bucket}/jobs-{secrets.token_hex(2)}"
     declared = tmp_path / "declared.yaml"
     whole = {
         "data": {"source": "synthetic://poses?count=200", "format": "images"},
@@ -68,12 +62,10 @@ def test_searches_and_studies_end_and_what_they_found_is_in_s3(
 
 @pytest.mark.timeout(1200)
 def test_a_prediction_of_many_files_ends_and_its_answers_are_in_s3(
-    release: Release, published: Published, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    release: Release, published: Published, s3_here: S3, tmp_path: Path
 ) -> None:
-    for name, value in s3.outside.items():
-        monkeypatch.setenv(name, value)
     tail = secrets.token_hex(2)
-    source, answers = (open_store(f"s3://{s3.bucket}/{name}-{tail}") for name in ("new", "answers"))
+    source, answers = (open_store(f"s3://{s3_here.bucket}/{name}-{tail}") for name in ("new", "answers"))
     for index in range(10):
         source.put(f"{index}.png", picture("green", (32, 32)))
     release.install()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.conftest import S3, Published, Release
+from tests.cluster.conftest import S3, SMALL, Published, Release
 from tests.cluster.kube import get, kubectl, run, soon
 from tests.projects import declare
 from vitruvian.store import open_store
@@ -22,7 +22,6 @@ from vitruvian.store import open_store
 MOTION = Path(__file__).parents[3] / "shared" / "data" / "mocap-17kp"
 # 3,000 figures make 1,920 to learn from.
 _STEP_OF_TWO = re.compile(r"2 workers, 160 steps an epoch.*epoch +\d+/8  step ", re.DOTALL)
-SMALL = {"head": {"cpu": "50m", "memory": "3Gi"}, "worker": {"cpu": "50m", "memory": "3Gi"}}
 
 
 def _declare(folder: Path, s3: S3, source: str, epochs: int, **training: Any) -> Path:
@@ -58,19 +57,17 @@ def _declare(folder: Path, s3: S3, source: str, epochs: int, **training: Any) ->
 @pytest.mark.timeout(1500)
 @pytest.mark.skipif(not MOTION.exists(), reason=f"needs the motion capture in {MOTION}")
 def test_a_lost_worker_and_a_lost_cluster_cost_no_more_than_an_interval(
-    release: Release, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    release: Release, s3_here: S3, tmp_path: Path
 ) -> None:
-    for name, value in s3.outside.items():
-        monkeypatch.setenv(name, value)
     rendered = tmp_path / "rendered"
     run("vitruvian", "data", "render-keypoints", MOTION, rendered, "--as", "heatmaps", "--labels", "coarse")
-    source = open_store(f"s3://{s3.bucket}/motion-data")
+    source = open_store(f"s3://{s3_here.bucket}/motion-data")
     for path in sorted(rendered.rglob("*")):
         if path.is_file():
             source.upload(path.relative_to(rendered).as_posix(), path)
     namespace = release.namespace
     release.install()
-    file = _declare(tmp_path, s3, source.url, epochs=20)
+    file = _declare(tmp_path, s3_here, source.url, epochs=20)
     name = _submit(namespace, file)
     checkpoints = open_store(yaml.safe_load(file.read_text())["spec"]["artifacts"])
 
@@ -96,14 +93,10 @@ def test_a_lost_worker_and_a_lost_cluster_cost_no_more_than_an_interval(
 
 
 @pytest.mark.timeout(900)
-def test_a_minute_without_s3_costs_nothing(
-    release: Release, published: Published, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in s3.outside.items():
-        monkeypatch.setenv(name, value)
+def test_a_minute_without_s3_costs_nothing(release: Release, published: Published, s3_here: S3, tmp_path: Path) -> None:
     namespace = release.namespace
     release.install()
-    file = _declare(tmp_path, s3, "synthetic://poses?count=400", epochs=15)
+    file = _declare(tmp_path, s3_here, "synthetic://poses?count=400", epochs=15)
     name = _submit(namespace, file)
     checkpoints = open_store(yaml.safe_load(file.read_text())["spec"]["artifacts"])
     soon("training has saved", lambda: _step(checkpoints) >= 5, 240)
@@ -124,14 +117,12 @@ def test_a_minute_without_s3_costs_nothing(
 
 @pytest.mark.timeout(900)
 def test_a_pod_that_is_asked_to_go_costs_no_step_and_training_takes_the_room_there_is(
-    release: Release, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    release: Release, s3_here: S3, tmp_path: Path
 ) -> None:
-    for name, value in s3.outside.items():
-        monkeypatch.setenv(name, value)
     namespace = release.namespace
     release.install()
     range_of_workers = {"workers": {"min": 1, "max": 2}, "batchSize": 4, "checkpoints": {"everySteps": 100_000}}
-    file = _declare(tmp_path, s3, "synthetic://poses?count=1000", epochs=8, **range_of_workers)
+    file = _declare(tmp_path, s3_here, "synthetic://poses?count=1000", epochs=8, **range_of_workers)
     name = _submit(namespace, file)
     checkpoints = open_store(yaml.safe_load(file.read_text())["spec"]["artifacts"])
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 import yaml
 from pyarrow import parquet  # type: ignore[import-untyped]
 
+from tests import rays
 from tests.bundles import make_bundle, picture
 from tests.integration.test_docs import commands
 from tests.projects import declare, write_data
@@ -55,28 +54,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ray_cluster(project: Path) -> Iterator[None]:
-    # A folder of its own, or later programs of this machine would look for this cluster; short, for its sockets' names.
-    folder = tempfile.mkdtemp(prefix="ray-")
-    words = ("--port", str(PORT), "--dashboard-port", str(DASHBOARD), "--num-cpus", "3", "--temp-dir", folder)
-    head = subprocess.Popen(
-        [Path(sys.executable).parent / "ray", "start", "--head", "--block", *words],
-        cwd=project,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert head.stdout is not None
-    told = ""
-    for line in head.stdout:
-        told += line
-        if "--block" in line:
-            break
-    assert head.poll() is None, told
-    yield
-    head.terminate()
-    head.wait(60)
-    shutil.rmtree(folder, ignore_errors=True)
+    with rays.head(PORT, 3, "--dashboard-port", str(DASHBOARD), cwd=project, env=ENVIRONMENT):
+        yield
 
 
 @pytest.mark.usefixtures("ray_cluster")
