@@ -236,7 +236,7 @@ def test_labels_may_come_over_grpc(server: Server) -> None:
         (lambda client: client.infer("other", tensors(triton_grpc)), "NOT_FOUND"),
         (lambda client: client.infer("yoga", tensors(triton_grpc), model_version="9"), "NOT_FOUND"),
         (lambda client: client.infer("yoga", tensors(triton_grpc) * 2), "INVALID_ARGUMENT"),
-        (lambda client: client.infer("yoga", tensors(triton_grpc), client_timeout=0.0001), "DEADLINE_EXCEEDED"),
+        (lambda client: client.infer("yoga", tensors(triton_grpc), client_timeout=1e-9), "DEADLINE_EXCEEDED"),
         (lambda client: client.get_inference_statistics("other"), "NOT_FOUND"),
         (lambda client: client.get_model_config("yoga", "9"), "NOT_FOUND"),
         (lambda client: client.load_model("yoga"), "UNIMPLEMENTED"),

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sqlite3
-import struct
 import subprocess
 import sys
 import time
@@ -20,12 +19,12 @@ from typing import Any
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from wandb.proto.wandb_internal_pb2 import Record
 
 from tests.ports import free_port
 from tests.projects import TINY, VITRUVIAN, declare, vitruvian
 from vitruvian.bundle import read_champion
 from vitruvian.store import open_store
+from vitruvian.training import wandb_log
 
 EPOCHS = 12
 TINY_RUN = {"epochs": EPOCHS, "earlyStopping": None, "checkpoints": {"everySteps": 2}}
@@ -47,33 +46,8 @@ def steps_of(database: Path, metric: str) -> list[int]:
 
 
 def offline_runs(folder: Path) -> list[list[Any]]:
-    """Return the records of W&B's offline runs, the oldest first: LevelDB logs behind a header of 7 bytes."""
-    found = []
-    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        data, at, whole, records = path.read_bytes(), 7, b"", []
-        while at + 7 <= len(data):
-            left = 32768 - at % 32768
-            if left < 7:
-                at += left
-                continue
-            _, size, kind = struct.unpack_from("<IHB", data, at)
-            whole += data[at + 7 : at + 7 + size]
-            at += 7 + size
-            if kind in (1, 4):
-                record = Record()
-                record.ParseFromString(whole)
-                records.append(record)
-                whole = b""
-        found.append(records)
-    return found
-
-
-def history(records: list[Any]) -> list[dict[str, Any]]:
-    return [
-        {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
-        for record in records
-        if record.HasField("history")
-    ]
+    """Return the records of W&B's offline runs, the oldest first."""
+    return [list(wandb_log.records(path)) for path in sorted(folder.glob("wandb/offline-run-*/*.wandb"))]
 
 
 @pytest.fixture(scope="module")
@@ -119,10 +93,10 @@ def test_wandb_keeps_a_run_offline_that_goes_on_under_the_same_id(tracked: Path)
     assert len(ids) == 1 and ids.pop().startswith("poses-")
     (begun, *_) = [record.run for record in first if record.HasField("run")]
     assert (begun.display_name, begun.project) == ("poses", "poses")
-    told = history(first)
+    told = list(wandb_log.rows(first))
     assert [row["epoch"] for row in told if "train/loss" in row] == list(range(1, EPOCHS + 1))
     assert any("report/curves" in row for row in told) and any("step/loss" in row for row in told)
-    assert not any("train/loss" in row for row in history(second))
+    assert not any("train/loss" in row for row in wandb_log.rows(second))
     summary = {
         item.key or item.nested_key[0]: json.loads(item.value_json)
         for record in first
@@ -174,7 +148,7 @@ def training(root: Path, *words: str | Path, until: str = rf"^[^e]* 2/{EPOCHS} "
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
 def test_a_training_that_goes_on_is_the_same_run(tmp_path: Path, ending: signal.Signals) -> None:
     file, database = project(tmp_path), tmp_path / "mlflow.db"
-    words = ("train", "-f", file, "--mlflow", "sqlite:///mlflow.db")
+    words = ("train", "-f", file, "--mlflow", "sqlite:///mlflow.db", "--wandb", "poses")
     with training(tmp_path, *words) as process:
         process.send_signal(ending)
         process.wait(60)
@@ -188,6 +162,10 @@ def test_a_training_that_goes_on_is_the_same_run(tmp_path: Path, ending: signal.
     assert rows(database, "select status from runs") == [("FINISHED",)]
     assert steps_of(database, "train/loss") == list(range(1, EPOCHS + 1))
     trained = steps_of(database, "step/loss")
+    assert trained == sorted(set(trained))
+    told = [row for records in offline_runs(tmp_path) for row in wandb_log.rows(records)]
+    assert [row["epoch"] for row in told if "train/loss" in row] == list(range(1, EPOCHS + 1))
+    trained = [row["step"] for row in told if "step/loss" in row]
     assert trained == sorted(set(trained))
 
 
@@ -249,7 +227,9 @@ def test_a_tunings_trials_are_runs_of_one_group_and_stay_those_when_it_goes_on(t
     assert len({id for id, _, _ in runs}) == 2 and {name for _, name, _ in runs} == set(held)
     (group,) = {group for _, _, group in runs}
     assert group.startswith("poses-tuning-")
-    told = [row["epoch"] for records in offline_runs(tmp_path) for row in history(records) if "train/loss" in row]
+    told = [
+        row["epoch"] for records in offline_runs(tmp_path) for row in wandb_log.rows(records) if "train/loss" in row
+    ]
     assert sorted(told) == sorted([*range(1, EPOCHS + 1), 1])
     assert {folder.name for folder in (tmp_path / "runs").iterdir()} == {id for id, _, _ in runs}
 

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from vitruvian.errors import GateFailed, Terminated, VitruvianError
 from vitruvian.store import explained
+from vitruvian.training import wandb_log
 from vitruvian.training.job import Event, best_epoch
 
 Status = Literal["finished", "failed", "killed"]
@@ -96,8 +97,6 @@ class Row:
     at: int
     """The epoch's number, or that of the optimizer step, from 1; 0 for what is known at the end."""
     values: Mapping[str, float]
-    past: bool = False
-    """An earlier process may have told it already."""
     time: float = field(default_factory=time.time)
 
 
@@ -217,7 +216,7 @@ class Trackers:
     def replay(self, history: Iterable[Mapping[str, float]]) -> None:
         """Track finished epochs; those that a tracker has are left out."""
         for record in history:
-            self._do(_of_epoch(record, past=True))
+            self._do(_of_epoch(record))
 
     def trained(self, history: Sequence[Mapping[str, float]]) -> None:
         """Track all epochs of a training that is over, and which of them was best."""
@@ -261,10 +260,10 @@ def deadline_after(error: BaseException | None) -> float:
     return time.monotonic() + (_SECONDS_TO_BREAK_OFF if status_after(error) == "killed" else _SECONDS_TO_END)
 
 
-def _of_epoch(record: Mapping[str, Any], past: bool = False) -> Row:
+def _of_epoch(record: Mapping[str, Any]) -> Row:
     # What a tuning kept of its trials once had fewer values.
     values = {name: float(record[key]) for name, key in _EPOCH.items() if key in record}
-    return Row("epoch", int(record["epoch"]), {"epoch": record["epoch"], **values}, past)
+    return Row("epoch", int(record["epoch"]), {"epoch": record["epoch"], **values})
 
 
 def _refused(tracker: Tracker, error: Exception) -> VitruvianError:
@@ -512,7 +511,6 @@ class WeightsAndBiases:
         self._wandb: Any = wandb
         self._run: Any = None
         self._project = project
-        self._earlier = False
         self.place = f"project {project}"
 
     def check(self) -> None:
@@ -555,8 +553,8 @@ class WeightsAndBiases:
             self.place = "disabled"
         elif held.offline:
             folder = Path(held.dir).parent
-            self._earlier = any(other != folder for other in folder.parent.glob(f"offline-run-*-{run.id}"))
             self.place = f"offline; send it with: wandb sync {folder}"
+            return wandb_log.reached(folder.parent, run.id, ("epoch", "step"))
         else:
             self.place = held.url
         return {name: value for name, value in dict(held.summary).items() if isinstance(value, int | float)}
@@ -570,7 +568,7 @@ class WeightsAndBiases:
         for row in rows:
             if row.axis == "end":
                 self._run.summary.update(dict(row.values))
-            elif not (row.past and self._earlier):
+            else:
                 self._run.log(dict(row.values))
 
     def note(self, facts: Mapping[str, str]) -> None:
