@@ -97,6 +97,7 @@ class Pipeline:
         shared: dict[str, Made] | None = None,
     ) -> None:
         """`shared` holds what pipelines on the same data prepare once: the source is read by the first of them."""
+        self._compared = shared is not None
         self._shared = {} if shared is None else shared
         self.classifier = classifier
         self.spec = classifier.spec
@@ -244,6 +245,7 @@ class Pipeline:
 
     def _train(self, folder: Path) -> None:
         from vitruvian.evaluation.report import write_curves
+        from vitruvian.training import latest
         from vitruvian.training.checkpoints import read_state
         from vitruvian.training.job import chosen_epoch
         from vitruvian.training.launch import run
@@ -258,6 +260,12 @@ class Pipeline:
         self.teller.note(f"[dim]starting {workers_of(settings)}; Ray's log: {escape(str(log))}[/]")
         if self.trackers:
             self.trackers.note(self._how())
+        # What is compared differs on purpose.
+        if not self._compared:
+            tracked = self.tracked
+            mine = latest.Latest(key, f"stages/train/{tracked.key}", tracked.parameters)
+            if told := latest.begin(self.store, mine):
+                self.teller.note(f"[yellow]{escape(told)}[/]")
         with (
             _deletable(store.url, "to train from the start"),
             EpochTable(self.teller.console, job) as table,

@@ -201,7 +201,13 @@ def test_a_terminated_run_saves_first(tmp_path: Path, pictures: Path, workers: i
     file = declare(tmp_path, pictures, training={**training, **several})
     told = _terminated(file, tmp_path, "3/500")
     assert "ended by SIGTERM; all is saved; run the same command again to go on" in told
-    assert list(tmp_path.glob("artifacts/checkpoints/*/state.json"))
+    (saved,) = tmp_path.glob("artifacts/checkpoints/*/state.json")
+
+    declare(tmp_path, pictures, training={**training, **several, "epochs": 1})
+    done = vitruvian("train", "-f", file)
+    assert done.returncode == 0, done.stderr
+    left = f"run {saved.parent.name} isn't finished, and this is another one: training.epochs was 500 and is 1"
+    assert left in " ".join(done.stdout.split())
 
 
 def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, pictures: Path, finished: Path) -> None:
