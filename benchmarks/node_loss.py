@@ -3,7 +3,8 @@
     python -m benchmarks.node_loss [--rounds 3]
 
 A Ray cluster of real processes on this machine has two nodes for one worker each; `workers: {min: 1, max: 2}` train on
-them until one node is killed and none comes for it. By turns: Ray's `TorchTrainer` with its defaults, and ours.
+them until one node is killed and none comes for it. By turns: Ray's `TorchTrainer` on a cluster with its defaults, and
+ours on one whose head watches its nodes as in the pods that we make.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.training import write_job
+from vitruvian.cluster.raypods import WATCHFUL
 from vitruvian.spec import Model, Training
 from vitruvian.training.job import Job
 
@@ -35,11 +37,12 @@ THEIRS, OURS = "Ray as it comes", "ours"
 
 
 @contextlib.contextmanager
-def cluster() -> Iterator[Any]:
-    """Run a Ray cluster with a head that trains nothing and two nodes for a worker each; yield one of the nodes."""
+def cluster(env: Mapping[str, str]) -> Iterator[Any]:
+    """Run a Ray cluster with a head that trains nothing and two nodes for a worker each; yield how one is lost."""
     import ray
     from ray.cluster_utils import Cluster
 
+    os.environ.update(env)
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         lost = [nodes.add_node(num_cpus=1) for _ in range(2)][-1]
@@ -77,7 +80,7 @@ def theirs(path: Path, told: Path, found: Callable[[float], object]) -> None:
         lines = told.read_text().splitlines() if told.exists() else []
         return [(line.split()[0], float(line.split()[1])) for line in lines]
 
-    with cluster() as lose, tempfile.TemporaryDirectory() as storage:
+    with cluster({}) as lose, tempfile.TemporaryDirectory() as storage:
         ray.init(logging_level="ERROR", log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": os.getcwd()}})
         trainer = TorchTrainer(
             worker,
@@ -113,7 +116,7 @@ def ours(job: Job, log: Path, found: Callable[[float], object]) -> None:
 
     lost: float | None = None
     begun_again = False
-    with cluster() as lose, contextlib.closing(cast("Generator[dict[str, Any]]", run(job, log))) as events:
+    with cluster(WATCHFUL) as lose, contextlib.closing(cast("Generator[dict[str, Any]]", run(job, log))) as events:
         for event in events:
             if event["kind"] == "start" and lost:
                 begun_again = True

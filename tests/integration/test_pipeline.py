@@ -210,6 +210,14 @@ def test_a_terminated_run_saves_first(tmp_path: Path, pictures: Path, workers: i
     assert left in " ".join(done.stdout.split())
 
 
+def test_a_machine_whose_memory_is_full_is_told_of_in_one_line(tmp_path: Path, pictures: Path) -> None:
+    file = declare(tmp_path, pictures, training={"strategy": "ddp", "workers": 2})
+    done = vitruvian("train", "-f", file, RAY_memory_usage_threshold="0.01")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and "a machine's memory was full (" in done.stderr, done.stderr
+    assert "fewer workers" in done.stderr
+
+
 def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, pictures: Path, finished: Path) -> None:
     file = declare(tmp_path, pictures)
     process = subprocess.Popen([VITRUVIAN, "run", "-f", file], env={**os.environ, "OMP_NUM_THREADS": "1"})

@@ -24,9 +24,8 @@ from vitruvian.cluster.settings import (
     overlaid_by,
     parse,
 )
-from vitruvian.errors import SpecError, TrainingError
+from vitruvian.errors import SpecError
 from vitruvian.training import notice
-from vitruvian.training.launch import _refuse_to_run_in_place
 from vitruvian.training.progress import Bar, Phase, bar_of
 
 ROOT = Path(__file__).parents[2]
@@ -499,13 +498,6 @@ def test_a_line_of_a_log_becomes_a_bar_again(phase: Phase) -> None:
     now = Bar(3, 20, 120, 400, 0.5312, 0.5, phase)
     assert bar_of(now.line()) == now
     assert bar_of("  best epoch 3: validation accuracy 71.2%") is None
-
-
-def test_machines_may_be_lost_for_ever_but_not_in_place() -> None:
-    _refuse_to_run_in_place([(0, step) for step in range(100)])
-    _refuse_to_run_in_place([(1, 5)] * 4)
-    with pytest.raises(TrainingError, match="begun 5 times at epoch 2, step 5"):
-        _refuse_to_run_in_place([(0, 0), *[(1, 5)] * 5])
 
 
 def test_ray_serve_says_how_many_servers_there_are_and_each_has_a_pod() -> None:

@@ -35,6 +35,12 @@ _SECONDS_BETWEEN_LETTERS = 0.5
 # Less than pods have between SIGTERM and SIGKILL.
 _SECONDS_TO_SAVE = 50.0
 
+_LOOK = "see the log for what ends the workers"
+_MORE_MEMORY = (
+    "use fewer workers or a smaller training.batchSize, or end what else runs there (vitruvian plan tells what is "
+    "needed); the same command goes on"
+)
+
 QUIET = {
     # The controller looks at its workers every 2 s by default: that is how late it would see them end.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
@@ -186,8 +192,10 @@ def _fit(job: Job, tell: Emit, workers: int | tuple[int, int]) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from vitruvian.training.losses import TellsOfLosses
     from vitruvian.training.resize import SavesBeforeResizing
 
+    resized = [SavesBeforeResizing(_SECONDS_TO_SAVE)] if isinstance(workers, tuple) else []
     gpus = job.training.gpus_per_worker
     # A CPU is a place for a worker; how many threads it uses is its machine's matter.
     each = {"CPU": 1} | ({"GPU": gpus} if gpus else {})
@@ -203,7 +211,7 @@ def _fit(job: Job, tell: Emit, workers: int | tuple[int, int]) -> None:
             name=f"run-{time.time_ns()}",
             storage_path=str(cache_folder() / "ray"),
             failure_config=FailureConfig(max_failures=_RESTARTS),
-            callbacks=[SavesBeforeResizing(_SECONDS_TO_SAVE)] if isinstance(workers, tuple) else None,
+            callbacks=[TellsOfLosses(tell), *resized],
         ),
     ).fit()
 
@@ -258,20 +266,21 @@ def follow(fit: Callable[[], None], take: Callable[[], list[Event]], seconds: fl
 
     thread = threading.Thread(target=guarded, daemon=True, name="fit")
     thread.start()
-    began: list[tuple[int, int]] = []
+    progress = Progress()
     due = 0.0
     while True:
         alive = thread.is_alive()
         events: list[Event] = []
         if not alive or time.monotonic() >= due:
-            events = take()
+            try:
+                events = take()
+            except Exception as e:
+                raise _failed(e) from e
             due = time.monotonic() + seconds
         for event in events:
             if event["kind"] == "error":
                 raise event["error"]
-            if event["kind"] == "start":
-                began.append((event["epoch"], event["step"]))
-                _refuse_to_run_in_place(began)
+            progress.take(event)
             yield event
         if not alive:
             break
@@ -281,21 +290,43 @@ def follow(fit: Callable[[], None], take: Callable[[], list[Event]], seconds: fl
         raise _failed(failures[0])
 
 
-def _refuse_to_run_in_place(began: list[tuple[int, int]]) -> None:
-    # Machines may be lost any number of times, as long as there is a checkpoint in between.
-    latest = began[-_RESTARTS_IN_PLACE - 1 :]
-    if len(latest) > _RESTARTS_IN_PLACE and len(set(latest)) == 1:
-        epoch, step = latest[0]
-        what = f"training was begun {len(latest)} times at epoch {epoch + 1}, step {step}, and got no further"
-        raise TrainingError(what, hint="see the log for what ends the workers")
+class Progress:
+    """Tells a training that comes further from one that begins again and again."""
+
+    def __init__(self) -> None:
+        self.began: list[tuple[int, int]] = []
+        self.lost: list[str] = []
+        """Why workers were lost since training began last."""
+
+    def take(self, event: Event) -> None:
+        """Raise `TrainingError` where it doesn't come further any more."""
+        if event["kind"] == "lost":
+            self.lost.append(event["why"])
+            if len(self.lost) > _RESTARTS_IN_PLACE:
+                self._refuse(f"workers were lost {len(self.lost)} times before training began")
+        elif event["kind"] == "start":
+            self.began.append((event["epoch"], event["step"]))
+            # Machines may be lost any number of times, as long as there is a checkpoint in between.
+            latest = self.began[-_RESTARTS_IN_PLACE - 1 :]
+            if len(latest) > _RESTARTS_IN_PLACE and len(set(latest)) == 1:
+                epoch, step = latest[0]
+                place = f"epoch {epoch + 1}, step {step}"
+                self._refuse(f"training was begun {len(latest)} times at {place}, and got no further")
+            self.lost = []
+
+    def _refuse(self, what: str) -> None:
+        reason = f": {self.lost[-1]}" if self.lost else ""
+        raise TrainingError(f"{what}{reason}", hint=_MORE_MEMORY if "memory" in reason else _LOOK)
 
 
 def _failed(error: BaseException) -> BaseException:
-    if not isinstance(error, Exception):
+    from vitruvian.training.losses import why
+
+    if isinstance(error, VitruvianError) or not isinstance(error, Exception):
         return error
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = lines[-1] if lines else type(error).__name__
-    return TrainingError(f"training failed: {reason}", hint="run the same command again to go on, or see the log")
+    reason = why(error)
+    hint = _MORE_MEMORY if "memory" in reason else f"run the same command again to go on, or {_LOOK}"
+    return TrainingError(f"training failed: {reason}", hint=hint)
 
 
 @contextlib.contextmanager
@@ -303,6 +334,7 @@ def logged_to(log: Path) -> Iterator[None]:
     """Send the log lines of Ray's driver side to a file instead of the terminal."""
     # Its import sets up the loggers that are redirected here.
     import ray.train  # noqa: F401
+    from ray._private import worker as printing
 
     log.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(log)
@@ -311,9 +343,16 @@ def logged_to(log: Path) -> Iterator[None]:
     before = [(logger, logger.handlers, logger.propagate) for logger in loggers]
     for logger in loggers:
         logger.handlers, logger.propagate = [handler], False
+
+    def write(told: dict[str, Any], **_: Any) -> None:
+        loggers[0].error("%s: %s", told.get("pid"), "\n".join(told.get("lines", ())))
+
+    # Of processes that end it tells by print, in many words.
+    printed, printing.print_to_stdstream = printing.print_to_stdstream, write
     try:
         yield
     finally:
+        printing.print_to_stdstream = printed
         for logger, handlers, propagate in before:
             logger.handlers, logger.propagate = handlers, propagate
         handler.close()

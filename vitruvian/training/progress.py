@@ -163,6 +163,10 @@ class EpochTable:
             self.console.print(
                 f"  [yellow]a checkpoint is passed over: {escape(f'{error.where}: {error.what}')}[/]", soft_wrap=True
             )
+        elif event["kind"] == "lost":
+            self.console.print(
+                f"  [yellow]workers were lost: {escape(event['why'])}; they begin again[/]", soft_wrap=True
+            )
         elif event["kind"] == "step":
             self._step(
                 Bar(event["epoch"] + 1, self.epochs, event["step"], self.steps, event["loss"], event["accuracy"])

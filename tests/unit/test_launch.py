@@ -1,0 +1,75 @@
+"""When training that is begun again and again is given up, and what is told of what was lost."""
+
+from __future__ import annotations
+
+import pytest
+from ray.exceptions import OutOfMemoryError
+from ray.train import ControllerError, WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.execution.controller.state import ReschedulingState, RestartingState, RunningState
+
+from vitruvian.errors import TrainingError
+from vitruvian.training.job import Event
+from vitruvian.training.launch import Progress
+from vitruvian.training.losses import TellsOfLosses, why
+
+FULL = OutOfMemoryError(
+    "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, ID: dc2f) was "
+    "22.9GB used / 23.5GB limit (0.97)\nOOM kill reason: …\nTop 10 memory users: …\nRefer to the documentation"
+)
+
+
+def start(epoch: int, step: int) -> Event:
+    return {"kind": "start", "epoch": epoch, "step": step}
+
+
+def lost(reason: str) -> Event:
+    return {"kind": "lost", "why": reason}
+
+
+def test_machines_may_be_lost_for_ever_but_not_in_place() -> None:
+    progress = Progress()
+    for step in range(100):
+        progress.take(lost("a node went"))
+        progress.take(start(0, step))
+    for _ in range(3):
+        progress.take(start(0, 99))
+    progress.take(lost("its node went"))
+    with pytest.raises(TrainingError, match="begun 5 times at epoch 1, step 99, and got no further: its node went"):
+        progress.take(start(0, 99))
+
+
+def test_workers_that_never_begin_are_given_up_with_their_reason() -> None:
+    progress = Progress()
+    progress.take(start(0, 0))
+    for _ in range(4):
+        progress.take(lost(why(FULL)))
+    with pytest.raises(TrainingError, match=r"lost 5 times before training began: .* was full.*; use fewer workers"):
+        progress.take(lost(why(FULL)))
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (FULL, "a machine's memory was full (22.9GB of 23.5GB), and Ray ended what it could"),
+        (WorkerGroupError(f"Rank 0:\n{FULL}", {0: FULL}), "a machine's memory was full (22.9GB of 23.5GB), and Ray"),
+        (RuntimeError("The actor died because its node has died. Node Id: 5ca1"), "a machine is gone"),
+        (RuntimeError("Worker exit detail: … connection error code 2. End of file. Some"), "a process was killed, by"),
+        (RuntimeError("first\n\n  the last line \n"), "the last line"),
+        (ValueError(), "ValueError"),
+        (ValueError("x" * 1000), "x" * 300 + "…"),
+    ],
+)
+def test_why_workers_were_lost_is_one_line(error: BaseException, told: str) -> None:
+    assert why(error).startswith(told) and "\n" not in why(error)
+
+
+def test_what_ray_begins_again_is_told_and_waiting_for_machines_is_not() -> None:
+    events: list[Event] = []
+    tells = TellsOfLosses(events.append)
+    running = RunningState()
+    tells.after_controller_state_update(running, RestartingState(WorkerGroupError("a worker died", {})))
+    tells.after_controller_state_update(running, ReschedulingState(ControllerError(ValueError("no port is free"))))
+    tells.after_controller_state_update(running, ReschedulingState(ControllerError(WorkerGroupStartupTimeoutError(2))))
+    tells.after_controller_state_update(running, running)
+    assert events == [lost("a worker died"), lost("no port is free")]
