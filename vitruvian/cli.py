@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it: `vitruvian --help` loads ne
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import io
 import json
 import os
@@ -54,6 +55,22 @@ key_app = typer.Typer(help="Make API keys for servers.", no_args_is_help=True)
 app.add_typer(spec_app, name="spec")
 app.add_typer(data_app, name="data")
 app.add_typer(key_app, name="key")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"vitruvian {importlib.metadata.version('vitruvian')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
 
 # Names of files and classes are shown as they are: ':smile:' is no picture.
 console = Console(emoji=False)

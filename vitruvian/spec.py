@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Final, Literal, cast, get_args
 
 import yaml
 from pydantic import (
@@ -611,7 +611,8 @@ class Spec(Part):
             raise ValueError(f"training.epochs 0: nothing learns; remove model.{' and model.'.join(unused)}")
 
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+_NAME: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+Name = Annotated[str, StringConstraints(pattern=_NAME, max_length=63)]
 
 
 class Metadata(Part):
@@ -696,16 +697,16 @@ def load(path: Path) -> Classifier:
     return parse(read(path), str(path))
 
 
-def read(path: Path, wanted: str = "a Classifier with -f FILE") -> str:
+def read(path: Path, wanted: str = "the file of a Classifier") -> str:
     """Return the text of a declaration's file; raises `SpecError`. What isn't a plain file can be read only once."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as e:
         raise SpecError("there is no such file", where=path, hint=f"give {wanted}") from e
     except IsADirectoryError as e:
-        raise SpecError("is a folder", where=path, hint="give a YAML file") from e
+        raise SpecError("is a folder", where=path, hint=f"give {wanted}") from e
     except (OSError, UnicodeDecodeError) as e:
-        raise SpecError(f"can't be read ({e})", where=path, hint="give a YAML file") from e
+        raise SpecError(f"can't be read ({e})", where=path, hint=f"give {wanted}") from e
 
 
 # What YAML's own constructors raise at values that are none.
@@ -812,6 +813,8 @@ def _message(item: Any, path: list[str]) -> str:
         return f"{brief(value)} is not one of {', '.join(allowed)}" + (f"; did you mean '{near[0]}'?" if near else "")
     if kind == "value_error":
         return str(item["ctx"]["error"])
+    if kind == "string_pattern_mismatch" and item["ctx"]["pattern"] == _NAME:
+        return f"{brief(value)} is no name: small letters, digits and '-', the first and the last no '-'"
     text = item["msg"][0].lower() + item["msg"][1:]
     return f"{text}, not {brief(value)}" if isinstance(value, str | int | float | bool) else text
 
@@ -852,7 +855,8 @@ def field_at(path: str) -> FieldInfo | None:
 def unknown(path: str) -> str:
     """Say that there is no field at a path below spec, and name the nearest."""
     known = [line.path for line in fields(Spec)]
-    near = difflib.get_close_matches(path, known, n=1, cutoff=0.6)
+    elsewhere = [each for each in known if each.rpartition(".")[2] == path.rpartition(".")[2]]
+    near = elsewhere or difflib.get_close_matches(path, known, n=1, cutoff=0.6)
     hint = f"did you mean '{near[0]}'?" if near else "'vitruvian spec explain' lists all, here without their 'spec.'"
     return f"there is no field '{path}'; {hint}"
 

@@ -61,7 +61,7 @@ def test_a_declaration_that_can_be_read_only_once_is_submitted(api: ApiServer, t
     (config,) = [each for (resource, _), each in api.kept.items() if resource == "configmaps"]
     assert config["data"]["classifier.yaml"] == file.read_text()
     done = vitruvian("submit", "-f", tmp_path)
-    assert (done.returncode, done.stderr) == (2, f"✗ {tmp_path}: is a folder; give a YAML file\n")
+    assert (done.returncode, done.stderr) == (2, f"✗ {tmp_path}: is a folder; give the file of a Classifier\n")
 
 
 def test_a_search_is_submitted_listed_and_cancelled_as_a_run_is(api: ApiServer, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ REFUSED = [
     ("fewer", "epochs: 15", "epochs: -1", "spec.training.epochs: input should be greater than or equal to 0"),
     ("an unknown metric", "metric: accuracy, at", "metric: acuracy, at", "did you mean 'accuracy'?"),
     ("an unknown architecture", "architecture: vit", "architecture: vt", "did you mean 'vit'?"),
-    ("a bad name", "name: yoga", "name: My_Yoga", "metadata.name: string should match pattern"),
+    ("a bad name", "name: yoga", "name: My_Yoga", "metadata.name: 'My_Yoga' is no name: small letters, digits and"),
     ("a key twice", "epochs: 15", "epochs: 15\n    epochs: 16", "the key 'epochs' stands twice"),
     ("broken YAML", "{name: yoga}", "{name: yoga", "is not valid YAML"),
     ("several workers of none", "strategy: ddp", "strategy: none", "workers is 4 but strategy is none"),

@@ -47,6 +47,7 @@ def test_values_are_read_as_yaml_reads_them() -> None:
         (["model.freezeLayers"], None, "is not PATH=VALUE,VALUE"),
         (["=1,2"], None, "is not PATH=VALUE,VALUE"),
         (["model.freezelayers=1"], None, "there is no field 'model.freezelayers'; did you mean 'model.freezeLayers'?"),
+        (["training.freezeLayers=1"], None, "no field 'training.freezeLayers'; did you mean 'model.freezeLayers'?"),
         (["training.learning_rate=1"], None, "did you mean 'training.learningRate'?"),
         (["nonsense=1"], None, "there is no field 'nonsense'"),
         (["gates=1"], None, "gates changes nothing that is trained"),

@@ -135,8 +135,8 @@ class Tracks:
     def challenger(self) -> Service:
         """The challenger's service; raises the `Problem` that says why there is none."""
         if self.canary is None:
-            why = "" if self._load is None else f", the challenger is {self.state}"
-            raise Problem(NOT_FOUND, f"only the track {self.stable.settings.track} answers here{why}")
+            why = "start with --challenger" if self._load is None else f"it is {self.state}"
+            raise Problem(NOT_FOUND, f"only the track {self.stable.settings.track} answers here, no challenger: {why}")
         return self.canary
 
     def asked(self, headers: Mapping[bytes, bytes]) -> Service | None:

@@ -77,7 +77,7 @@ function showAbout(told) {
   byId("digest").textContent = about.digest.replace("sha256:", "").slice(0, 12);
   const heatmap = about.input.kind === "heatmap";
   byId("thing").textContent = heatmap ? "a heatmap" : "a picture";
-  byId("hint").textContent = heatmap ? "One person's 17 keypoints, .npy of 1×17×64×48" : "One person in a pose: JPEG, PNG, WebP, TIFF";
+  byId("hint").textContent = heatmap ? "One person's 17 keypoints, .npy of 1×17×64×48" : "One person in a pose: JPEG, PNG, WebP, GIF, BMP, TIFF";
   byId("file").accept = about.input.suffixes.join(",");
   byId("camera").hidden = heatmap;
   const metrics = about.metrics, headline = FIRST.filter((name) => metrics[name] != null).slice(0, 3);
