@@ -94,7 +94,12 @@ class Part(BaseModel):
     """A part of the declaration: camelCase in YAML, snake_case in Python, unknown keys refused."""
 
     model_config = ConfigDict(
-        alias_generator=to_camel, extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+        alias_generator=to_camel,
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
 
 
@@ -326,10 +331,10 @@ class Training(Part):
     """Passes over the training part, at most; 0: a pretrained clip with head prompts answers as it is."""
     batch_size: Positive = 64
     """Examples of one optimizer step, over all workers."""
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    learning_rate: Annotated[float, Field(gt=0, le=1000)] | None = None
     """Peak of the learning rate; none: 1e-3 from scratch and where only a new head learns, 5e-4 with lora, 5e-5 from
     other pretrained weights."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    weight_decay: Annotated[float, Field(ge=0, le=1000)] = 0.05
     """Decoupled weight decay (AdamW) of all matrices."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of all steps in which the learning rate rises before it falls as a cosine."""

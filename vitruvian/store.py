@@ -111,6 +111,8 @@ class Store(ABC):
 def open_store(url: str | Path) -> Store:
     """Return the store at a folder's path, a `file://` or an `s3://bucket/prefix` address."""
     scheme, separator, rest = str(url).partition("://")
+    if not url:
+        raise StoreError("an empty address", where="a store", hint="use a folder, file:///FOLDER or s3://BUCKET/PREFIX")
     if not separator:
         return FolderStore(Path(url))
     if scheme == "file" and rest:

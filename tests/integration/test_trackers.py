@@ -322,7 +322,15 @@ def test_what_can_not_track_a_sweep_is_refused_before_work_begins(tmp_path: Path
     assert not (tmp_path / "artifacts").exists()
 
 
-_REFUSED = ("nobody answers", "no such scheme", "a folder", "a database's file", "no folder", "no key")
+_REFUSED = (
+    "nobody answers",
+    "no such scheme",
+    "a folder",
+    "a folder as a database",
+    "a database's file",
+    "no folder",
+    "no key",
+)
 
 
 @pytest.mark.parametrize("case", _REFUSED)
@@ -331,6 +339,7 @@ def test_what_can_not_track_is_refused_before_work_begins(tmp_path: Path, case: 
         "nobody answers": (("--mlflow", f"http://me:secret@127.0.0.1:{free_port()}"), "Connection refused"),
         "no such scheme": (("--mlflow", "localhost:5000"), "localhost:5000"),
         "a folder": (("--mlflow", "mlruns"), "write sqlite:///mlruns/mlflow.db, or set MLFLOW_ALLOW_FILE_STORE=true"),
+        "a folder as a database": (("--mlflow", "sqlite:///."), "is a folder; write sqlite:///./mlflow.db\n"),
         "a database's file": (("--mlflow", "mlflow.db"), "; write sqlite:///mlflow.db\n"),
         "no folder": (("--tensorboard", "poses.yaml"), "poses.yaml: is a file; it wants a folder"),
         "no key": (("--wandb", "poses"), "run wandb login, or set WANDB_API_KEY, or WANDB_MODE=offline"),

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
 import pytest
 from ray.exceptions import OutOfMemoryError
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.controller.state import ReschedulingState, RestartingState, RunningState
 
+from tests.ports import free_port
 from vitruvian.errors import TrainingError
 from vitruvian.training.job import Event
-from vitruvian.training.launch import Progress
+from vitruvian.training.launch import Progress, start_ray
 from vitruvian.training.losses import TellsOfLosses, why
 
 FULL = OutOfMemoryError(
@@ -73,3 +80,33 @@ def test_what_ray_begins_again_is_told_and_waiting_for_machines_is_not() -> None
     tells.after_controller_state_update(running, ReschedulingState(ControllerError(WorkerGroupStartupTimeoutError(2))))
     tells.after_controller_state_update(running, running)
     assert events == [lost("a worker died"), lost("no port is free")]
+
+
+def served(answer: bytes) -> Iterator[str]:
+    """Answer whoever connects with some bytes, and then say nothing more."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.recv(1000)
+                        connection.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"", b"\0\0\0"])
+def test_what_is_no_cluster_is_told_at_once(answer: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextmanager(served)(answer) as address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(TrainingError, match=f"RAY_ADDRESS={address}: there is no Ray cluster; start one"):
+            start_ray(1, tmp_path / "log")
+
+
+def test_where_nobody_listens_there_is_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
+    with pytest.raises(TrainingError, match="there is no Ray cluster"):
+        start_ray(1, tmp_path / "log")

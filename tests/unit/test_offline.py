@@ -132,6 +132,16 @@ def test_file_names_that_are_no_text_go_through(store: Path, tmp_path: Path) -> 
     assert all("b?.png" in line for line in complaints)
 
 
+def test_the_rows_never_take_a_pictures_place(store: Path, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "in", a="red", b="blue")
+    (tmp_path / "link.csv").symlink_to(folder / "a.png")
+    before = (folder / "a.png").read_bytes()
+    for table in (folder / "a.png", tmp_path / "link.csv"):
+        with pytest.raises(DataError, match=f"{table}: is one of the files that are looked at; name another"):
+            predict_command(str(store), [folder], table, Console(file=io.StringIO()), print)
+    assert (folder / "a.png").read_bytes() == before
+
+
 def test_files_are_answered_by_the_export_that_a_server_would_serve_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

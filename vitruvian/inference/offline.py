@@ -106,6 +106,12 @@ def write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[str]]) 
         raise explained(e, path) from e
 
 
+def check_apart(table: Path | None, files: Iterable[Path]) -> None:
+    """Raise `DataError` where the rows would take the place of one of the files that they are about."""
+    if table is not None and table.resolve() in {path.resolve() for path in files}:
+        raise DataError("is one of the files that are looked at", where=table, hint="name another file for the rows")
+
+
 def predict_command(
     address: str, paths: Sequence[Path], table: Path | None, console: Console, complain: Callable[[str], None]
 ) -> int:
@@ -117,6 +123,7 @@ def predict_command(
     # As a server here does: the same file gets the same answer.
     predictor = Predictor.open(fastest(open_bundle(address), usable_cpus()))
     files = list_inputs(paths, predictor.bundle.preprocess.suffixes)
+    check_apart(table, files)
     failed = 0
 
     def good(rows: Iterable[Row]) -> Iterator[Row]:

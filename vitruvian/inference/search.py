@@ -26,7 +26,7 @@ from vitruvian.errors import BundleError, DataError, StoreError
 from vitruvian.inference import stored
 from vitruvian.inference.choice import fastest
 from vitruvian.inference.labels import Labels, vectors
-from vitruvian.inference.offline import printable, say, write_table
+from vitruvian.inference.offline import check_apart, printable, say, write_table
 from vitruvian.inference.predictor import Predictor, Prepared, in_chunks, out_of_range
 from vitruvian.machine import usable_cpus
 from vitruvian.store import Entry, Store, open_store
@@ -149,9 +149,10 @@ def search_command(
         raise DataError("is empty", where="TEXT", hint="say what to look for, such as 'a person on a bicycle'")
     bundle = open_bundle(address)
     text_tower(bundle)
-    bundle = fastest(bundle, usable_cpus())
+    bundle, source = fastest(bundle, usable_cpus()), open_store(folder)
     with Teller(console).counter("embedding") as progress:
-        found = index(Predictor.open(bundle), open_store(folder), cache_folder() / "search", progress)
+        found = index(Predictor.open(bundle), source, cache_folder() / "search", progress)
+    check_apart(table, filter(None, map(source.local, found.keys)))
     if found.failed:
         count = len(found.failed)
         more = "" if count == 1 else f"; {count - 1} more can't be used"

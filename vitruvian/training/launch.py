@@ -10,6 +10,7 @@ import logging
 import os
 import queue
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -34,6 +35,10 @@ _SECONDS_BETWEEN_LOOKS = 0.1
 _SECONDS_BETWEEN_LETTERS = 0.5
 # Less than pods have between SIGTERM and SIGKILL.
 _SECONDS_TO_SAVE = 50.0
+
+_SECONDS_TO_ANSWER = 10.0
+# How a connection begins, with settings that are all the defaults; they are answered by settings (RFC 9113, 3.4).
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 _LOOK = "see the log for what ends the workers"
 _MORE_MEMORY = (
@@ -165,6 +170,9 @@ def start_ray(workers: int, log: Path) -> None:
         # More workers than cores share them; 'local' keeps out of any cluster that happens to run here.
         cpus = max(os.cpu_count() or 1, workers)
         settings |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
+    elif not _answers(address):
+        # Ray itself would ask for ever, and heed no signal.
+        raise _unreached(address)
     terminated = signal.getsignal(signal.SIGTERM)
     try:
         started = ray.init(**settings)
@@ -178,10 +186,26 @@ def start_ray(workers: int, log: Path) -> None:
         file.write(f"logs of its workers: {started.address_info['session_dir']}/logs\n")
 
 
-def _unreached(address: str | None, error: BaseException) -> TrainingError:
+def _answers(address: str) -> bool:
+    """Return whether what Ray speaks, HTTP/2, is spoken at HOST:PORT; other addresses are left to Ray."""
+    host, separator, port = address.rpartition(":")
+    if not separator or "/" in address or not port.isdecimal():
+        return True
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_ANSWER) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") not in ("", "0", "false", "False"):
+                return True
+            connection.settimeout(_SECONDS_TO_ANSWER)
+            connection.sendall(_PREFACE)
+            return connection.recv(9, socket.MSG_WAITALL)[3:4] == b"\x04"
+    except (OSError, OverflowError):
+        return False
+
+
+def _unreached(address: str | None, error: BaseException | None = None) -> TrainingError:
     where = f"RAY_ADDRESS={address}" if address else "Ray"
     # In the text of an error that stands behind others only.
-    if "InvalidAuthToken" in "".join(traceback.format_exception(error)):
+    if error and "InvalidAuthToken" in "".join(traceback.format_exception(error)):
         hint = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN where ~/.ray/auth_token holds another cluster's"
         return TrainingError("the cluster doesn't answer without its token", where=where, hint=hint)
     hint = "start one with 'ray start --head' and name it by HOST:PORT, or leave RAY_ADDRESS out to have one of its own"

@@ -13,6 +13,7 @@ import math
 import os
 import queue
 import re
+import tempfile
 import threading
 import time
 from collections import deque
@@ -47,6 +48,8 @@ _PARAMETERS_AT_ONCE: Final = 100
 _METRICS_AT_ONCE: Final = 1000
 # W&B's own limit of a run's name is 128.
 _LONGEST_TITLE: Final = 120
+# What TensorBoard writes before its first values, and more.
+_ROOM: Final = 64 * 1024
 _DATABASES: Final = (".db", ".sqlite", ".sqlite3")
 _SECONDS_TO_BEGIN: Final = 20.0
 _SECONDS_BETWEEN_TRIES: Final = 5.0
@@ -422,6 +425,7 @@ class MLflow:
         self.place = _without_password(uri)
 
     def check(self) -> None:
+        _check_database(self._uri)
         try:
             self._mlflow.MlflowClient(self._uri).search_experiments(max_results=1)
         except self._mlflow.MlflowException as e:
@@ -534,7 +538,7 @@ class WeightsAndBiases:
             finish_timeout=_SECONDS_TO_END / 2,
             finish_timeout_raises=True,
         )
-        self._run = held = self._wandb.init(
+        self._run = held = self._run or self._wandb.init(
             project=self._project,
             name=run.shown,
             id=run.id,
@@ -608,6 +612,9 @@ class TensorBoard:
             raise VitruvianError("is a file", where=f"--tensorboard {self._folder}", hint="it wants a folder")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            # Its own writer ends in a thread that tells nobody.
+            with tempfile.TemporaryFile(dir=self._folder) as file:
+                file.write(bytes(_ROOM))
         except OSError as e:
             raise explained(e, self._folder) from e
 
@@ -668,6 +675,18 @@ def open_trackers(
 def _be_quiet() -> None:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+
+
+def _check_database(uri: str) -> None:
+    """Raise `VitruvianError` where there can be no database file: MLflow itself tries again for minutes."""
+    scheme, _, path = uri.partition(":///")
+    if scheme != "sqlite" or not path:
+        return
+    file, where = Path(path.partition("?")[0]), f"--mlflow {uri}"
+    if file.is_dir():
+        raise VitruvianError("is a folder", where=where, hint=f"write {uri.rstrip('/')}/mlflow.db")
+    if file.parent.is_dir() and not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise VitruvianError("can't be written", where=where, hint="name another file, or mend its permissions")
 
 
 def _instead_of_path(uri: str) -> str | None:

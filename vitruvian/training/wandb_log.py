@@ -6,11 +6,16 @@ records is a message of W&B's.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import struct
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from google.protobuf.message import DecodeError
 
 if TYPE_CHECKING:
     from wandb.proto.wandb_internal_pb2 import Record
@@ -22,7 +27,7 @@ _FULL, _FIRST, _LAST = 1, 2, 4
 
 
 def records(path: Path) -> Iterator[Record]:
-    """Yield a log's records; a process that was killed may have left half of the last one."""
+    """Yield a log's records up to the first that is damaged: a process that was killed may have left half of one."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     yield from map(Record.FromString, _messages(path.read_bytes()))
@@ -36,12 +41,20 @@ def rows(found: Iterable[Record]) -> Iterator[dict[str, Any]]:
 
 
 def reached(folder: Path, run: str, axes: Iterable[str]) -> dict[str, float]:
-    """Return how far a run has come along each axis in what all its processes kept in this folder."""
+    """Return how far a run has come along each axis in what all its processes kept in this folder.
+
+    What can't be read any more counts as not told.
+    """
     found: dict[str, float] = {}
     for path in folder.glob(f"offline-run-*-{run}/*.wandb"):
-        for row in rows(records(path)):
-            found |= {axis: max(row[axis], found.get(axis, 0)) for axis in axes if axis in row}
+        with contextlib.suppress(OSError, ValueError, LookupError, RecursionError, DecodeError):
+            for row in rows(records(path)):
+                found |= {axis: max(row[axis], found.get(axis, 0)) for axis in axes if _is_number(row.get(axis))}
     return found
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _messages(data: bytes) -> Iterator[bytes]:
@@ -51,11 +64,12 @@ def _messages(data: bytes) -> Iterator[bytes]:
         if left < _PIECE.size:
             at += left
             continue
-        _, size, kind = _PIECE.unpack_from(data, at)
+        checksum, size, kind = _PIECE.unpack_from(data, at)
         at += _PIECE.size
-        if at + size > len(data):
+        piece = data[at : at + size]
+        if len(piece) < size or zlib.crc32(bytes([kind]) + piece) != checksum:
             return
-        whole = data[at : at + size] if kind in (_FULL, _FIRST) else whole + data[at : at + size]
+        whole = piece if kind in (_FULL, _FIRST) else whole + piece
         at += size
         if kind in (_FULL, _LAST):
             yield whole
