@@ -239,6 +239,21 @@ def open_bundle(address: str | Path, cache: Path | None = None, *, into: Path | 
     The address of a classifier's artifacts means its champion. With `into` the bundle is copied to this folder. Raises
     `BundleError` naming the file that is missing or doesn't match its checksum.
     """
+    store, listed = find_bundle(address)
+    try:
+        folder = artifact.fetch(store, "", cache, into=into, manifest=CHECKSUMS)
+    except BundleError:
+        raise
+    except ArtifactError as e:
+        raise BundleError(e.what, where=e.where, hint=e.hint) from e
+    return _read(folder, listed)
+
+
+def find_bundle(address: str | Path) -> tuple[Store, artifact.Manifest]:
+    """Return where the bundle at an address lies, and the list of its files, none of which is looked at.
+
+    Raises `BundleError` where there is none.
+    """
     store = open_store(address)
     listed = _manifest(store)
     if listed is None:
@@ -257,13 +272,7 @@ def open_bundle(address: str | Path, cache: Path | None = None, *, into: Path | 
         listed = _manifest(store)
         if listed is None:
             raise BundleError("the champion's bundle is missing", where=store.url, hint="publish it again")
-    try:
-        folder = artifact.fetch(store, "", cache, into=into, manifest=CHECKSUMS)
-    except BundleError:
-        raise
-    except ArtifactError as e:
-        raise BundleError(e.what, where=e.where, hint=e.hint) from e
-    return _read(folder, listed)
+    return store, listed
 
 
 def _manifest(store: Store) -> artifact.Manifest | None:

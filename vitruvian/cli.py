@@ -1242,5 +1242,5 @@ def _needs(extra: str) -> Iterator[None]:
     except ModuleNotFoundError as e:
         if str(e.name).startswith("vitruvian"):
             raise
-        hint = f"run pip install 'vitruvian[{extra}]'"
+        hint = f"run pip install '.[{extra}]' in a clone of Vitruvian"
         raise VitruvianError(f"the library '{e.name}' is not installed", hint=hint) from e

@@ -3,7 +3,7 @@
     with InferenceClient("http://127.0.0.1:8080") as client:
         print(client.predict_from_image_path("photo.jpg").label)
 
-`AsyncInferenceClient` is the same for asyncio. Needs httpx: pip install 'vitruvian[client]'.
+`AsyncInferenceClient` is the same for asyncio. Needs httpx: pip install '.[client]' in a clone.
 """
 
 from __future__ import annotations
@@ -184,14 +184,11 @@ def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def content_of(picture: Picture) -> bytes:
-    """Return a picture as the bytes of a file; raises `NoAnswer` for a path that can't be read."""
+    """Return a picture as the bytes of a file; raises `OSError` for a path that can't be read."""
     if isinstance(picture, bytes | bytearray | memoryview):
         return bytes(picture)
     if isinstance(picture, str | os.PathLike):
-        try:
-            return Path(picture).read_bytes()
-        except OSError as e:
-            raise NoAnswer(f"can't be read ({e.strerror})", where=picture, hint="check the path") from e
+        return Path(picture).read_bytes()
     file = io.BytesIO()
     if isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.dtype == np.uint8:
         from PIL import Image
@@ -234,7 +231,10 @@ def _rows(document: Mapping[str, Any]) -> NDArray[np.float32]:
 
 
 class InferenceClient(_Client):
-    """Asks a server; from one thread or several. Raises `InferenceError` and `NoAnswer`."""
+    """Asks a server; from one thread or several.
+
+    Raises `InferenceError` and `NoAnswer`, and `OSError` for a path that can't be read.
+    """
 
     def _open(self, headers: Mapping[str, str]) -> None:
         self._http = httpx.Client(base_url=self.url, headers=headers)

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -44,6 +45,8 @@ _RECORDED = (
 )
 # What the scheduler stopped, or what broke off, hasn't failed.
 _TRACKED: Mapping[str, Status] = {"ended": "finished", "stopped": "killed", "failed": "failed", "open": "killed"}
+# Ray sets it for what `ray job submit` runs.
+_IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 @dataclass
@@ -269,9 +272,17 @@ def _conclude(
     place, key = place_of_best(out)
     open_store(place).put(key, content)
     teller.note(f"all trials: {escape(store.address('trials.csv'))}")
-    how = "" if out.startswith("s3://") else "vitruvian run -f "
-    teller.note(f"the best by {tuning.metric}: {how}{escape(out)}")
+    best = _lasting(out, store)
+    how = "" if best.startswith("s3://") else "vitruvian run -f "
+    teller.note(f"the best by {tuning.metric}: {how}{escape(best)}")
     return len(failed)
+
+
+def _lasting(out: str, store: Store) -> str:
+    """Return where the best declaration is to be looked for: the copy, where `out` goes with the folder of a job."""
+    if _IN_A_JOB not in os.environ or out.startswith("s3://") or Path(out).is_absolute():
+        return out
+    return str(store.local("best.yaml") or store.address("best.yaml"))
 
 
 def _show(teller: Teller, tuning: Tuning, trials: Sequence[Trial]) -> None:

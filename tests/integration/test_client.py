@@ -220,6 +220,23 @@ def test_nobody_waits_longer_than_the_timeout() -> None:
     assert time.monotonic() - began < 15
 
 
-def test_a_path_that_cant_be_read_is_one_line() -> None:
-    with InferenceClient("http://127.0.0.1:9") as client, pytest.raises(NoAnswer, match="/nowhere: can't be read"):
-        client.predict_from_image_path("/nowhere")
+@pytest.mark.parametrize("name", ["nofile.png", "."])
+def test_a_path_that_cant_be_read_is_pythons_own_error_and_nobody_is_asked(name: str) -> None:
+    expected = FileNotFoundError if name == "nofile.png" else IsADirectoryError
+
+    async def ask() -> None:
+        # Nobody is there: whoever asks gets NoAnswer.
+        async with AsyncInferenceClient("http://127.0.0.1:9", timeout=1) as client:
+            with pytest.raises(expected, match=name):
+                await client.predict(name)
+            with pytest.raises(expected, match=name):
+                await client.predict_batch([picture("red"), name])
+
+    asyncio.run(ask())
+    with InferenceClient("http://127.0.0.1:9", timeout=1) as client:
+        for failing in (client.predict, client.predict_from_image_path):
+            with pytest.raises(expected, match=name):
+                failing(name)
+        for asked in (client.predict_batch, client.embed_images):
+            with pytest.raises(expected, match=name):
+                asked([name])

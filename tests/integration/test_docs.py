@@ -389,7 +389,7 @@ def test_real_motion_is_drawn_as_the_docs_say(tmp_path: Path) -> None:
     for line in commands("docs/data.md"):
         if line.startswith("vitruvian data render-keypoints"):
             # One view of each: what it draws is tested elsewhere.
-            done = shell(line.replace("../shared/data/mocap-17kp", str(MOTION)).replace("--views 4 ", ""), tmp_path)
+            done = shell(line.replace("motion-capture", str(MOTION)).replace("--views 4 ", ""), tmp_path)
             assert done.returncode == 0, done.stderr
     assert (tmp_path / "motion" / "groups.csv").exists()
     assert (tmp_path / "pictures" / "walk").is_dir()
@@ -445,7 +445,13 @@ def test_every_command_in_the_docs_is_one_that_a_test_runs() -> None:
         "curl -s http://127.0.0.1:8080/",
     )
     # tests/integration/test_ray_jobs.py and tests/cluster/test_jobs.py
-    jobs = ("ray job submit", "vitruvian submit")
+    jobs = (
+        "export RAY_AUTH_MODE=token",
+        "ray get-auth-token",
+        "ray start --head",
+        "ray job submit",
+        "vitruvian submit",
+    )
     # tests/integration/test_rayserve.py, test_rayserve_models.py and test_kserve.py; `serve build` and TLS are below.
     servers = (
         "serve run vitruvian.serving.rayserve:",

@@ -23,7 +23,7 @@ from vitruvian.inference.server import Server
 
 # Looked for, not imported: its gRPC messages and tritonclient's have the same names, and one process can't hold both.
 if importlib.util.find_spec("kserve") is None:
-    pytest.skip("needs kserve: pip install 'vitruvian[kserve]'", allow_module_level=True)
+    pytest.skip("needs kserve: pip install '.[kserve]'", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
+from ray.serve import Application
 from ray.serve.schema import ServeDeploySchema
+from ray.serve.scripts import cli
 
 from tests.bundles import make_bundle
 from tests.rayserves import serving
@@ -52,6 +56,50 @@ def test_a_replica_shows_its_metrics_on_a_port_of_its_own(served: str) -> None:
     urllib.request.urlopen(f"{served}/health").read()
     told = urllib.request.urlopen(f"http://127.0.0.1:{METRICS}/metrics").read().decode()
     assert 'vitruvian_requests_total{classifier="poses"' in told
+
+
+def _served(application: Application) -> Any:
+    """Return the arguments that a replica of an application gets."""
+    bound: Any = application
+    return bound._bound_deployment.init_args[0]
+
+
+def test_relative_paths_are_meant_from_where_the_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_bundle(tmp_path)
+    (tmp_path / "access.yaml").write_text("keys: keys.yaml\n")
+    monkeypatch.chdir(tmp_path)
+    asked = _served(rayserve.app(rayserve.Arguments(bundle="store", access=Path("access.yaml"))))
+    assert (asked.bundle, asked.access) == (str(tmp_path / "store"), tmp_path / "access.yaml")
+    assert _served(rayserve.models(rayserve.ModelsArguments(root="."))).root == f"{tmp_path}/."
+    monkeypatch.setenv(rayserve.BUNDLE, "store")
+    assert _served(rayserve.built).bundle == str(tmp_path / "store")
+
+
+@pytest.mark.parametrize("address", ["s3://models/yoga", "file:///nowhere/yoga", "/only/on/the/nodes/"])
+def test_other_addresses_are_left_to_the_replicas(address: str) -> None:
+    assert _served(rayserve.app(rayserve.Arguments(bundle=address))).bundle == address
+    assert _served(rayserve.models(rayserve.ModelsArguments(root=address))).root == address
+
+
+def test_what_isnt_where_the_command_runs_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bundle(tmp_path)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    refused = {
+        ("app", "bundle=nothing"): "there is no such folder",
+        ("app", "bundle=empty"): "there is no bundle here",
+        ("app", "bundle=store", "access=nothing"): f"no file that can be read at {tmp_path}/nothing",
+        ("models", "root=nothing"): f"no folder that can be read at {tmp_path}/nothing",
+    }
+    for (name, *words), what in refused.items():
+        # It ends before it looks for a cluster.
+        told = CliRunner().invoke(cli, ["run", f"vitruvian.serving.rayserve:{name}", *words])
+        assert told.exit_code == 1 and what in told.output, told.output
+        (line,) = [line for line in told.output.splitlines() if not line.endswith(f"rayserve:{name}'.")]
+        assert line.startswith(f"Error: {words[-1]}: ")
+        assert "Traceback" not in told.output
 
 
 def test_what_serve_is_told_is_what_the_application_takes() -> None:

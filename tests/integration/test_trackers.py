@@ -231,7 +231,9 @@ def test_a_tunings_trials_are_runs_of_one_group_and_stay_those_when_it_goes_on(t
         row["epoch"] for records in offline_runs(tmp_path) for row in wandb_log.rows(records) if "train/loss" in row
     ]
     assert sorted(told) == sorted([*range(1, EPOCHS + 1), 1])
-    assert {folder.name for folder in (tmp_path / "runs").iterdir()} == {id for id, _, _ in runs}
+    shown = {name: f"{name.replace(': ', '-').replace(' ', '-')}_{id}" for id, name, _ in runs}
+    assert {folder.name for folder in (tmp_path / "runs").iterdir()} == set(shown.values())
+    assert shown["trial 1: learningRate=0.01"].startswith("trial-1-learningRate=0.01_poses-")
 
     # The winner goes on in its run when it is tested.
     tested = vitruvian("run", "-f", "best.yaml", "--mlflow", "sqlite:///mlflow.db", cwd=tmp_path, **ENV)

@@ -28,8 +28,17 @@ from vitruvian.store import open_store
 from vitruvian.training.job import Job
 from vitruvian.training.progress import EpochTable, span
 from vitruvian.training.sweep import Sweep
-from vitruvian.training.trackers import Row, Run, Status, Trackers, _instead_of_path, _without_password, reason_of
-from vitruvian.tune import Trial, _take
+from vitruvian.training.trackers import (
+    Row,
+    Run,
+    Status,
+    TensorBoard,
+    Trackers,
+    _instead_of_path,
+    _without_password,
+    reason_of,
+)
+from vitruvian.tune import Trial, _lasting, _take
 from vitruvian.variants import Variant
 
 DECLARED = (
@@ -398,7 +407,7 @@ def test_a_library_that_is_missing_names_the_extra(tmp_path: Path) -> None:
         )
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1
-        assert f"the library '{library}" in done.stderr and "pip install 'vitruvian[track]'" in done.stderr
+        assert f"the library '{library}" in done.stderr and "pip install '.[track]' in a clone" in done.stderr
 
 
 def test_the_reason_is_what_the_operating_system_said() -> None:
@@ -538,3 +547,48 @@ def test_the_table_tells_the_time_that_is_left() -> None:
     assert "Left" in head
     assert " 1:00  " in first and " 1:00  " in second
     assert [span(45), span(725), span(10930)] == ["0:45", "12:05", "3:02:10"]
+
+
+def test_tensorboards_folder_is_called_by_the_title_and_found_by_the_key(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    runs = tmp_path / "runs"
+
+    def tracked(run: Run, epoch: int) -> Mapping[str, float]:
+        board = TensorBoard(runs)
+        held = board.begin(run)
+        board.log([Row("epoch", epoch, {"epoch": float(epoch)})])
+        board.end("finished")
+        return held
+
+    long = replace(RUN, key="b" * 16, title="trial 2: model={a: '/x/y'}, " + "z" * 200)
+    assert tracked(replace(RUN, title="trial 1: learningRate=0.01"), 1) == {}
+    # In another study it is called otherwise, alone not at all, and is still one run.
+    assert tracked(replace(RUN, title="learningRate=0.01"), 2) == {"epoch": 1.0}
+    assert tracked(RUN, 3) == {"epoch": 2.0}
+    assert tracked(long, 1) == {}
+    # The same training of another classifier is another run.
+    assert tracked(replace(RUN, name="my-yoga"), 1) == {} and tracked(replace(RUN, name="my-yoga"), 2) == {"epoch": 1.0}
+    names = sorted(folder.name for folder in runs.iterdir())
+    assert names == [
+        f"my-yoga-{RUN.key}",
+        f"trial-1-learningRate=0.01_yoga-{RUN.key}",
+        f"trial-2-model=-a-x-y-,-{'z' * 57}_yoga-{long.key}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("out", "job", "named"),
+    [
+        ("best.yaml", False, "best.yaml"),
+        ("best.yaml", True, "ARTIFACTS/tuning/7/best.yaml"),
+        ("/shared/best.yaml", True, "/shared/best.yaml"),
+        ("s3://models/best.yaml", True, "s3://models/best.yaml"),
+    ],
+)
+def test_a_search_names_a_best_declaration_that_outlasts_its_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, job: bool, named: str
+) -> None:
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    if job:
+        monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert _lasting(out, open_store(tmp_path).at("tuning/7")) == named.replace("ARTIFACTS", str(tmp_path))

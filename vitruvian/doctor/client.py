@@ -51,7 +51,7 @@ def python(version: tuple[int, ...]) -> Finding:
 def vitruvian(version: str | None) -> Finding:
     """Judge the package itself: run from a folder of its sources it has no version."""
     if version is None:
-        return warning("Vitruvian", "runs, but isn't installed", "install it:", "pip install vitruvian")
+        return warning("Vitruvian", "runs, but isn't installed", "in that folder:", "pip install .")
     return ok("Vitruvian", version)
 
 
@@ -65,7 +65,7 @@ def extra(name: str, versions: Mapping[str, str | None]) -> Finding:
     found = f"{', '.join(lacking[:3])}{' …' if len(lacking) > 3 else ''} not installed"
     # Without the client of Kubernetes nothing below can be looked at; the others are for work on this machine.
     judged = error if name == "cluster" else note
-    return judged(f"extra {name}", found, f"for {use}:", f"pip install 'vitruvian[{name}]'")
+    return judged(f"extra {name}", found, f"for {use}, in a clone of Vitruvian:", f"pip install '.[{name}]'")
 
 
 def ray(version: str | None) -> Finding:

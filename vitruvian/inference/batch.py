@@ -218,7 +218,7 @@ def _pyarrow() -> tuple[Any, Any]:
         import pyarrow  # type: ignore[import-untyped]
         from pyarrow import parquet
     except ImportError as e:
-        hint = "pip install 'vitruvian[train]', or ask for csv or jsonl"
+        hint = "run pip install '.[train]' in a clone of Vitruvian, or ask for csv or jsonl"
         raise StoreError("Parquet needs pyarrow", where="--format", hint=hint) from e
     return pyarrow, parquet
 

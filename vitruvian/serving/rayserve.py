@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+import click
 from prometheus_client import CollectorRegistry, start_http_server
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
@@ -26,7 +27,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message
 
-from vitruvian.bundle import Bundle, open_bundle
+from vitruvian.bundle import Bundle, find_bundle, open_bundle
 from vitruvian.errors import VitruvianError
 from vitruvian.inference.access.guard import Guard
 from vitruvian.inference.app import create_app
@@ -117,9 +118,28 @@ class Server:
 
 
 def app(arguments: Arguments) -> Application:
-    """Return the Serve application for a bundle; `serve run` and a RayService build it."""
+    """Return the Serve application for a bundle; `serve run` and a RayService build it.
+
+    Relative paths are meant from where this is called. Raises `click.ClickException`, of which `serve` shows one line,
+    where nothing that can be served lies there.
+    """
+    bundle = _whole(arguments.bundle)
+    if bundle != arguments.bundle:
+        try:
+            find_bundle(bundle)
+        except VitruvianError as e:
+            raise click.ClickException(f"bundle={arguments.bundle}: {e}") from e
+    access = arguments.access and Path(_whole(str(arguments.access)))
+    if access != arguments.access and not os.access(str(access), os.R_OK):
+        raise click.ClickException(f"access={arguments.access}: no file that can be read at {access}; check the path")
     bound: Any = Server
-    return bound.bind(arguments)
+    return bound.bind(arguments.model_copy(update={"bundle": bundle, "access": access}))
+
+
+def _whole(address: str) -> str:
+    """Return the address by which a replica finds what is meant here: it works in the folder that its head began in."""
+    # What is no relative path may lie on the nodes alone.
+    return address if "://" in address or address.startswith("~") else os.path.join(os.getcwd(), address)
 
 
 def __getattr__(name: str) -> Application:
@@ -203,9 +223,16 @@ async def _answered(app: Starlette, request: Request) -> Response:
 
 
 def models(arguments: ModelsArguments) -> Application:
-    """Return the Serve application for all classifiers below a root."""
+    """Return the Serve application for all classifiers below a root.
+
+    A relative root is meant from where this is called. Raises `click.ClickException`, of which `serve` shows one line,
+    where there is no such folder.
+    """
+    root = _whole(arguments.root)
+    if root != arguments.root and not (Path(root).is_dir() and os.access(root, os.R_OK | os.X_OK)):
+        raise click.ClickException(f"root={arguments.root}: no folder that can be read at {root}; check the path")
     bound: Any = Models
-    return bound.bind(arguments)
+    return bound.bind(arguments.model_copy(update={"root": root}))
 
 
 def _show(registry: CollectorRegistry, port: int) -> None:

@@ -50,6 +50,8 @@ _METRICS_AT_ONCE: Final = 1000
 _LONGEST_TITLE: Final = 120
 # What TensorBoard writes before its first values, and more.
 _ROOM: Final = 64 * 1024
+# A file's name may have 255 bytes; TensorBoard's list shows fewer.
+_LONGEST_IN_A_PATH: Final = 80
 _DATABASES: Final = (".db", ".sqlite", ".sqlite3")
 _SECONDS_TO_BEGIN: Final = 20.0
 _SECONDS_BETWEEN_TRIES: Final = 5.0
@@ -594,7 +596,7 @@ class WeightsAndBiases:
 
 
 class TensorBoard:
-    """Tracks in event files: a folder for each run."""
+    """Tracks in event files: a folder for each run, called by its title in a group, too."""
 
     name = "TensorBoard"
     nests = False
@@ -622,7 +624,7 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         self.check()
-        folder = self._folder / run.id
+        folder = self._place(run)
         held = self._accumulator.EventAccumulator(str(folder), {self._accumulator.SCALARS: 1})
         if folder.exists():
             held.Reload()
@@ -632,6 +634,15 @@ class TensorBoard:
         self._writer.add_text("parameters", f"| name | value |\n|---|---|\n{rows}")
         self.place = f"tensorboard --logdir {self._folder}"
         return latest
+
+    def _place(self, run: Run) -> Path:
+        """Return the run's folder: the one that it has, whatever its title was when it began."""
+        # No classifier's name has a low line, so that this finds no other one's.
+        for held in (self._folder / run.id, *sorted(self._folder.glob(f"*_{run.id}"))):
+            if held.is_dir():
+                return held
+        title = re.sub(r"[^A-Za-z0-9_.,=+-]+", "-", run.title)[:_LONGEST_IN_A_PATH].strip("-.")
+        return self._folder / (f"{title}_{run.id}" if title else run.id)
 
     def declare(self, declaration: str) -> None:
         self._writer.add_text("classifier", f"```yaml\n{declaration}```")
