@@ -659,7 +659,9 @@ def predict(
 ) -> None:
     """Predict files: path, label, confidence and every class's probability for each.
 
-    A terminal shows those classes that it has room for; --csv has all. With --out all files of a folder or S3 prefix are predicted in parts; the same command goes on where it was ended.
+    A terminal shows the next best classes where it has no room for all; --csv has all.
+
+    With --out all files of a folder or S3 prefix are predicted in parts; the same command goes on where it was ended.
     """
     with _needs("serve"):
         from vitruvian.inference.offline import batch_command, predict_command

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 from rich.progress import TimeRemainingColumn as TimeRemaining
 from rich.table import Table
+
+BETWEEN = 2
+"""Blanks between the columns of a table."""
+
+
+def fitting(cells: Mapping[str, Sequence[str]], least_needed: Sequence[str], room: int) -> list[str]:
+    """Return the heads of the columns that fit into `room` characters; those that are least needed go first."""
+    kept = list(cells)
+    for head in least_needed:
+        if sum(max(map(len, (name, *cells[name]))) + BETWEEN for name in kept) <= room:
+            break
+        kept = [name for name in kept if name != head]
+    return kept
 
 
 class Teller:

@@ -17,7 +17,8 @@ class Layout:
 
     labels: tuple[str, ...] | None
     """Each of which has a column; None: only the next best are told, each beside its name."""
-    head: str
+    head: tuple[str, ...]
+    """The lines above all answers."""
     widths: tuple[int, ...]
     """Of all columns; where the path has a line of its own, of those below it."""
     apart: bool
@@ -44,15 +45,16 @@ def layout(paths: Sequence[str], labels: Sequence[str], room: int | None) -> Lay
     label, confidence = max(map(len, ("label", *names))), len("confidence")
     every = (path, label, confidence, *(max(len(name), _SHARE) for name in names))
     if room is None or _wide(every) <= room:
-        return Layout(tuple(labels), _line(["path", "label", "confidence", *names], every), every, False)
+        return Layout(tuple(labels), (_line(["path", "label", "confidence", *names], every),), every, False)
     apart = _wide((path, label, confidence)) > room
     first = (label, confidence) if apart else (path, label, confidence)
     another = max(map(len, names)) + 1 + _SHARE
     left = room - _wide(first) - (len(_GAP) if apart else 0)
     number = max(0, min(len(labels) - 1, left // (len(_GAP) + another)))
     widths = (*first, *[another] * number)
-    heads = _line(["label", "confidence", *["next best"] * min(1, number)], widths[0 if apart else 1 :])
-    return Layout(None, f"path\n{_GAP}{heads}" if apart else f"{'path':<{path}}{_GAP}{heads}", widths, apart)
+    heads = ["label", "confidence", *["next best"] * min(1, number)]
+    head = ("path", f"{_GAP}{_line(heads, widths)}") if apart else (_line(["path", *heads], widths),)
+    return Layout(None, head, widths, apart)
 
 
 def _wide(widths: Sequence[int]) -> int:

@@ -201,8 +201,9 @@ def _print(console: Console, rows: Iterable[Row], files: Sequence[Path], labels:
     for row in rows:
         if isinstance(row.result, Prediction):
             if not begun:
-                say(console, table.head)
                 begun = True
+                for line in table.head:
+                    say(console, line)
             probabilities = dict(zip(labels, row.result.probabilities.tolist(), strict=True))
             for line in table.lines(printable(str(row.path)), row.result.label, row.result.confidence, probabilities):
                 say(console, line)
