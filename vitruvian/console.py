@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 from rich.progress import TimeRemainingColumn as TimeRemaining
-from rich.table import Table
+from rich.table import Column, Table
 
 BETWEEN = 2
 """Blanks between the columns of a table."""
@@ -24,6 +24,11 @@ def fitting(cells: Mapping[str, Sequence[str]], least_needed: Sequence[str], roo
             break
         kept = [name for name in kept if name != head]
     return kept
+
+
+def whole() -> Column:
+    """Return a bar's column that stays in one piece: where room is scarce, the bar itself is shorter."""
+    return Column(no_wrap=True)
 
 
 class Teller:
@@ -64,8 +69,10 @@ class Teller:
             yield lambda done, total: progress.update(task, completed=done, total=total)
 
     def _progress(self, size: bool) -> Progress:
-        counts: ProgressColumn = DownloadColumn() if size else MofNCompleteColumn()
-        columns = (TextColumn("  {task.description}"), BarColumn(), counts, TimeRemaining())
+        name = TextColumn("  {task.description}", table_column=whole())
+        kind = DownloadColumn if size else MofNCompleteColumn
+        counts: ProgressColumn = kind(table_column=whole())
+        columns = (name, BarColumn(), counts, TimeRemaining(table_column=whole()))
         return Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
 
     def statistics(self, counts: Mapping[str, Mapping[str, int]]) -> None:
