@@ -384,6 +384,11 @@ def test_what_a_small_model_reaches_is_no_0(flops: float, said: str) -> None:
     assert shown._speed(flops) == said
 
 
+@pytest.mark.parametrize(("dollars", "said"), [(0.0002, "<$0.01"), (0.014, "$0.01"), (1234.5, "$1,234.50")])
+def test_what_costs_less_than_a_cent_is_not_free(dollars: float, said: str) -> None:
+    assert shown._dollars(dollars) == said
+
+
 @pytest.mark.parametrize(
     ("precision", "said"),
     [

@@ -147,7 +147,7 @@ def _speed(flops: float) -> str:
 
 
 def _dollars(dollars: float) -> str:
-    return f"${dollars:,.2f}"
+    return "<$0.01" if 0 < dollars < 0.005 else f"${dollars:,.2f}"
 
 
 def _others(console: Console, plan: Plan) -> None:
