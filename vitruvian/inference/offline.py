@@ -111,9 +111,9 @@ def predict_command(
 ) -> int:
     """Predict files with the bundle at an address, print a line for each or write them to a CSV file.
 
-    Prints path, label, confidence and every label's probability; in a terminal that is too narrow for all, of the
-    labels those that are next best. `complain` is told of each file that can't be used;
-    returns how many those were. Raises `BundleError`, `DataError` and `StoreError` for what ends the whole command.
+    Prints path, label, confidence and every label's probability; a terminal that has no room for all gets the next
+    best. `complain` is told of each file that can't be used; returns how many those were. Raises `BundleError`,
+    `DataError` and `StoreError` for what ends the whole command.
     """
     # As a server here does: the same file gets the same answer.
     predictor = Predictor.open(fastest(open_bundle(address), usable_cpus()))

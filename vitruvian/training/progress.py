@@ -33,9 +33,9 @@ from vitruvian.words import counted
 
 _HEAD = ("Epoch", "Train loss", "Train acc", "Val loss", "Val acc", "Images/s", "Time", "Left", "Status")
 _WIDTH = (6, 10, 9, 8, 7, 8, 6, 5, 0)
-_LEFT_OUT = ("Images/s",)
-"""In a terminal that has no room for all, which takes this many characters:"""
+# A row with all of it takes so many characters; a narrower terminal does without what is left out.
 _ALL = 88
+_LEFT_OUT = ("Images/s",)
 
 _SECONDS_BETWEEN_LINES = 5.0
 _FEW_STEPS = 200
