@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 import typer
 import typer.main
 from rich.console import Console
-from rich.table import Table
 
 from vitruvian import interrupt
 from vitruvian.errors import Interrupted, NotFound, SpecError, Terminated, VitruvianError
@@ -677,6 +676,8 @@ def predict(
 ) -> None:
     """Predict files: path, label, confidence and every class's probability for each.
 
+    A terminal shows the next best classes where it has no room for all; --csv has all.
+
     With --out all files of a folder or S3 prefix are predicted in parts; the same command goes on where it was ended.
     """
     with _needs("serve"):
@@ -1047,23 +1048,12 @@ def key_new(
 
 @spec_app.command("explain")
 def spec_explain(
-    path: Annotated[str, typer.Argument(help="Only what lies below this, such as spec.training.")] = "",
+    path: Annotated[str, typer.Argument(help="Only this and what lies below: spec.training, training.epochs.")] = "",
 ) -> None:
     """Tell what every field of a Classifier means."""
-    from vitruvian import spec
-    from vitruvian.errors import SpecError
+    from vitruvian import fields
 
-    lines = [line for line in spec.fields() if not path or f"{line.path}.".startswith(f"{path}.")]
-    if not lines:
-        raise SpecError(f"there is no field '{path}'", hint="'vitruvian spec explain' lists all of them")
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for head in ("field", "type", "default", "meaning"):
-        # A field's name is what people search for: it stays in one piece.
-        table.add_column(head, overflow="fold", no_wrap=head == "field")
-    for line in lines:
-        later = f" [yellow]Not implemented yet: {line.planned}.[/]" if line.planned else ""
-        table.add_row(line.path, _plain(line.kind), _plain(line.default), _plain(line.text) + later)
-    console.print(table)
+    fields.show(console, fields.found(path))
 
 
 @spec_app.command("schema")

@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 from rich.progress import TimeRemainingColumn as TimeRemaining
-from rich.table import Table
+from rich.table import Column, Table
+
+BETWEEN = 2
+"""Blanks between the columns of a table."""
+
+
+def fitting(cells: Mapping[str, Sequence[str]], least_needed: Sequence[str], room: int) -> list[str]:
+    """Return the heads of the columns that fit into `room` characters; those that are least needed go first."""
+    kept = list(cells)
+    for head in least_needed:
+        if sum(max(map(len, (name, *cells[name]))) + BETWEEN for name in kept) <= room:
+            break
+        kept = [name for name in kept if name != head]
+    return kept
+
+
+def whole() -> Column:
+    """Return a bar's column that stays in one piece: where room is scarce, the bar itself is shorter."""
+    return Column(no_wrap=True)
 
 
 class Teller:
@@ -51,8 +69,10 @@ class Teller:
             yield lambda done, total: progress.update(task, completed=done, total=total)
 
     def _progress(self, size: bool) -> Progress:
-        counts: ProgressColumn = DownloadColumn() if size else MofNCompleteColumn()
-        columns = (TextColumn("  {task.description}"), BarColumn(), counts, TimeRemaining())
+        name = TextColumn("  {task.description}", table_column=whole())
+        kind = DownloadColumn if size else MofNCompleteColumn
+        counts: ProgressColumn = kind(table_column=whole())
+        columns = (name, BarColumn(), counts, TimeRemaining(table_column=whole()))
         return Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
 
     def statistics(self, counts: Mapping[str, Mapping[str, int]]) -> None:

@@ -48,6 +48,7 @@ from vitruvian.machine import cpu_features, cpu_model, usable_cpus
 from vitruvian.models.inputs import pinned, preprocess_for, weights_version
 from vitruvian.spec import Classifier, Clip, Data, Model, Training
 from vitruvian.store import explained, open_store
+from vitruvian.words import counted
 
 if TYPE_CHECKING:
     from vitruvian.evaluation.gates import Decision
@@ -139,11 +140,12 @@ class Pipeline:
             with self.teller.bar("reading", len(source.examples)) as advance:
                 made = prepare(source, data, preprocess, folder, advance)
             if source.ignored:
-                self.teller.note(f"[yellow]{source.ignored} files were ignored: they are no {preprocess.kind}s[/]")
+                self.teller.note(f"[yellow]{_ignored(source.ignored, preprocess.kind)}[/]")
             self.teller.statistics(made.statistics())
             tested = len(made.part("test"))
             if tested < _FEW_TESTED:
-                self.teller.note(f"[yellow]the test part has {tested} examples: what is measured on it is rough[/]")
+                examples = counted(tested, "example")
+                self.teller.note(f"[yellow]the test part has {examples}: what is measured on it is rough[/]")
 
         made = self._shared[alike] = self._made("prepare", about, decides, make)
         return made
@@ -158,7 +160,7 @@ class Pipeline:
         from vitruvian.export.formats import check
 
         settings = self.spec.training
-        how = f"{workers_of(settings)}, up to {settings.epochs} epochs" if settings.epochs else "as it is"
+        how = f"{workers_of(settings)}, up to {counted(settings.epochs, 'epoch')}" if settings.epochs else "as it is"
         about = f"{self.spec.model.architecture}, {how}"
         if self.trackers:
             begun = next(iter(self.store.at(f"checkpoints/{self._run}").list()), None) is not None
@@ -338,7 +340,7 @@ class Pipeline:
     @cached_property
     def gated(self) -> Made:
         gates = self.spec.gates
-        about = f"{len(gates)} gate{'' if len(gates) == 1 else 's'}" if gates else "no gates are set"
+        about = counted(len(gates), "gate") if gates else "no gates are set"
         decides = [self.evaluated.digest, [gate.model_dump() for gate in gates], self._opponent]
         made = self._made("gate", about, decides, self._gate)
         decision = self._decision(made)
@@ -618,6 +620,12 @@ def _deletable(address: str, purpose: str = "") -> Iterator[None]:
 def declared(classifier: Classifier) -> str:
     """Return the declaration as YAML."""
     return yaml.safe_dump(classifier.document(), sort_keys=False, allow_unicode=True)
+
+
+def _ignored(count: int, kind: str) -> str:
+    if count == 1:
+        return f"1 file was ignored: it is no {kind}"
+    return f"{count:,} files were ignored: they are no {kind}s"
 
 
 def workers_of(settings: Training) -> str:

@@ -17,12 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from rich.console import JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
 from vitruvian import interrupt, spec
 from vitruvian.artifact import cache_folder, digest_of
-from vitruvian.console import Teller
+from vitruvian.console import BETWEEN, Teller, fitting
 from vitruvian.errors import NotFound, SpecError, Terminated, TrainingError
 from vitruvian.models import layers
 from vitruvian.pipeline import Made, Pipeline, declared
@@ -33,6 +34,7 @@ from vitruvian.training.job import Job, chosen_epoch, ended
 from vitruvian.training.sweep import Sweep
 from vitruvian.training.trackers import Run, Status, Trackers
 from vitruvian.variants import ONE_PROCESS, Variant, draw, names, place_of_best, shown, tuning_of, variant
+from vitruvian.words import counted
 
 _RECORDED = (
     "epoch",
@@ -43,6 +45,11 @@ _RECORDED = (
     "seconds",
     "imagesPerSecond",
 )
+_NUMBERS = ("trial", "val acc", "val loss", "best epoch", "epochs", "seconds")
+# In this order a terminal's columns are left out where there is no room for all.
+_LEAST_NEEDED = ("seconds", "epochs", "best epoch", "val loss")
+_TOGETHER = "values"
+"""What is drawn, in one column: for a terminal too narrow for one for each field."""
 # What the scheduler stopped, or what broke off, hasn't failed.
 _TRACKED: Mapping[str, Status] = {"ended": "finished", "stopped": "killed", "failed": "failed", "open": "killed"}
 # Ray sets it for what `ray job submit` runs.
@@ -225,7 +232,9 @@ def _take(teller: Teller, store: Store, trial: Trial, event: Mapping[str, Any], 
     else:
         return
     _track_end(sweep, trial)
-    reached = f"{trial.chosen['validationAccuracy']:.1%} after {len(trial.epochs)} epochs" if trial.epochs else ""
+    reached = (
+        f"{trial.chosen['validationAccuracy']:.1%} after {counted(len(trial.epochs), 'epoch')}" if trial.epochs else ""
+    )
     told = {
         "ended": "[green]✓ ended[/]",
         "stopped": "[yellow]stopped[/]",
@@ -286,29 +295,48 @@ def _lasting(out: str, store: Store) -> str:
 
 
 def _show(teller: Teller, tuning: Tuning, trials: Sequence[Trial]) -> None:
-    short = names(list(tuning.space))
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("trial", justify="right")
-    for name in short.values():
-        table.add_column(name, overflow="fold")
-    for head in ("val acc", "val loss", "best epoch", "epochs", "seconds"):
-        table.add_column(head, justify="right")
-    table.add_column("status")
-    for place, trial in enumerate(trials):
-        values = [escape(shown(trial.variant.values[path])) for path in short]
-        measured = ["", "", "", "", ""]
-        if trial.epochs:
-            chosen, seconds = trial.chosen, sum(record["seconds"] for record in trial.history)
-            measured = [
-                f"{chosen['validationAccuracy']:.1%}",
-                f"{chosen['validationLoss']:.4f}",
-                f"{chosen['epoch']:.0f}",
-                str(len(trial.epochs)),
-                f"{seconds:,.1f}",
-            ]
-        style = "bold" if place == 0 else None
-        table.add_row(str(trial.number), *values, *measured, trial.status, style=style)
+    measured, drawn = _measured(trials), _values(tuning, trials)
+    room = teller.console.width - _wide(drawn)
+    heads = fitting(measured, _LEAST_NEEDED, room)
+    if _wide([(head, measured[head]) for head in heads]) > room:
+        words = [[f"{name}={value}" for value in column] for name, column in drawn]
+        drawn = [(_TOGETHER, [", ".join(of_one) for of_one in zip(*words, strict=True)])]
+    trial, *others = [(head, measured[head]) for head in heads]
+    columns = [trial, *drawn, *others]
+    table = Table(box=None, padding=(0, BETWEEN, 0, 0), pad_edge=False, header_style="dim")
+    for head, _ in columns:
+        justify: JustifyMethod = "right" if head in _NUMBERS else "left"
+        table.add_column(head, justify=justify, overflow="fold", no_wrap=head != _TOGETHER)
+    for place, row in enumerate(zip(*(cells for _, cells in columns), strict=True)):
+        table.add_row(*map(escape, row), style="bold" if place == 0 else None)
     teller.console.print(table)
+
+
+def _values(tuning: Tuning, trials: Sequence[Trial]) -> list[tuple[str, list[str]]]:
+    """Return a column for each field that the trials differ in."""
+    short = names(list(tuning.space))
+    return [(name, [shown(trial.variant.values[path]) for trial in trials]) for path, name in short.items()]
+
+
+def _measured(trials: Sequence[Trial]) -> dict[str, list[str]]:
+    """Return a column for each thing that is known of a trial."""
+    rows = []
+    for trial in trials:
+        row = dict.fromkeys(_NUMBERS, "") | {"trial": str(trial.number), "status": trial.status}
+        if trial.epochs:
+            row |= {
+                "val acc": f"{trial.chosen['validationAccuracy']:.1%}",
+                "val loss": f"{trial.chosen['validationLoss']:.4f}",
+                "best epoch": f"{trial.chosen['epoch']:.0f}",
+                "epochs": str(len(trial.epochs)),
+                "seconds": f"{sum(record['seconds'] for record in trial.history):,.1f}",
+            }
+        rows.append(row)
+    return {head: [row[head] for row in rows] for head in rows[0]}
+
+
+def _wide(columns: Sequence[tuple[str, Sequence[str]]]) -> int:
+    return sum(max(map(len, (head, *cells))) + BETWEEN for head, cells in columns)
 
 
 def _csv(tuning: Tuning, trials: Sequence[Trial]) -> str:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from tests.bundles import LABELS, heatmaps, make_bundle, npy, picture, publish_exports
 from vitruvian.errors import DataError, StoreError
+from vitruvian.inference.answers import layout
 from vitruvian.inference.offline import Row, list_inputs, predict_command, predict_paths, write_csv
 from vitruvian.inference.predictor import CHUNK, Prediction, Predictor
 
@@ -167,6 +168,58 @@ def test_the_command_prints_a_line_for_each_file(tmp_path: Path) -> None:
     assert head == ["path", "label", "confidence", *LABELS]
     assert [(Path(row[0]).name, row[1]) for row in rows] == [("first.npy", "red"), ("second.npy", "green")]
     assert [len(row) for row in rows] == [6, 6]
+
+
+POSES = ("arms-raised", "bridge", "chair", "lunge", "plank", "side-bend", "squat", "tree", "triangle", "warrior-two")
+
+
+def told(path: str, width: int, labels: tuple[str, ...] = POSES, number: int = 3) -> list[str]:
+    """Return what a terminal shows of some answers, each the last label with 0.7 and the first but one with 0.2."""
+    table = layout([path] * number, labels, width)
+    left = 0.1 / (len(labels) - 2)
+    probabilities = dict.fromkeys(labels, left) | {labels[-1]: 0.7, labels[1]: 0.2}
+    answers = [table.lines(path, labels[-1], 0.7, probabilities) for _ in range(number)]
+    return [*table.head, *(line for answer in answers for line in answer)]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 160])
+def test_answers_of_many_classes_fit_into_a_terminal_with_the_next_best(width: int) -> None:
+    lines = told("data/new/000012.png", width)
+    assert max(map(len, lines)) <= width
+    head, *rows = lines
+    assert head.split()[:3] == ["path", "label", "confidence"] and len(rows) == 3
+    assert all(row.split()[:3] == ["data/new/000012.png", "warrior-two", "0.700000"] for row in rows)
+    if width == 160:
+        assert head.split()[3:] == list(POSES)
+    else:
+        # The more room, the more of them.
+        assert [row.count("0.") - 1 for row in rows] == [{60: 0, 80: 1, 120: 3}[width]] * 3
+        assert all(row.find("bridge      0.200000") == head.find("next best") for row in rows)
+
+
+def test_answers_of_few_classes_have_a_column_for_each() -> None:
+    head, row = told("data/new/000012.png", 80, ("lunge", "plank", "tree"), 1)
+    assert head.split() == ["path", "label", "confidence", "lunge", "plank", "tree"]
+    assert row.split()[3:] == ["0.100000", "0.200000", "0.700000"]
+
+
+def test_a_path_that_leaves_no_room_stays_whole_above_its_answer() -> None:
+    path = "data/" + 70 * "x" + ".png"
+    head, below, first, answer, *_ = told(path, 80)
+    assert (head, first) == ("path", path)
+    assert answer.split() == ["warrior-two", "0.700000", "bridge", "0.200000", *answer.split()[4:]]
+    assert below.index("confidence") == answer.index("0.700000") and len(answer) <= 80
+
+
+def test_the_command_shows_a_terminal_what_fits_and_a_pipe_all(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    folder = fill(tmp_path / "in", a="red")
+    for terminal in (True, False):
+        out = io.StringIO()
+        console = Console(file=out, width=40, force_terminal=terminal, color_system=None)
+        assert predict_command(str(tmp_path / "store"), [folder], None, console, print) == 0
+        assert ("next best" in out.getvalue()) is terminal
+        assert all(label in out.getvalue() for label in LABELS) is not terminal
 
 
 def test_pipes_and_devices_are_left_out_of_folders_and_refused_by_name(store: Path, tmp_path: Path) -> None:

@@ -353,11 +353,40 @@ def test_a_gpu_takes_as_long_whichever_is_planned(planned: str) -> None:
     assert all(each.precision == "bf16" for each in others if each.device.name != "t4")
 
 
-def printed(setting: Setting, device: Device, **changes: Any) -> str:
-    console = Console(file=io.StringIO(), width=100)
+def lines(setting: Setting, device: Device, width: int, **changes: Any) -> list[str]:
+    console = Console(file=io.StringIO(), width=width)
     examples = Examples(640, 64, CLASSES, "counted")
     shown.show(console, make("yoga", "vit", examples, work(**changes), setting, device, GPUS, None))
-    return " ".join(cast(io.StringIO, console.file).getvalue().split())
+    return cast(io.StringIO, console.file).getvalue().splitlines()
+
+
+def printed(setting: Setting, device: Device, **changes: Any) -> str:
+    return " ".join(" ".join(lines(setting, device, 100, **changes)).split())
+
+
+@pytest.mark.parametrize("workers", [1, 8, 64])
+@pytest.mark.parametrize("width", [60, 80, 120, 160])
+def test_a_plan_fits_into_a_terminal_with_each_machine_on_a_line_and_its_name_whole(width: int, workers: int) -> None:
+    told = lines(Setting("ddp" if workers > 1 else "none", workers, 64), GPUS["a10g"], width)
+    assert max(map(len, told)) <= width
+    head, *rows = told[next(number for number, line in enumerate(told) if line.split()[:1] == ["GPU"]) :]
+    assert [row.split()[0] for row in rows[: len(GPUS)]] == list(GPUS)
+    machines = {machine.name for device in GPUS.values() for machine in device.machines}
+    assert all(row.split()[-1] in machines for row in rows[: len(GPUS)])
+    assert ("peak" in head) is (width > 60)
+
+
+@pytest.mark.parametrize(
+    ("flops", "said"),
+    [(2.5e6, "0.0025 GFLOP/s"), (3.4e8, "0.34 GFLOP/s"), (1.26e10, "12.6 GFLOP/s"), (1.234e12, "1,234 GFLOP/s")],
+)
+def test_what_a_small_model_reaches_is_no_0(flops: float, said: str) -> None:
+    assert shown._speed(flops) == said
+
+
+@pytest.mark.parametrize(("dollars", "said"), [(0.0002, "<$0.01"), (0.014, "$0.01"), (1234.5, "$1,234.50")])
+def test_what_costs_less_than_a_cent_is_not_free(dollars: float, said: str) -> None:
+    assert shown._dollars(dollars) == said
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ PACKAGE = Path(__file__).parents[2] / "vitruvian"
 
 # From the bottom upwards: a room imports from its own or a lower line only.
 FLOORS = [
-    {"controls", "errors", "interrupt", "intervals", "machine", "observability", "synthetic"},
+    {"controls", "errors", "interrupt", "intervals", "machine", "observability", "synthetic", "words"},
     {"spec", "store"},
-    {"artifact", "console", "migration"},
+    {"artifact", "console", "fields", "migration"},
     {"variants"},
     {"data"},
     {"bundle", "models"},

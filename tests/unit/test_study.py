@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
@@ -24,7 +25,10 @@ from vitruvian.study.results import Outcome, Run, columns, comparable, rows, tab
 from vitruvian.study.run import _show
 from vitruvian.training.job import ended
 from vitruvian.training.search import scheduler
-from vitruvian.variants import Axis
+from vitruvian.training.trackers import Run as Tracked
+from vitruvian.tune import Trial
+from vitruvian.tune import _show as show_trials
+from vitruvian.variants import Axis, Variant
 
 BASE = Outcome(0.8, 0.5, 3, 5, 12.0, 0.7, 0.6, 0.8, "t-pose", 0.4, 100, 10, 1000, "same")
 LAYERS = Axis("model.freezeLayers", (0, 2, 4))
@@ -156,3 +160,37 @@ def test_asha_compares_with_trials_of_an_earlier_search(metric: str, tmp_path: P
         trial = SimpleNamespace(trial_id="new")
         asha.on_trial_add(None, trial)
         assert asha.on_trial_result(None, trial, _record(1, accuracy)) == decision
+
+
+SPACE: dict[str, Any] = {
+    "training.learningRate": 0.00012345678,
+    "training.batchSize": 8,
+    "training.labelSmoothing": 0.1,
+    "model.freezeLayers": 2,
+}
+
+
+def _trial(number: int, values: dict[str, Any], folder: Path) -> Trial:
+    made = SimpleNamespace(values=values, title="", words="")
+    epochs = {each: {**_record(each, 0.5 + each / 20), "seconds": 61.25} for each in range(1, 1 + 3 * (number < 3))}
+    done = make_job(folder, epochs=3)
+    return Trial(number, cast(Variant, made), done, Tracked("tiny", "id", {}, ""), epochs, True, "" if epochs else "x")
+
+
+@pytest.mark.parametrize("fields", [1, 2, 4])
+@pytest.mark.parametrize("width", [60, 80, 120, 160])
+def test_a_searchs_table_fits_into_a_terminal_and_splits_no_word(width: int, fields: int, tmp_path: Path) -> None:
+    values = dict(list(SPACE.items())[:fields])
+    console = Console(file=io.StringIO(), width=width)
+    tuning = Tuning.model_validate({"space": {path: {"choice": [value, 2 * value]} for path, value in values.items()}})
+    show_trials(Teller(console), tuning, [_trial(number, values, tmp_path) for number in (2, 1, 3)])
+    assert isinstance(console.file, io.StringIO)
+    head, *lines = console.file.getvalue().splitlines()
+    assert max(map(len, (head, *lines))) <= width
+    words = " ".join((head, *lines)).replace("=", " ").replace(",", "").split()
+    assert {"0.0001235", "learningRate", *(path.rpartition(".")[2] for path in values)} <= set(words)
+    assert [line.split()[0] for line in lines if line[:5].strip()] == ["2", "1", "3"]
+    assert {"65.0%", "ended", "failed"} <= set(words)
+    # Numbers are left out before words are split, and fields share a column before the accuracy is left out.
+    assert ("seconds" in head) is (width >= 120 or (width == 80 and fields == 1))
+    assert ("values" in head) is (fields == 4 and width == 60) is (len(lines) > 3)

@@ -532,6 +532,49 @@ def test_steps_a_second_stand_beside_the_bar() -> None:
     assert re.search(r"\d steps/s", console.file.getvalue())
 
 
+def shown_at(width: int, *events: dict[str, Any]) -> list[str]:
+    """Return the lines that a terminal of some width shows while an epoch runs."""
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    with EpochTable(console, job(epochs=100, earlyStopping={"patience": 10})) as table:
+        table.show(start(epochs=100, steps=1200, world=1))
+        for event in events:
+            table.show(event)
+            table.bar.refresh()
+    assert isinstance(console.file, io.StringIO)
+    return re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue()))
+
+
+VALIDATION = {"kind": "validation", "epoch": 0, "step": 10, "steps": 1000, "loss": 0.5, "accuracy": 0.75}
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 160])
+def test_a_bar_is_one_line_of_any_terminal_and_its_times_are_whole(width: int) -> None:
+    bars = [line for line in shown_at(width, step(0, 1100), step(0, 1101), VALIDATION) if line.startswith("Epoch 1/")]
+    assert bars and max(map(len, bars)) <= width
+    # How much is left is the last of the columns to go.
+    assert all(re.search(r" \d:\d\d:\d\d *$| -:--:-- *$", line) for line in bars)
+    assert any(re.search(r" 1101/1200 ", line) for line in bars) and "…" not in "".join(bars)
+    assert any("accuracy 75.0%" in line for line in bars) is (width > 60)
+
+
+def test_a_validations_bar_does_not_begin_with_what_the_training_came_to() -> None:
+    bars = [line for line in shown_at(140, step(0, 5), VALIDATION) if "[Valid]" in line]
+    begun = [line for line in bars if " 0/1000" in line]
+    assert begun and not any("loss" in line for line in begun)
+    assert "loss 0.5000" in bars[-1]
+
+
+@pytest.mark.parametrize(("width", "whole"), [(80, False), (100, True)])
+def test_an_epochs_row_fits_into_a_terminal(width: int, whole: bool) -> None:
+    ends = [{"kind": "epoch", **epoch(number), "validationAccuracy": 1 / number} for number in (1, 2)]
+    lines = shown_at(width, *ends)
+    head = next(line for line in lines if "Train loss" in line)
+    rows = [line for line in lines if re.match(r" +\d+/100 ", line)]
+    assert len(rows) == 2 and rows[1].endswith("wait 1/10")
+    assert max(map(len, (head, *rows))) <= width and ("Images/s" in head) is whole
+    assert head.index("Status") == rows[0].index("✓")
+
+
 def test_nothing_is_said_of_gpus_where_none_is_left_alone() -> None:
     assert "GPU" not in beginning(job(), idleGpus=0) + beginning(job(gpusPerWorker=1), idleGpus=0)
 

@@ -26,7 +26,7 @@ def follow(console: Console, cluster: Cluster, name: str) -> None:
     """
     try:
         with progress_bar(console) as bar:
-            task = bar.add_task("", total=None, loss=float("nan"), accuracy=0.0, visible=False)
+            task = bar.add_task("", total=None, loss=None, accuracy=None, visible=False)
             for line in lines_of(cluster, name):
                 now = bar_of(line)
                 if now is not None and console.is_terminal:

@@ -14,8 +14,8 @@ from rich.console import Console
 from vitruvian import interrupt
 from vitruvian.bundle import open_bundle
 from vitruvian.console import Teller
-from vitruvian.controls import escaped
 from vitruvian.errors import DataError, Interrupted, Terminated
+from vitruvian.inference.answers import layout, printable, share
 from vitruvian.inference.batch import Batch, Format, Worker, begin, finish, missing
 from vitruvian.inference.choice import fastest
 from vitruvian.inference.predictor import Prediction, Predictor, Prepared
@@ -117,8 +117,9 @@ def predict_command(
 ) -> int:
     """Predict files with the bundle at an address, print a line for each or write them to a CSV file.
 
-    Prints path, label, confidence and every label's probability. `complain` is told of each file that can't be used;
-    returns how many those were. Raises `BundleError`, `DataError` and `StoreError` for what ends the whole command.
+    Prints path, label, confidence and every label's probability; a terminal that has no room for all gets the next
+    best. `complain` is told of each file that can't be used; returns how many those were. Raises `BundleError`,
+    `DataError` and `StoreError` for what ends the whole command.
     """
     # As a server here does: the same file gets the same answer.
     predictor = Predictor.open(fastest(open_bundle(address), usable_cpus()))
@@ -201,25 +202,18 @@ def _here(batch: Batch, left: Sequence[int], advance: Callable[[int], None]) -> 
 
 
 def _print(console: Console, rows: Iterable[Row], files: Sequence[Path], labels: Sequence[str]) -> None:
-    heads = ["path", "label", "confidence", *labels]
     # Known before the first answer, so that every line can be printed as it comes.
-    widths = [
-        max(len(heads[0]), *(len(printable(str(path))) for path in files)),
-        max(len(heads[1]), *(len(printable(label)) for label in labels)),
-        *(max(len(printable(head)), len("0.000000")) for head in heads[2:]),
-    ]
-
-    def line(cells: Sequence[str]) -> None:
-        words = (printable(cell).ljust(width) for cell, width in zip(cells, widths, strict=True))
-        say(console, "  ".join(words).rstrip())
-
+    table = layout([printable(str(path)) for path in files], labels, console.width if console.is_terminal else None)
     begun = False
     for row in rows:
         if isinstance(row.result, Prediction):
             if not begun:
-                line(heads)
                 begun = True
-            line(_cells(row.path, row.result))
+                for line in table.head:
+                    say(console, line)
+            probabilities = dict(zip(labels, row.result.probabilities.tolist(), strict=True))
+            for line in table.lines(printable(str(row.path)), row.result.label, row.result.confidence, probabilities):
+                say(console, line)
 
 
 def say(console: Console, text: str) -> None:
@@ -227,14 +221,9 @@ def say(console: Console, text: str) -> None:
     console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
-def printable(text: str) -> str:
-    """Return what can be printed of a text: the name of a file need not be one, and may steer the terminal."""
-    return escaped(text.encode(errors="replace").decode())
-
-
 def _cells(path: Path, prediction: Prediction) -> list[str]:
-    shares = [prediction.confidence, *prediction.probabilities.tolist()]
-    return [str(path), prediction.label, *(f"{share:.6f}" for share in shares)]
+    shares = (prediction.confidence, *prediction.probabilities.tolist())
+    return [str(path), prediction.label, *map(share, shares)]
 
 
 def _endless(path: Path) -> bool:

@@ -24,9 +24,10 @@ from vitruvian.bundle import Bundle, TextTower, open_bundle
 from vitruvian.console import Teller
 from vitruvian.errors import BundleError, DataError, StoreError
 from vitruvian.inference import stored
+from vitruvian.inference.answers import printable
 from vitruvian.inference.choice import fastest
 from vitruvian.inference.labels import Labels, vectors
-from vitruvian.inference.offline import check_apart, printable, say, write_table
+from vitruvian.inference.offline import check_apart, say, write_table
 from vitruvian.inference.predictor import Predictor, Prepared, in_chunks, out_of_range
 from vitruvian.machine import usable_cpus
 from vitruvian.store import Entry, Store, open_store

@@ -12,11 +12,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from vitruvian.console import BETWEEN, fitting
 from vitruvian.planning import duration, memory
 from vitruvian.planning.advise import gib
 from vitruvian.planning.devices import PRICED, Precision
 from vitruvian.planning.memory import Memory
 from vitruvian.planning.plan import Offer, Plan
+from vitruvian.words import counted
 
 _LINES = {
     "weights": "weights",
@@ -31,6 +33,10 @@ _LINES = {
     "context": "context",
     "slack": "allocator's slack",
 }
+_MARK = ""
+_NUMBERS = ("needs", "has", "time", "cost")
+# In this order they are left out where there is no room for all.
+_LEAST_NEEDED = ("peak", "has", "needs")
 _PRECISIONS: dict[Precision, str] = {"bf16": "bf16", "fp16": "fp16", "fp32": "float32"}
 
 
@@ -45,7 +51,7 @@ def show(console: Console, plan: Plan) -> None:
         f"{found.training:,} examples to train on, {found.validation:,} to validate, {len(found.classes)} classes "
         f"({escape(found.known)})",
     )
-    workers = f"{setting.workers} workers" if setting.workers > 1 else "1 worker"
+    workers = counted(setting.workers, "worker")
     each = f", {setting.examples} on each" if setting.workers > 1 else ""
     _line(
         console,
@@ -64,10 +70,10 @@ def show(console: Console, plan: Plan) -> None:
 def _memory(console: Console, plan: Plan) -> None:
     chosen = plan.chosen
     _line(console, "\n[bold]Memory of a worker[/]")
-    table = _table("")
+    table = _table()
+    table.add_column("", no_wrap=True)
     for strategy, (setting, _) in plan.memories.items():
-        count = "1 worker" if setting.workers == 1 else f"{setting.workers} workers"
-        table.add_column(f"{strategy}, {count}", justify="right")
+        table.add_column(f"{strategy}, {counted(setting.workers, 'worker')}", justify="right")
     made = [found for _, found in plan.memories.values()]
     for name, shown in _LINES.items():
         table.add_row(shown, *(_bytes(getattr(each, name)) for each in made))
@@ -90,9 +96,9 @@ def _bytes(size: float) -> str:
 def _time(console: Console, plan: Plan) -> None:
     chosen, work = plan.chosen, plan.work
     _line(console, "\n[bold]Time and cost[/]")
-    table = _table("")
-    table.add_column("")
-    table.add_column("")
+    table = _table()
+    for no_wrap in (True, True, False):
+        table.add_column("", no_wrap=no_wrap)
     table.show_header = False
     if chosen.durations and chosen.seconds:
         fast, usual, slow = (each.epoch for each in chosen.durations)
@@ -108,11 +114,10 @@ def _time(console: Console, plan: Plan) -> None:
             _seconds(step.total),
             ", ".join(f"{name} {_seconds(value)}" for name, value in parts.items() if value),
         )
-        number = f"{steps:,} steps" if steps > 1 else "1 step"
-        of_it = _joined(f"{number}, validation, checkpoint", _range(fast, slow, _seconds))
+        of_it = _joined(f"{counted(steps, 'step')}, validation, checkpoint", _range(fast, slow, _seconds))
         table.add_row("an epoch", _seconds(usual), of_it)
         low, middle, high = chosen.seconds
-        table.add_row(f"{work.epochs} epochs", _seconds(middle), _range(low, high, _seconds))
+        table.add_row(counted(work.epochs, "epoch"), _seconds(middle), _range(low, high, _seconds))
     else:
         table.add_row("an epoch", "?", "--measure tells how fast this machine is")
     if chosen.dollars and chosen.machine:
@@ -135,27 +140,44 @@ def _joined(*parts: str) -> str:
     return "; ".join(part for part in parts if part)
 
 
+def _speed(flops: float) -> str:
+    speed = flops / 1e9
+    # Small models reach little, and that is no 0.
+    return f"{speed:,.0f} GFLOP/s" if speed >= 99.5 else f"{speed:.3g} GFLOP/s"
+
+
 def _dollars(dollars: float) -> str:
-    return f"${dollars:,.2f}"
+    return "<$0.01" if 0 < dollars < 0.005 else f"${dollars:,.2f}"
 
 
 def _others(console: Console, plan: Plan) -> None:
     setting = plan.chosen.setting
     workers = f"{setting.workers} GPUs" if setting.workers > 1 else "one GPU"
     _line(console, f"\n[bold]The same on {workers}, strategy {setting.strategy}[/]")
-    table = _table("GPU")
-    table.add_column("peak")
-    for head in ("needs", "has", "", "time", "cost"):
-        table.add_column(head, justify="right")
-    table.add_column("on")
-    for other in plan.others:
-        mark = "[green]✓[/]" if other.fits else "[red]✗[/]"
-        time = _seconds(other.seconds[1]) if other.seconds and other.fits else "-"
-        cost = _dollars(other.dollars[1]) if other.dollars and other.fits else "-"
-        on = f"{other.machines} x {other.machine.name}" if other.machine else ""
-        sizes = gib(other.needs), gib(other.device.memory)
-        table.add_row(other.device.name, _PRECISIONS[other.precision], *sizes, mark, time, cost, on)
+    rows = [_other(other) for other in plan.others]
+    cells = {head: [row[head] for row in rows] for head in rows[0]}
+    table = _table()
+    heads = fitting(cells, _LEAST_NEEDED, console.width)
+    for head in heads:
+        # Names stay whole: they are what a machine is ordered by.
+        table.add_column(head, justify="right" if head in _NUMBERS else "left", no_wrap=True)
+    for row, other in zip(rows, plan.others, strict=True):
+        colour = "green" if other.fits else "red"
+        table.add_row(*(f"[{colour}]{row[head]}[/]" if head == _MARK else row[head] for head in heads))
     console.print(table)
+
+
+def _other(other: Offer) -> dict[str, str]:
+    return {
+        "GPU": other.device.name,
+        "peak": _PRECISIONS[other.precision],
+        "needs": gib(other.needs),
+        "has": gib(other.device.memory),
+        _MARK: "✓" if other.fits else "✗",
+        "time": _seconds(other.seconds[1]) if other.seconds and other.fits else "-",
+        "cost": _dollars(other.dollars[1]) if other.dollars and other.fits else "-",
+        "on": f"{other.machines} x {other.machine.name}" if other.machine else "",
+    }
 
 
 def _sources(console: Console, plan: Plan) -> None:
@@ -166,10 +188,10 @@ def _sources(console: Console, plan: Plan) -> None:
     ]
     if plan.measured:
         found = plan.measured
-        steps = f"{found.steps} steps" if found.steps > 1 else "1 step"
         said.append(
-            f"Measured: {steps} of {found.batch} examples on {found.device}, {_seconds(found.step_seconds)} each, "
-            f"{found.flops / 1e9:,.0f} GFLOP/s; reading and augmenting an example {_seconds(found.input_seconds)}."
+            f"Measured: {counted(found.steps, 'step')} of {found.batch} examples on {found.device}, "
+            f"{_seconds(found.step_seconds)} each, {_speed(found.flops)}; "
+            f"reading and augmenting an example {_seconds(found.input_seconds)}."
         )
     context = memory.CONTEXT["cpu" if plan.chosen.device.is_cpu else "gpu"]
     assumed = f"context {gib(context)}, slack {memory.SLACK:.0%}"
@@ -200,10 +222,8 @@ def _reached(plan: Plan) -> str:
     )
 
 
-def _table(first: str) -> Table:
-    table = Table(box=None, padding=(0, 2), header_style="dim")
-    table.add_column(first)
-    return table
+def _table() -> Table:
+    return Table(box=None, padding=(0, 0, 0, BETWEEN), header_style="dim")
 
 
 def _line(console: Console, text: str) -> None:

@@ -121,9 +121,8 @@ def table(runs: Sequence[Run], axes: Sequence[Axis]) -> str:
     return out.getvalue()
 
 
-# In this order they are left out where there is no room for all.
-_LEAST_NEEDED = ("parameters", "best epoch", "trained", "seconds", "worst class", "test 95 %")
-BETWEEN = 2
+# In this order a terminal's columns are left out where there is no room for all.
+LEAST_NEEDED = ("parameters", "best epoch", "trained", "seconds", "worst class", "test 95 %")
 
 _COLUMNS: dict[str, Callable[[Outcome], str | int | float]] = {
     "validationAccuracy": lambda outcome: outcome.validation_accuracy,
@@ -160,16 +159,6 @@ def columns(row: Row) -> dict[str, str]:
         "seconds": f"{row.over_seeds(lambda outcome: outcome.seconds).mean:,.1f}",
         "best epoch": "/".join(str(outcome.epoch) for outcome in outcomes),
     }
-
-
-def fitting(cells: Mapping[str, Sequence[str]], room: int) -> list[str]:
-    """Return the heads of the columns that fit into `room` characters, the least needed left out."""
-    kept = list(cells)
-    for head in _LEAST_NEEDED:
-        if sum(max(map(len, (name, *cells[name]))) + BETWEEN for name in kept) <= room:
-            break
-        kept = [name for name in kept if name != head]
-    return kept
 
 
 def _interval(low: float, high: float) -> str:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from vitruvian import interrupt
 from vitruvian.artifact import digest_of
-from vitruvian.console import Teller
+from vitruvian.console import BETWEEN, Teller, fitting
 from vitruvian.errors import Terminated, VitruvianError
 from vitruvian.models import layers
 from vitruvian.models.registry import parameters
@@ -18,7 +18,7 @@ from vitruvian.pipeline import Made, Pipeline, declared
 from vitruvian.spec import Classifier
 from vitruvian.store import open_store
 from vitruvian.study.page import BEST, PAGE, Study, files
-from vitruvian.study.results import BETWEEN, Outcome, Row, Run, columns, comparable, fitting, rows
+from vitruvian.study.results import LEAST_NEEDED, Outcome, Row, Run, columns, comparable, rows
 from vitruvian.training import sweep as tracking
 from vitruvian.training.job import chosen_epoch
 from vitruvian.training.sweep import Sweep
@@ -137,7 +137,8 @@ def _show(teller: Teller, study: Study, found: Sequence[Row]) -> None:
         shown_table.add_column(name, overflow="fold", width=width)
         room -= width + BETWEEN
     measured = [columns(row) for row in found if row.outcomes]
-    heads = fitting({head: [cells[head] for cells in measured if head in cells] for head in columns(found[0])}, room)
+    cells_of = {head: [cells[head] for cells in measured if head in cells] for head in columns(found[0])}
+    heads = fitting(cells_of, LEAST_NEEDED, room)
     for head in heads:
         shown_table.add_column(head, justify="right", no_wrap=True)
     failures = []

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -26,11 +27,15 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from vitruvian.console import whole
 from vitruvian.training.job import Job, ended, waited
+from vitruvian.words import counted
 
 _HEAD = ("Epoch", "Train loss", "Train acc", "Val loss", "Val acc", "Images/s", "Time", "Left", "Status")
 _WIDTH = (6, 10, 9, 8, 7, 8, 6, 5, 0)
-
+# A row with all of it takes so many characters; a narrower terminal does without what is left out.
+_ALL = 88
+_LEFT_OUT = ("Images/s",)
 
 _SECONDS_BETWEEN_LINES = 5.0
 _FEW_STEPS = 200
@@ -84,6 +89,14 @@ def unused(gpus: int) -> str | None:
     return f"this machine has {what}: set training.gpusPerWorker: 1"
 
 
+class _Learnt(ProgressColumn):
+    """Loss and accuracy so far; nothing before the first step."""
+
+    def render(self, task: Task) -> Text:
+        loss, accuracy = task.fields["loss"], task.fields["accuracy"]
+        return Text("" if loss is None else f"loss {loss:.4f}  accuracy {accuracy:.1%}")
+
+
 class _Speed(ProgressColumn):
     """Steps a second, as of late."""
 
@@ -92,27 +105,40 @@ class _Speed(ProgressColumn):
         return Text("" if speed is None else f"{speed:.1f} steps/s", style="progress.data.speed")
 
 
+class _EpochBar(Progress):
+    """A bar on one line, with the columns that its terminal has room for."""
+
+    def __init__(self, console: Console) -> None:
+        self._terminal = console
+        # Each with the width of a terminal below which it's left out.
+        self._every: tuple[tuple[ProgressColumn, int], ...] = (
+            (TextColumn("{task.description}", table_column=whole()), 0),
+            (BarColumn(), 75),
+            (MofNCompleteColumn(table_column=whole()), 0),
+            (_Learnt(table_column=whole()), 70),
+            (_Speed(table_column=whole()), 110),
+            (TimeElapsedColumn(table_column=whole()), 90),
+            (TimeRemainingColumn(table_column=whole()), 0),
+        )
+        super().__init__(console=console, transient=True, disable=not console.is_terminal)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        # Each time anew: a terminal's width may change while an epoch runs.
+        self.columns = tuple(column for column, least in self._every if self._terminal.width >= least)
+        yield from super().get_renderables()
+
+
 def progress_bar(console: Console) -> Progress:
-    """Return the bar of an epoch; its tasks have the fields loss and accuracy."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}  accuracy {task.fields[accuracy]:.1%}"),
-        _Speed(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    """Return the bar of an epoch; its tasks have the fields loss and accuracy, both None before the first step."""
+    return _EpochBar(console)
 
 
 def show_bar(bar: Progress, task: TaskID, now: Bar) -> None:
     """Set a bar to where an epoch's training or validation is; with each of them its clock begins anew."""
     description = f"Epoch {now.epoch}/{now.epochs} \\[{now.phase}]"
     if any(shown.id == task and shown.description != description for shown in bar.tasks):
-        bar.reset(task, total=now.steps, description=description)
+        # What the phase before came to isn't where this one begins.
+        bar.reset(task, total=now.steps, description=description, loss=None, accuracy=None)
     bar.update(task, total=now.steps, completed=now.step, loss=now.loss, accuracy=now.accuracy, visible=True)
 
 
@@ -143,7 +169,7 @@ class EpochTable:
         self.steps = 0
         self.told = time.monotonic()
         self.bar = progress_bar(console)
-        self.task = self.bar.add_task("starting workers", total=None, loss=float("nan"), accuracy=0.0, visible=False)
+        self.task = self.bar.add_task("starting workers", total=None, loss=None, accuracy=None, visible=False)
 
     def __enter__(self) -> EpochTable:
         self.bar.start()
@@ -192,26 +218,24 @@ class EpochTable:
     def _start(self, event: dict[str, Any]) -> None:
         self.epochs, self.steps = event["epochs"], event["steps"]
         self.history = list(event["history"])
-        workers = f"{event['world']} workers" if event["world"] > 1 else "1 worker"
         some = f", {event['learning']:,} of them learn" if event["learning"] < event["parameters"] else ""
         each = each_takes(event["batch"], event["world"], self.job.training.accumulate)
         self.console.print(
-            f"  {event['parameters']:,} parameters{some}, {workers}, {event['steps']} steps an epoch, "
-            f"{event['batch']} examples a step{f': {each}' if each else ''}",
+            f"  {event['parameters']:,} parameters{some}, {counted(event['world'], 'worker')}, "
+            f"{counted(event['steps'], 'step')} an epoch, {counted(event['batch'], 'example')} a step"
+            f"{f': {each}' if each else ''}",
             soft_wrap=True,
         )
         self.console.print(f"  {self._how(event)}", highlight=False, soft_wrap=True)
         if ended(event["history"], self.job.training):
-            count = len(event["history"])
-            self.console.print(f"  trained already: {count} epoch{'' if count == 1 else 's'}", highlight=False)
+            self.console.print(f"  trained already: {counted(len(event['history']), 'epoch')}", highlight=False)
             return
         for line in self._doubts(event):
             self.console.print(f"  [yellow]{line}[/]", soft_wrap=True)
         if event["epoch"] or event["step"]:
             self.console.print(f"  going on from epoch {event['epoch'] + 1}, step {event['step']}")
-        head = "  ".join(name.rjust(size) for name, size in zip(_HEAD, _WIDTH, strict=True))
-        self.console.print(f"  {head}", soft_wrap=True)
-        self.bar.reset(self.task, total=event["steps"], loss=float("nan"), accuracy=0.0, visible=False)
+        self.console.print(f"  {self._aligned(_HEAD)}", soft_wrap=True)
+        self.bar.reset(self.task, total=event["steps"], loss=None, accuracy=None, visible=False)
 
     def _how(self, event: dict[str, Any]) -> str:
         """Return what was left to defaults as it is, and what else tells trainings apart where it is set."""
@@ -261,5 +285,10 @@ class EpochTable:
             # With patience it may be over earlier.
             span((self.epochs - event["epoch"]) * sum(self.seconds) / len(self.seconds)),
         )
-        row = "  ".join(cell.rjust(size) for cell, size in zip(cells, _WIDTH, strict=False))
+        row = self._aligned(cells)
         return f"  [bold]{row}[/]  {status}" if best else f"  {row}  {status}"
+
+    def _aligned(self, cells: Sequence[str]) -> str:
+        narrow = self.console.is_terminal and self.console.width < _ALL
+        columns = zip(_HEAD, cells, _WIDTH, strict=False)
+        return "  ".join(cell.rjust(size) for head, cell, size in columns if not (narrow and head in _LEFT_OUT))
