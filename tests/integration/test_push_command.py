@@ -185,7 +185,7 @@ def test_what_is_no_hub_is_one_line(word: str, status: int, body: bytes, there: 
     assert (done.returncode, done.stderr) == (1, line)
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"<html>"])
+@pytest.mark.parametrize("body", [b"", b"<html>", b"{}"])
 def test_a_hub_that_fails_to_give_the_bundle_that_is_there_is_one_line(body: bytes, there: Hub, tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path)
     there.repositories["studio/yoga"] = Repository(False, {"main": [{CHECKSUMS: b"{}"}]})
