@@ -7,7 +7,7 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -169,7 +169,12 @@ def test_an_object_of_another_shape_is_one_line(told: Any, tmp_path: Path, monke
         (tmp_path / "config").write_text(kubeconfig_of(server.url))
         cluster = Cluster()
         known = server.answer
-        cases = [(runs.find, told), (runs.cancel, told), (runs.runs, told), (runs.runs, {"items": [told]})]
+        one, many = ({"apiVersion": "ray.io/v1", "kind": kind} for kind in ("RayJob", "RayJobList"))
+        whole = {**one, **told} if isinstance(told, dict) else told
+        cases: list[tuple[Callable[[Cluster, str], object], Any]] = [
+            *((act, answer) for act in (runs.find, runs.cancel, runs.runs) for answer in (told, whole)),
+            *((runs.runs, {**many, **items}) for items in ({"items": [told]}, {"items": 5}, {})),
+        ]
         for act, answer in cases:
 
             def other(method: str, path: str, *rest: Any, answer: Any = answer) -> Any:
