@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import warnings
@@ -111,15 +112,17 @@ def _end_silence() -> None:
 
     class Impatient(httpx2.Client):
         def send(self, request: httpx2.Request, **how: Any) -> httpx2.Response:
-            # Here, as some of its calls ask for no timeout at all.
-            request.extensions["timeout"] = httpx2.Timeout(_SECONDS_OF_SILENCE).as_dict()
+            # Here, as some of its calls ask for no timeout at all, and some for a shorter one.
+            asked = request.extensions["timeout"]
+            request.extensions["timeout"] = {part: min(asked[part] or math.inf, _SECONDS_OF_SILENCE) for part in asked}
             try:
                 return super().send(request, **how)
             except httpx2.TimeoutException as e:
                 # What is httpx's it would try five times more.
                 raise TimeoutError(f"nothing was heard for {_SECONDS_OF_SILENCE:g} s") from e
 
-    set_client_factory(lambda: Impatient(event_hooks={"request": [hf_request_event_hook]}, follow_redirects=True))
+    hooks = {"request": [hf_request_event_hook]}
+    set_client_factory(lambda: Impatient(event_hooks=hooks, follow_redirects=True, timeout=_SECONDS_OF_SILENCE))
     # The hub's way of chunks goes around this client, and waits for minutes.
     constants.HF_HUB_DISABLE_XET = True
 
