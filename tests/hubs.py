@@ -48,11 +48,13 @@ class Hub:
     requests: list[str] = field(default_factory=list)
     meanwhile: bool = False
     """Somebody else commits before each commit."""
+    instead: dict[str, tuple[int, bytes] | None] = field(default_factory=dict)
+    """Other answers to paths with a word in them: a status and a body, or silence."""
+    over: threading.Event = field(default_factory=threading.Event)
 
     def settings(self, home: Path) -> dict[str, str]:
         """Return the variables that lead a process here; its copies lie in a folder."""
-        # The hub's way of chunks needs a second service; files go whole where it is off.
-        return {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
+        return {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_TOKEN": TOKEN}
 
 
 @contextmanager
@@ -66,6 +68,7 @@ def hub() -> Iterator[Hub]:
     try:
         yield it
     finally:
+        it.over.set()
         server.shutdown()
         thread.join()
         server.server_close()
@@ -82,7 +85,10 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(self.path.partition("?")[0])
         self.hub.requests.append(f"{self.command} {path}")
         body = self._body()
-        if path.startswith("/large/"):
+        word = next((each for each in self.hub.instead if each in path), None)
+        if word is not None:
+            self._otherwise(self.hub.instead[word])
+        elif path.startswith("/large/"):
             assert hashlib.sha256(body).hexdigest() == path.removeprefix("/large/")
             self.hub.large[path.removeprefix("/large/")] = body
             self._answer(200, {})
@@ -103,6 +109,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._file(self.hub.repositories[found[1]], found[2], found[3])
         else:
             self._answer(404, {"error": "Not Found"})
+
+    def _otherwise(self, answer: tuple[int, bytes] | None) -> None:
+        if answer is None:
+            self.hub.over.wait(60)
+            self.close_connection = True
+        else:
+            self._send(*answer, {"Content-Type": "application/json"})
 
     do_GET = do_HEAD = do_POST = do_PUT = _do
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from vitruvian.controls import escaped
+
 
 class VitruvianError(Exception):
     """An error with a place and a remedy, printed as one line: `where: what; hint`."""
@@ -10,14 +12,17 @@ class VitruvianError(Exception):
 
     def __init__(self, what: str, *, where: object = None, hint: str | None = None) -> None:
         self.what = what
-        # A name with a line break would tear the one line apart.
-        self.where = None if where is None else str(where).replace("\n", "\\n").replace("\r", "\\r")
+        self.where = None if where is None else str(where)
         self.hint = hint
         super().__init__(what, where, hint)
 
     def __str__(self) -> str:
+        if self.where is None and self.hint is None:
+            # Where several things are wrong, there is a line for each.
+            return "\n".join(map(escaped, self.what.split("\n")))
         line = self.what if self.where is None else f"{self.where}: {self.what}"
-        return line if self.hint is None else f"{line}; {self.hint}"
+        # A name with a line break would tear the one line apart.
+        return escaped(line if self.hint is None else f"{line}; {self.hint}")
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword arguments would be lost on the way from a Ray worker to the driver.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import warnings
@@ -9,8 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from logging import ERROR, getLogger
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from vitruvian.artifact import Manifest
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 MAIN = "main"
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_SECONDS_OF_SILENCE = 30.0
+# What reading an answer of another shape ends with.
+_MISUNDERSTOOD = (AttributeError, LookupError, TypeError, ValueError, RecursionError)
+# How the messages of `ValueError`s begin that tell what the hub says of the files.
+_JUDGED = ("Invalid metadata", "LFS batch API returned errors")
 _LOGIN = "run 'hf auth login', or set HF_TOKEN to a token that may write (huggingface.co/settings/tokens)"
 
 
@@ -60,6 +65,7 @@ def push(bundle: Bundle, repository: str, *, private: bool = False, branch: str 
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
     from huggingface_hub.utils import disable_progress_bars
 
+    _end_silence()
     # It would tell of each try, and warn of an empty commit; what is told here says both.
     getLogger("huggingface_hub").setLevel(ERROR)
     if not sys.stderr.isatty():
@@ -97,40 +103,81 @@ def push(bundle: Bundle, repository: str, *, private: bool = False, branch: str 
     return Pushed(f"{constants.ENDPOINT}/{repository}{below}", commit.oid, commit.oid != before.sha)
 
 
+def _end_silence() -> None:
+    """Have huggingface_hub, which would wait for ever, give up a hub that says nothing."""
+    import httpx2
+    from huggingface_hub import constants
+    from huggingface_hub.utils import set_client_factory
+    from huggingface_hub.utils._http import hf_request_event_hook
+
+    class Impatient(httpx2.Client):
+        def send(self, request: httpx2.Request, **how: Any) -> httpx2.Response:
+            # Here, as some of its calls ask for no timeout at all, and some for a shorter one.
+            asked = request.extensions["timeout"]
+            request.extensions["timeout"] = {part: min(asked[part] or math.inf, _SECONDS_OF_SILENCE) for part in asked}
+            try:
+                return super().send(request, **how)
+            except httpx2.TimeoutException as e:
+                # What is httpx's it would try five times more.
+                raise TimeoutError(f"nothing was heard for {_SECONDS_OF_SILENCE:g} s") from e
+
+    hooks = {"request": [hf_request_event_hook]}
+    set_client_factory(lambda: Impatient(event_hooks=hooks, follow_redirects=True, timeout=_SECONDS_OF_SILENCE))
+    # The hub's way of chunks goes around this client, and waits for minutes.
+    constants.HF_HUB_DISABLE_XET = True
+
+
 def _of_bundle(there: ModelInfo) -> set[str]:
     """Return the files of the bundle that a repository holds."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
     present = {file.rfilename for file in there.siblings or []}
     if CHECKSUMS not in present:
         return set()
-    content = Path(hf_hub_download(there.id, CHECKSUMS, revision=there.sha)).read_bytes()
+    answer = get_session().get(hf_hub_url(there.id, CHECKSUMS, revision=there.sha), headers=build_hf_headers())
+    hf_raise_for_status(answer)
     # Somebody else's file of this name.
     with suppress(ArtifactError):
-        return present & Manifest.from_json(content, there.id).files.keys()
+        return present & Manifest.from_json(answer.content, there.id).files.keys()
     return set()
 
 
 @contextmanager
 def _explained(where: str) -> Iterator[None]:
     """Say in one line what the hub's errors mean for the user."""
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+    from huggingface_hub.errors import HTTPError
 
     try:
         with warnings.catch_warnings():
             # What it would like to read in a model card.
             warnings.simplefilter("ignore")
             yield
-    except HfHubHTTPError as e:
-        raise _refused(e, where) from e
-    except (HTTPError, ConnectionError) as e:
+    except (HTTPError, ConnectionError, TimeoutError, RuntimeError, *_MISUNDERSTOOD) as e:
+        raise _meant(e, where) from e
+
+
+def _meant(error: BaseException, where: str) -> StoreError:
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
+    if isinstance(error, HfHubHTTPError):
+        return _refused(error, where)
+    if isinstance(error, HTTPError | ConnectionError | TimeoutError):
+        why = str(error) if isinstance(error, TimeoutError) else type(error).__name__
         hint = "check the network, HTTPS_PROXY and HF_ENDPOINT"
-        raise StoreError(f"the hub can't be reached ({type(e).__name__})", where=where, hint=hint) from e
-    except (ValueError, RuntimeError) as e:
-        # A card that it refuses, or an upload that broke off.
-        lines = [line.strip(" -") for line in str(e).splitlines()]
-        what = f"the hub didn't take it ({' '.join(filter(None, lines))})"
-        raise StoreError(what, where=where, hint="run the command again") from e
+        return StoreError(f"the hub can't be reached ({why})", where=where, hint=hint)
+    if isinstance(error, _MISUNDERSTOOD) and not str(error).startswith(_JUDGED):
+        return StoreError("what answers there is no hub", where=where, hint="check HF_ENDPOINT")
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:
+        # An upload that broke off.
+        return _meant(error.__cause__, where)
+    return _not_taken(error, where)
+
+
+def _not_taken(error: BaseException, where: str) -> StoreError:
+    lines = [line.strip(" -") for line in str(error).splitlines()]
+    what = f"the hub didn't take it ({' '.join(filter(None, lines))})"
+    return StoreError(what, where=where, hint="run the command again")
 
 
 def _refused(error: HfHubHTTPError, where: str) -> StoreError:

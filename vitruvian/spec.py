@@ -26,6 +26,7 @@ from pydantic.alias_generators import to_camel
 from pydantic.fields import FieldInfo
 
 from vitruvian import synthetic
+from vitruvian.controls import escaped
 from vitruvian.errors import SpecError
 
 
@@ -775,7 +776,7 @@ def check(document: object, where: str = "spec") -> Classifier:
         raise SpecError("\n".join(_lines(e, where))) from e
     refused = list(unimplemented(classifier))
     if refused:
-        raise SpecError("\n".join(f"{where}: {line}" for line in refused))
+        raise SpecError("\n".join(escaped(f"{where}: {line}") for line in refused))
     return classifier
 
 
@@ -796,7 +797,7 @@ def _lines(error: ValidationError, where: str) -> Iterator[str]:
         line = f"{where}: {path}: {_message(item, [part for part in item['loc'] if isinstance(part, str)])}"
         if line not in lines:
             lines.add(line)
-            yield line
+            yield escaped(line)
 
 
 def _is_branch(part: int | str) -> bool:

@@ -87,6 +87,27 @@ def test_what_never_became_a_request_is_counted_once(store: Path, monkeypatch: p
         server.stop()
 
 
+POST = b"POST /predict/image HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        POST + b"Transfer-Encoding: x\r\n\r\nabc",
+        POST + b"Transfer-Encoding: gzip\r\n\r\nabc",
+        POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n",
+        POST + b"Content-Length: 3\r\n\r\nabcdefgh\r\n\r\n",
+    ],
+)
+def test_a_request_that_breaks_in_its_body_is_answered_once(address: str, sent: bytes) -> None:
+    with connect(address) as raw:
+        raw.sendall(sent)
+        answer = read_to_the_end(raw)
+    assert answer.startswith(b"HTTP/1.1 400 ") and b"urn:vitruvian:problem:malformed" in answer
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert httpx.get(f"{address}/v2/health/live").status_code == 200
+
+
 def test_nothing_is_answered_after_a_refusal(address: str) -> None:
     with connect(address) as raw:
         raw.sendall(head(MOST_HEAD_BYTES + 1) + head(200))

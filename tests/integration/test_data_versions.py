@@ -6,8 +6,10 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -140,6 +142,55 @@ def test_a_version_that_is_not_there_or_can_not_be_is_one_line(tmp_path: Path, m
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SpecError, match="needs the program git, which isn't installed"):
         _count(here, "v1")
+
+
+def test_a_git_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions, "_SECONDS_TO_LIST", 1.0)
+    monkeypatch.setattr(versions, "_IMPATIENTLY", {"GIT_HTTP_LOW_SPEED_LIMIT": "1", "GIT_HTTP_LOW_SPEED_TIME": "3"})
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        source = f"git+http://127.0.0.1:{silent.getsockname()[1]}/a.git#subdirectory=a"
+        with pytest.raises(
+            DataError, match=r"data\.source: Git can't read .* \(no answer within 1 s\); check the addr"
+        ):
+            versions.pinned(Data(source=source))
+        # Git itself gives up, too: DVC calls it.
+        monkeypatch.setattr(versions, "_SECONDS_TO_LIST", 60.0)
+        began = time.monotonic()
+        with pytest.raises(DataError, match=r"Git can't read .*Operation too slow"):
+            versions.pinned(Data(source=source))
+        assert time.monotonic() - began < 30
+
+
+def test_ssh_asks_nobody_unless_somebody_says_how_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    ssh = tmp_path / "bin" / "ssh"
+    ssh.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/said\nexit 1\n')
+    shutil.copy(ssh, tmp_path / "mine")
+    for each in (ssh, tmp_path / "mine"):
+        each.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    for name in ("GIT_SSH", "GIT_SSH_COMMAND"):
+        monkeypatch.delenv(name, raising=False)
+
+    def said() -> str:
+        (tmp_path / "said").unlink(missing_ok=True)
+        with pytest.raises(DataError, match="Git can't read"):
+            versions.pinned(Data(source="git+ssh://git@studio.example/a.git#subdirectory=a"))
+        return (tmp_path / "said").read_text()
+
+    assert "-oBatchMode=yes -oConnectTimeout=10" in said()
+    monkeypatch.setenv("GIT_SSH_COMMAND", str(tmp_path / "mine"))
+    assert "BatchMode" not in said()
+    monkeypatch.delenv("GIT_SSH_COMMAND")
+    (tmp_path / "home").mkdir(exist_ok=True)
+    (tmp_path / "home" / ".gitconfig").write_text(f'[core]\nsshCommand = "{tmp_path / "mine"}"\n')
+    assert "BatchMode" not in said()
+
+
+def test_a_repository_without_commits_is_said_to_have_none(tmp_path: Path) -> None:
+    _do(tmp_path, "git init -q empty")
+    with pytest.raises(SpecError, match=r"data\.source: file://.*/empty has no commit yet; push one, or name another"):
+        versions.pinned(Data(source=f"git+file://{tmp_path}/empty#subdirectory=a"))
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
 
 from tests.bundles import make_bundle
-from tests.hubs import Hub, hub
+from tests.hubs import Hub, Repository, hub
 from tests.ports import free_port
 from vitruvian.bundle import CHECKSUMS, open_bundle
 
@@ -26,10 +27,12 @@ def there() -> Iterator[Hub]:
         yield it
 
 
-def _push(there: Hub, home: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+def _push(
+    there: Hub, home: Path, *words: str, command: Sequence[str] = COMMAND, **env: str
+) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
     return subprocess.run(
-        [*COMMAND, *words],
+        [*command, *words],
         env={**kept, **there.settings(home), "COLUMNS": "300", **env},
         capture_output=True,
         text=True,
@@ -137,3 +140,56 @@ def test_a_broken_bundle_and_somebody_elses_commit_are_refused(there: Hub, tmp_p
     (bundle.folder / "exports/model.onnx").write_bytes(b"another")
     done = _push(there, tmp_path / "home", str(bundle.folder), "studio/yoga")
     assert done.returncode == 1 and "exports/model.onnx" in done.stderr and not there.repositories
+
+
+IN_A_HURRY = [
+    sys.executable,
+    "-c",
+    "from vitruvian import hub; hub._SECONDS_OF_SILENCE = 1.0; from vitruvian.cli import main; main()",
+    "push",
+]
+
+
+@pytest.mark.parametrize(
+    "word", ["repos/create", "revision", "resolve", "preupload", "objects/batch", "/large/", "/commit/"]
+)
+def test_a_hub_that_says_nothing_is_given_up(word: str, there: Hub, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    if word == "resolve":
+        there.repositories["studio/yoga"] = Repository(False, {"main": [{CHECKSUMS: b"{}"}]})
+    there.instead[word] = None
+    began = time.monotonic()
+    done = _push(there, tmp_path / "home", str(bundle.folder), "studio/yoga", command=IN_A_HURRY)
+    assert done.returncode == 1 and time.monotonic() - began < 30
+    assert "the hub can't be reached (nothing was heard for 1 s); check the network" in done.stderr, done.stderr
+    assert done.stderr.count("\n") == 1 and len([each for each in there.requests if word in each]) <= 5
+
+
+SHAPES = {
+    "repos/create": [(200, b"{}"), (409, b"[]"), (200, b"null"), (409, b'"x"'), (200, b"<html>"), (200, b"")],
+    "revision": [(200, b"{}"), (200, b"[]"), (200, b"null"), (200, b'{"id": "studio/yoga", "siblings": 5}')],
+    "preupload": [(200, b"[]"), (200, b'{"files": []}'), (200, b"[" * 100_000)],
+    "objects/batch": [(200, b"{}"), (200, b"[]")],
+    "/commit/": [(200, b"{}"), (200, b"[]")],
+}
+
+
+@pytest.mark.parametrize(
+    ("word", "status", "body"), [(word, *each) for word, answers in SHAPES.items() for each in answers]
+)
+def test_what_is_no_hub_is_one_line(word: str, status: int, body: bytes, there: Hub, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    there.instead[word] = (status, body)
+    done = _push(there, tmp_path / "home", str(bundle.folder), "studio/yoga")
+    line = f"✗ {there.url.removeprefix('http://')}/studio/yoga: what answers there is no hub; check HF_ENDPOINT\n"
+    assert (done.returncode, done.stderr) == (1, line)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"{}"])
+def test_a_hub_that_fails_to_give_the_bundle_that_is_there_is_one_line(body: bytes, there: Hub, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    there.repositories["studio/yoga"] = Repository(False, {"main": [{CHECKSUMS: b"{}"}]})
+    there.instead["resolve"] = (503, body)
+    done = _push(there, tmp_path / "home", str(bundle.folder), "studio/yoga")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "the hub can't do it now (" in done.stderr and "run the command again later" in done.stderr

@@ -83,6 +83,14 @@ def test_a_run_is_tracked_by_nothing_that_pods_cant_reach(uri: str) -> None:
     assert str(refused.value).startswith(f"--mlflow: '{uri}' is no MLflow server that the cluster's pods reach; give ")
 
 
+@pytest.mark.parametrize("value", ["http://x/\nEVIL: 1", "http://x/\x1b[2J", "databricks://a\u2028b"])
+def test_what_a_run_is_tracked_by_holds_no_control_characters(value: str) -> None:
+    for option, asked in (("--mlflow", (value, None)), ("--wandb", (None, value))):
+        with pytest.raises(SpecError) as refused:
+            rayjob.tracked(*asked)
+        assert str(refused.value).startswith(f"{option}: {value!a} holds a control character; ")
+
+
 def pods(job: dict[str, Any]) -> list[dict[str, Any]]:
     cluster = job["spec"]["rayClusterSpec"]
     groups = [cluster["headGroupSpec"], *cluster.get("workerGroupSpecs", ())]

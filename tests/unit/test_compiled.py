@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -93,3 +94,14 @@ def test_only_so_many_are_kept(model: Path, cache: Path, monkeypatch: pytest.Mon
     for number in range(4):
         opened(model, f"bundle {number}")
     assert len(list(cache.iterdir())) == 2
+
+
+def test_a_folder_among_what_is_kept_stays_and_stops_nothing(
+    model: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "_MOST", 2)
+    (cache / "somebody's").mkdir(parents=True)
+    os.utime(cache / "somebody's", (0, 0))
+    for number in range(4):
+        opened(model, f"bundle {number}")
+    assert sorted(each.is_dir() for each in cache.iterdir()) == [False, False, True]

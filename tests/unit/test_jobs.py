@@ -146,6 +146,8 @@ REFUSED = [
     ("predict s3://data/new --out here", "--out: the cluster's pods can't reach a folder of this machine; "),
     ("predict new --out s3://data/a", "submit predict: the cluster's pods can't reach a folder of this machine; "),
     ("predict s3://m/yoga s3://d/n --out s3://d/a", "submit predict: takes one s3:// prefix of files, not 2; the "),
+    ("predict s3://d/n --out s3://d/n", "--out: the answers can't go to where the files are; name a place outside"),
+    ("predict s3://d/n/ --out s3://d/n/a", "--out: the answers can't go to where the files are; name a place outside"),
     ("predict s3://d/n --out s3://d/a --csv a.csv", "--csv: a pod's own disk goes with the pod; "),
     ("predict s3://d/n --out s3://d/a --format xml", "submit predict: Invalid value for '--format': 'xml' is"),
 ]

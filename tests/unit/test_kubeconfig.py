@@ -7,10 +7,11 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -89,7 +90,14 @@ def _answering(body: bytes | None, status: int = 200, certificate: Path | None =
     server.server_close()
 
 
-ANSWERS = {"a page": b"<html></html>", "a list": b"[]", "nothing in it": b"{}", "null": b"null", "no answer": None}
+ANSWERS = {
+    "a page": b"<html></html>",
+    "a list": b"[]",
+    "nothing in it": b"{}",
+    "null": b"null",
+    "too deep": b"[" * 100_000,
+    "no answer": None,
+}
 
 
 @pytest.mark.parametrize("body", ANSWERS.values(), ids=ANSWERS)
@@ -143,6 +151,38 @@ def test_a_run_that_isnt_there_is_one_line(name: str, tmp_path: Path, monkeypatc
         assert runs.runs(cluster, name) == []
         with pytest.raises(NotFound, match="nobody-1: the run is gone; somebody cancelled it"):
             list(runs.follow(cluster, "nobody-1"))
+
+
+WHOLE = {"name": "x", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        *({}, [], None, "x", 5, {"metadata": None}, {"metadata": {}}, {"metadata": {**WHOLE, "creationTimestamp": 5}}),
+        *({"metadata": WHOLE, "spec": 5}, {"metadata": WHOLE, "status": "x"}, {"metadata": {**WHOLE, "labels": ["x"]}}),
+    ],
+)
+def test_an_object_of_another_shape_is_one_line(told: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, tmp_path / "config")
+    with api_server() as server:
+        (tmp_path / "config").write_text(kubeconfig_of(server.url))
+        cluster = Cluster()
+        known = server.answer
+        one, many = ({"apiVersion": "ray.io/v1", "kind": kind} for kind in ("RayJob", "RayJobList"))
+        whole = {**one, **told} if isinstance(told, dict) else told
+        cases: list[tuple[Callable[[Cluster, str], object], Any]] = [
+            *((act, answer) for act in (runs.find, runs.cancel, runs.runs) for answer in (told, whole)),
+            *((runs.runs, {**many, **items}) for items in ({"items": [told]}, {"items": 5}, {})),
+        ]
+        for act, answer in cases:
+
+            def other(method: str, path: str, *rest: Any, answer: Any = answer) -> Any:
+                return (200, answer) if "/namespaces/" in path else known(method, path, *rest)
+
+            monkeypatch.setattr(server, "answer", other)
+            with pytest.raises(VitruvianError, match="what answers is no API server; check the kubeconfig's"):
+                act(cluster, "x")
 
 
 @pytest.mark.parametrize("verb", ["get", "list"])

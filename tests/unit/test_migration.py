@@ -216,6 +216,7 @@ REFUSED = [
     ("broken JSON", [("a.json", '{"test_size": 0.2,}')], "a.json:1:19: is not valid JSON: "),
     ("broken YAML", [("a.yaml", "lr: [3")], "a.yaml:1:7: is not valid YAML: "),
     ("broken Python", [("config.py", "EPOCHS =")], "config.py:1: is not valid Python: "),
+    ("a zero byte in Python", [("config.py", "EPOCHS = 3\0")], "config.py: is not valid Python: "),
     ("a notebook without cells", [("a.ipynb", '{"data_dir": 1}')], "a.ipynb: is not a notebook"),
     ("a control character", [("a.yaml", "lr: \x07")], "a.yaml"),
     ("a key twice in JSON", [("a.json", '{"test_size": 0.2, "test_size": 0.3}')], "a.json: the key 'test_size' stands"),

@@ -32,6 +32,8 @@ _COMES_WITH: Final = {
 }
 _LONGEST_MESSAGE: Final = 500
 _CONTEXT: Final = "check the kubeconfig's current context"
+_MISUNDERSTOOD: Final = (AttributeError, LookupError, TypeError, ValueError, RecursionError)
+"""What reading an answer of another shape ends with."""
 
 
 class UnknownKind(VitruvianError):
@@ -60,7 +62,7 @@ class Cluster:
         """Create an object and return it as the cluster keeps it; raises `Conflict` where it exists."""
         with self._explained(f"{made['kind']} {made['metadata']['name']}"), self._somewhere():
             done = self._to(made["apiVersion"], made["kind"]).create(body=made, namespace=self.namespace)
-        return dict(done.to_dict())
+            return _checked(done.to_dict())
 
     def apply(self, made: Object) -> Object:
         """Create an object or change what of it is ours, by server-side apply, and return it."""
@@ -69,7 +71,7 @@ class Cluster:
             done = kind.server_side_apply(
                 body=made, namespace=self.namespace, field_manager=MANAGER, force_conflicts=True
             )
-        return dict(done.to_dict())
+            return _checked(done.to_dict())
 
     def apply_status(self, made: Object) -> None:
         """Change what of an object's status is ours, by server-side apply; the rest of the object stays."""
@@ -84,8 +86,7 @@ class Cluster:
             # An empty name, or a dot, would ask for something else.
             raise NotFound("can't be a name", where=f"{kind} '{name[:70]}'", hint="'vitruvian status' lists what is")
         with self._explained(f"{kind} {name}"):
-            found = self._to(api_version, kind).get(name=name, namespace=self.namespace)
-        return dict(found.to_dict())
+            return _checked(self._to(api_version, kind).get(name=name, namespace=self.namespace).to_dict())
 
     def find(self, api_version: str, kind: str, name: str) -> Object | None:
         """Return an object; None where there is none, or the cluster doesn't even have the kind."""
@@ -97,7 +98,7 @@ class Cluster:
         """Return the objects with these labels, the oldest first."""
         with self._explained(f"{kind}s"):
             found = self._to(api_version, kind).get(namespace=self.namespace, label_selector=selector).to_dict()
-        return sorted(found["items"], key=lambda item: item["metadata"]["creationTimestamp"])
+            return sorted(map(_checked, found["items"]), key=lambda item: item["metadata"]["creationTimestamp"])
 
     def delete(self, api_version: str, kind: str, name: str) -> None:
         """Delete an object and, before it is gone, all that it owns; raises `NotFound`."""
@@ -148,7 +149,7 @@ class Cluster:
                 raise untrusted(self._host) from e
             hint = "check the cluster and the kubeconfig's current context"
             raise VitruvianError("the API server can't be reached", where=self._host, hint=hint) from e
-        except (AttributeError, KeyError, TypeError, ValueError) as e:
+        except _MISUNDERSTOOD as e:
             # So the client's discovery ends where a web server, or nothing that speaks HTTP, answers.
             raise VitruvianError("what answers is no API server", where=self._host, hint=_CONTEXT) from e
 
@@ -158,6 +159,16 @@ class _Impatient(client.ApiClient):  # type: ignore[misc]
 
     def call_api(self, *words: Any, _request_timeout: Any = None, **more: Any) -> Any:
         return super().call_api(*words, _request_timeout=_request_timeout or _SECONDS, **more)
+
+
+def _checked(found: Any) -> Object:
+    """Return an object as it was answered; raises one of `_MISUNDERSTOOD` where it is none."""
+    metadata = found["metadata"]
+    maps = (found.get("spec"), found.get("status"), metadata.get("labels"))
+    texts = (metadata["name"], metadata["uid"], metadata["creationTimestamp"])
+    if not all(isinstance(each, str) for each in texts) or not all(isinstance(each or {}, dict) for each in maps):
+        raise TypeError("no object of Kubernetes")
+    return dict(found)
 
 
 def _refused(error: ApiException, where: str) -> VitruvianError:
@@ -183,7 +194,7 @@ def _refused(error: ApiException, where: str) -> VitruvianError:
 def _message(error: ApiException) -> str:
     try:
         told = str(json.loads(error.body)["message"])
-    except (TypeError, ValueError, KeyError):
+    except _MISUNDERSTOOD:
         # Not the API server, but what stands before it, with a page of its own.
         told = str(error.reason)
     return " ".join(told.split())[:_LONGEST_MESSAGE]

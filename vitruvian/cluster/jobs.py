@@ -13,7 +13,9 @@ from vitruvian import variants
 from vitruvian.cluster.rayjob import FILE, Job, check, check_reach, stages, workers_of
 from vitruvian.cluster.raypods import METRICS_PORT
 from vitruvian.errors import SpecError
+from vitruvian.inference.stored import within
 from vitruvian.spec import Classifier
+from vitruvian.store import open_store
 
 Given = Mapping[str, Any]
 """What stands on the command line, by the names of the verb's parameters."""
@@ -105,6 +107,8 @@ def _predict(classifier: Classifier, words: Sequence[str], given: Given, workers
         )
     check_reach(given["paths"][0], "submit predict")
     check_reach(given["out"], "--out")
+    if within(open_store(given["out"]), open_store(given["paths"][0])):
+        raise SpecError("the answers can't go to where the files are", where="--out", hint="name a place outside of it")
     count = workers or max(1, workers_of(classifier.spec.training)[1])
     return Job("predict", ("vitruvian", "predict", classifier.artifacts, *words, "--on-ray"), count, count, 0)
 

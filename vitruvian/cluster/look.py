@@ -78,7 +78,7 @@ class Look:
             raise VitruvianError("the API server can't be reached", where=self.host, hint=hint) from e
         try:
             return dict(json.loads(answer.data))
-        except (TypeError, ValueError) as e:
+        except (TypeError, ValueError, RecursionError) as e:
             hint = "check the kubeconfig's current context"
             raise VitruvianError("what answers is no API server", where=self.host, hint=hint) from e
 

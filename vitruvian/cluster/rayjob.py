@@ -32,6 +32,7 @@ from vitruvian.cluster.raypods import (
     worker_pod,
 )
 from vitruvian.cluster.settings import Resources, TrainerSettings
+from vitruvian.controls import steers
 from vitruvian.errors import SpecError
 from vitruvian.spec import Classifier, Training, Workers, is_repository
 from vitruvian.synthetic import is_synthetic
@@ -120,13 +121,16 @@ def build(
 
 def tracked(mlflow: str | None, wandb: str | None) -> list[str]:
     """Return the options of a run that is tracked; raises `SpecError` for what pods can't reach."""
+    asked = {"--mlflow": mlflow, "--wandb": wandb}
+    for option, value in asked.items():
+        if value is not None and steers(value):
+            raise SpecError(f"{value!a} holds a control character", where=option, hint="leave it out")
     if mlflow is not None and re.match(r"\w+://[^/]*@", mlflow):
         hint = "put MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD into a Secret of trainer.settings.secrets"
         raise SpecError("an address with a password would be seen by all who see the run", where="--mlflow", hint=hint)
     if mlflow is not None and not _in_reach(mlflow):
         hint = "give a server's http://HOST:PORT, https://HOST or databricks://PROFILE"
         raise SpecError(f"'{mlflow}' is no MLflow server that the cluster's pods reach", where="--mlflow", hint=hint)
-    asked = {"--mlflow": mlflow, "--wandb": wandb}
     return [word for name, value in asked.items() if value is not None for word in (name, value)]
 
 

@@ -52,7 +52,7 @@ class Run:
 
 def run_of(rayjob: Object) -> Run:
     """Return what a RayJob's two status strings say together."""
-    metadata, spec, status = rayjob["metadata"], rayjob["spec"], rayjob.get("status") or {}
+    metadata, spec, status = rayjob["metadata"], rayjob.get("spec") or {}, rayjob.get("status") or {}
     deployment, job = status.get("jobDeploymentStatus", ""), status.get("jobStatus", "")
     if deployment in _ENDED:
         state = "Succeeded" if deployment == "Complete" and job == "SUCCEEDED" else "Failed"

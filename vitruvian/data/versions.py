@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,6 +21,10 @@ from vitruvian.spec import Data, is_repository, repository
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # Nobody sits there to answer a question for a password, and nobody is told what is fetched.
 _QUIETLY: Final = {"GIT_TERMINAL_PROMPT": "0", "DVC_NO_ANALYTICS": "1"}
+# A server that takes the connection and says nothing would be waited for without an end.
+_IMPATIENTLY: Final = {"GIT_HTTP_LOW_SPEED_LIMIT": "1", "GIT_HTTP_LOW_SPEED_TIME": "30"}
+_SSH: Final = "ssh -oBatchMode=yes -oConnectTimeout=10"
+_SECONDS_TO_LIST = 60.0
 _WHERE: Final = "data.version"
 
 
@@ -107,14 +111,21 @@ def _resolved_afar(place: _Place, version: str | None) -> str:
         return version
     # A tag comes before a branch, as in Git; what an annotated tag points at before the tag.
     names = [f"refs/tags/{version}^{{}}", f"refs/tags/{version}", f"refs/heads/{version}"] if version else ["HEAD"]
-    done = _run(["git", "ls-remote", place.repository, *names])
+    hint = "check the address, the network and Git's credentials"
+    try:
+        done = _run(["git", "ls-remote", place.repository, *names], _SECONDS_TO_LIST, _over_ssh())
+    except subprocess.TimeoutExpired as e:
+        what = f"Git can't read {place.repository} (no answer within {_SECONDS_TO_LIST:g} s)"
+        raise DataError(what, where="data.source", hint=hint) from e
     if done.returncode:
-        hint = "check the address, the network and Git's credentials"
         raise DataError(f"Git can't read {place.repository} ({_told(done)})", where="data.source", hint=hint)
     commits = {name: commit for commit, _, name in (line.partition("\t") for line in done.stdout.splitlines())}
     for name in names:
         if name in commits:
             return commits[name]
+    if version is None:
+        what, hint = f"{place.repository} has no commit yet", "push one, or name another branch in data.version"
+        raise SpecError(what, where="data.source", hint=hint)
     raise _unknown(place, version, "write a tag, a branch or a whole commit")
 
 
@@ -128,11 +139,26 @@ def _told(done: subprocess.CompletedProcess[str]) -> str:
     return next((found[1] for found in said if found), f"exit code {done.returncode}")
 
 
-def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, **_QUIETLY}
+def _over_ssh() -> dict[str, str]:
+    """Return what has SSH ask nobody and wait for nobody, where the user hasn't said how SSH is called."""
+    told = {"GIT_SSH", "GIT_SSH_COMMAND"} & os.environ.keys() or _run(["git", "config", "core.sshCommand"]).stdout
+    return {} if told else {"GIT_SSH_COMMAND": _SSH}
+
+
+def _run(
+    command: Sequence[str], seconds: float | None = None, more: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    env = {**_IMPATIENTLY, **os.environ, **_QUIETLY, **(more or {})}
     try:
         return subprocess.run(
-            command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
+            command,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=seconds,
         )
     except FileNotFoundError as e:
         raise SpecError(

@@ -127,10 +127,15 @@ class Connection(HttpToolsProtocol):
         if self._refused:
             return
         self._refused = True
-        if self._answers or self.transport.is_closing():
-            # An answer amid another would be taken for a part of it.
+        broken = self.cycle if self._answers else None
+        if self.transport.is_closing() or (broken is not None and (broken.response_started or self.pipeline)):
+            # An answer amid another would be taken for a part of it, and one before another for that.
             self.transport.close()
             return
+        if broken is not None:
+            # Whoever answers the request is told that nobody waits for that any more, and counts it.
+            broken.disconnected = True
+            broken.message_event.set()
         request_id = f"{random.getrandbits(128):032x}"
         response = problem_response(problem, "/", request_id)
         headers = [
@@ -141,7 +146,8 @@ class Connection(HttpToolsProtocol):
         ]
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)
         # Before it leaves, as all answers are counted.
-        self._count(NO_ROUTE, problem.kind.status, 0.0 if self._since is None else self.loop.time() - self._since)
+        if broken is None:
+            self._count(NO_ROUTE, problem.kind.status, 0.0 if self._since is None else self.loop.time() - self._since)
         self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[problem.kind.status], lines, bytes(response.body)))
         if self.transport.can_write_eof():
             self.transport.write_eof()

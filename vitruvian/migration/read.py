@@ -141,7 +141,9 @@ def _constants(where: str, text: str) -> dict[str, Any]:
     try:
         tree = ast.parse(text)
     except SyntaxError as e:
-        raise SpecError(f"is not valid Python: {e.msg}", where=f"{where}:{e.lineno}", hint="mend this line") from e
+        # Of a zero byte it tells no line.
+        place, hint = (where, "is it a config?") if e.lineno is None else (f"{where}:{e.lineno}", "mend this line")
+        raise SpecError(f"is not valid Python: {e.msg}", where=place, hint=hint) from e
     except (ValueError, RecursionError, MemoryError) as e:
         raise SpecError("holds Python that can't be read", where=where, hint="is it a config?") from e
     found: dict[str, Any] = {}

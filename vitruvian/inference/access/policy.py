@@ -14,6 +14,7 @@ from pydantic.alias_generators import to_camel
 from pydantic.fields import FieldInfo
 
 from vitruvian import spec
+from vitruvian.controls import escaped
 from vitruvian.errors import SpecError
 
 Group = Literal["health", "page", "metadata", "predict", "metrics"]
@@ -162,7 +163,7 @@ def _lines(error: ValidationError, kind: Any, path: Path) -> Iterator[str]:
             known = [field.alias or name for name, field in _within(kind, item["loc"][:-1]).items()]
             near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
             text = f"unknown key; did you mean '{near[0]}'?" if near else "unknown key"
-        yield f"{path}: {place}: {text}" if place else f"{path}: {text}"
+        yield escaped(f"{path}: {place}: {text}" if place else f"{path}: {text}")
 
 
 def _within(kind: Any, place: tuple[int | str, ...]) -> dict[str, FieldInfo]:

@@ -65,6 +65,6 @@ def _name(settings: Mapping[str, Any], content: str) -> str:
 
 
 def _forget_the_oldest() -> None:
-    files = sorted((cache_folder() / "compiled").iterdir(), key=lambda file: file.stat().st_mtime)
-    for file in files[:-_MOST]:
+    files = [each for each in (cache_folder() / "compiled").iterdir() if each.is_file()]
+    for file in sorted(files, key=lambda file: file.stat().st_mtime)[:-_MOST]:
         file.unlink(missing_ok=True)
