@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from vitruvian.controls import escaped
+
+MISUNDERSTOOD: Final = (AttributeError, LookupError, TypeError, ValueError, RecursionError)
+"""What reading something of another shape than is expected ends with: an answer, a file."""
 
 
 class VitruvianError(Exception):

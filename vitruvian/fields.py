@@ -10,11 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from vitruvian import spec
+from vitruvian.console import BETWEEN
 from vitruvian.controls import escaped
 from vitruvian.errors import SpecError
 from vitruvian.spec import FieldLine
 
-_BETWEEN = 2
 _WIDEST = 24
 """Of types and defaults in a table: longer ones go on in the next line."""
 _LEAST = 48
@@ -46,14 +46,14 @@ def show(console: Console, lines: Sequence[FieldLine]) -> None:
         min(_WIDEST, max(len(line.kind) for line in lines)),
         min(_WIDEST, max(len(line.default) for line in lines)),
     )
-    if console.width - sum(widths) - len(widths) * _BETWEEN >= _LEAST:
+    if console.width - sum(widths) - len(widths) * BETWEEN >= _LEAST:
         _table(console, lines, widths)
     else:
         _list(console, lines)
 
 
 def _table(console: Console, lines: Sequence[FieldLine], widths: tuple[int, int, int]) -> None:
-    table = Table(box=None, padding=(0, _BETWEEN, 0, 0), pad_edge=False, header_style="dim")
+    table = Table(box=None, padding=(0, BETWEEN, 0, 0), pad_edge=False, header_style="dim")
     for head, width in zip(("field", "type", "default"), widths, strict=True):
         table.add_column(head, width=max(width, len(head)), overflow="fold")
     table.add_column("meaning", overflow="fold")
@@ -66,9 +66,9 @@ def _list(console: Console, lines: Sequence[FieldLine]) -> None:
     for line in lines:
         default = escaped(line.default)
         said = f"{escaped(line.kind)}, {default if default == 'required' else f'default {default}'}"
-        beside = len(line.path) + _BETWEEN + len(said) <= console.width
+        beside = len(line.path) + BETWEEN + len(said) <= console.width
         # A field's name is what people search for: it stays in one piece.
-        name = Text.assemble((line.path, "bold"), (f"{'':{_BETWEEN}}{said}" if beside else "", "dim"))
+        name = Text.assemble((line.path, "bold"), (f"{'':{BETWEEN}}{said}" if beside else "", "dim"))
         console.print(name, soft_wrap=True)
         if not beside:
             console.print(_below(Text(said, "dim")))
@@ -76,7 +76,7 @@ def _list(console: Console, lines: Sequence[FieldLine]) -> None:
 
 
 def _below(text: Text) -> Padding:
-    return Padding(text, (0, 0, 0, 2 * _BETWEEN), expand=False)
+    return Padding(text, (0, 0, 0, 2 * BETWEEN), expand=False)
 
 
 def _meaning(line: FieldLine) -> Text:

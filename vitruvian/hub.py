@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from vitruvian.artifact import Manifest
 from vitruvian.bundle import CHECKSUMS, Bundle
-from vitruvian.errors import ArtifactError, Conflict, NoCredentials, StoreError
+from vitruvian.errors import MISUNDERSTOOD, ArtifactError, Conflict, NoCredentials, StoreError
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 MAIN = "main"
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _SECONDS_OF_SILENCE = 30.0
-# What reading an answer of another shape ends with.
-_MISUNDERSTOOD = (AttributeError, LookupError, TypeError, ValueError, RecursionError)
 # How the messages of `ValueError`s begin that tell what the hub says of the files.
 _JUDGED = ("Invalid metadata", "LFS batch API returned errors")
 _LOGIN = "run 'hf auth login', or set HF_TOKEN to a token that may write (huggingface.co/settings/tokens)"
@@ -153,7 +151,7 @@ def _explained(where: str) -> Iterator[None]:
             # What it would like to read in a model card.
             warnings.simplefilter("ignore")
             yield
-    except (HTTPError, ConnectionError, TimeoutError, RuntimeError, *_MISUNDERSTOOD) as e:
+    except (HTTPError, ConnectionError, TimeoutError, RuntimeError, *MISUNDERSTOOD) as e:
         raise _meant(e, where) from e
 
 
@@ -166,7 +164,7 @@ def _meant(error: BaseException, where: str) -> StoreError:
         why = str(error) if isinstance(error, TimeoutError) else type(error).__name__
         hint = "check the network, HTTPS_PROXY and HF_ENDPOINT"
         return StoreError(f"the hub can't be reached ({why})", where=where, hint=hint)
-    if isinstance(error, _MISUNDERSTOOD) and not str(error).startswith(_JUDGED):
+    if isinstance(error, MISUNDERSTOOD) and not str(error).startswith(_JUDGED):
         return StoreError("what answers there is no hub", where=where, hint="check HF_ENDPOINT")
     if isinstance(error, RuntimeError) and error.__cause__ is not None:
         # An upload that broke off.

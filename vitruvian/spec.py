@@ -27,7 +27,7 @@ from pydantic.fields import FieldInfo
 
 from vitruvian import synthetic
 from vitruvian.controls import escaped
-from vitruvian.errors import SpecError
+from vitruvian.errors import MISUNDERSTOOD, SpecError
 
 
 @dataclass(frozen=True)
@@ -715,8 +715,6 @@ def read(path: Path, wanted: str = "the file of a Classifier") -> str:
         raise SpecError(f"can't be read ({e})", where=path, hint=f"give {wanted}") from e
 
 
-# What YAML's own constructors raise at values that are none.
-_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 _MOST_VALUES = 100_000
 _LONGEST = 100
 
@@ -732,7 +730,7 @@ def documents(text: str, where: str) -> list[Any]:
         place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
         problem = getattr(e, "problem", None) or " ".join(str(e).split())
         raise SpecError(f"is not valid YAML: {problem}", where=place, hint="mend this line") from e
-    except _UNREADABLE as e:
+    except MISUNDERSTOOD as e:
         raise SpecError(f"holds a value that can't be read ({e})", where=where, hint="put it in quotes") from e
 
 
@@ -784,7 +782,7 @@ def values(text: str) -> tuple[Any, ...]:
     """Read values with commas between them, each as it would be written in YAML; raises `ValueError`."""
     try:
         return tuple(yaml.load(f"[{text}]", _Loader))
-    except (yaml.YAMLError, *_UNREADABLE) as e:
+    except (yaml.YAMLError, *MISUNDERSTOOD) as e:
         problem = getattr(e, "problem", None) or str(e)
         raise ValueError(f"is not a list of YAML's values ({problem}); put them in quotes") from e
 

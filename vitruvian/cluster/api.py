@@ -16,7 +16,7 @@ from urllib3.exceptions import HTTPError, SSLError
 
 from vitruvian.cluster.kubeconfig import choose, untrusted
 from vitruvian.cluster.objects import Object, is_name
-from vitruvian.errors import Conflict, NotAllowed, NotFound, VitruvianError
+from vitruvian.errors import MISUNDERSTOOD, Conflict, NotAllowed, NotFound, VitruvianError
 
 # What it would tell of each try again, the error tells at the end.
 logging.getLogger("urllib3").setLevel(logging.ERROR)
@@ -32,8 +32,6 @@ _COMES_WITH: Final = {
 }
 _LONGEST_MESSAGE: Final = 500
 _CONTEXT: Final = "check the kubeconfig's current context"
-_MISUNDERSTOOD: Final = (AttributeError, LookupError, TypeError, ValueError, RecursionError)
-"""What reading an answer of another shape ends with."""
 
 
 class UnknownKind(VitruvianError):
@@ -149,7 +147,7 @@ class Cluster:
                 raise untrusted(self._host) from e
             hint = "check the cluster and the kubeconfig's current context"
             raise VitruvianError("the API server can't be reached", where=self._host, hint=hint) from e
-        except _MISUNDERSTOOD as e:
+        except MISUNDERSTOOD as e:
             # So the client's discovery ends where a web server, or nothing that speaks HTTP, answers.
             raise VitruvianError("what answers is no API server", where=self._host, hint=_CONTEXT) from e
 
@@ -162,7 +160,7 @@ class _Impatient(client.ApiClient):  # type: ignore[misc]
 
 
 def _checked(found: Any) -> Object:
-    """Return an object as it was answered; raises one of `_MISUNDERSTOOD` where it is none."""
+    """Return an object as it was answered; raises one of `MISUNDERSTOOD` where it is none."""
     metadata = found["metadata"]
     maps = (found.get("spec"), found.get("status"), metadata.get("labels"))
     texts = (metadata["name"], metadata["uid"], metadata["creationTimestamp"])
@@ -194,7 +192,7 @@ def _refused(error: ApiException, where: str) -> VitruvianError:
 def _message(error: ApiException) -> str:
     try:
         told = str(json.loads(error.body)["message"])
-    except _MISUNDERSTOOD:
+    except MISUNDERSTOOD:
         # Not the API server, but what stands before it, with a page of its own.
         told = str(error.reason)
     return " ".join(told.split())[:_LONGEST_MESSAGE]
