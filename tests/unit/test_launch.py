@@ -17,8 +17,9 @@ from ray.train.v2._internal.execution.controller.state import ReschedulingState,
 from tests.ports import free_port
 from vitruvian.errors import TrainingError
 from vitruvian.training.job import Event
-from vitruvian.training.launch import Progress, start_ray
+from vitruvian.training.launch import Progress
 from vitruvian.training.losses import TellsOfLosses, why
+from vitruvian.training.ray_cluster import start_ray
 
 FULL = OutOfMemoryError(
     "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, ID: dc2f) was "

@@ -6,15 +6,11 @@ Ray's controller and the mailbox import this module: torch is imported on worker
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import queue
-import signal
-import socket
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +19,9 @@ from vitruvian.artifact import cache_folder
 from vitruvian.errors import Terminated, TrainingError, VitruvianError
 from vitruvian.machine import usable_cpus
 from vitruvian.training import notice
+from vitruvian.training.collector import resting
 from vitruvian.training.job import Emit, Event, Job
+from vitruvian.training.ray_cluster import end_ray, logged_to, start_ray
 
 if TYPE_CHECKING:
     import torch
@@ -35,10 +33,6 @@ _SECONDS_BETWEEN_LOOKS = 0.1
 _SECONDS_BETWEEN_LETTERS = 0.5
 # Less than pods have between SIGTERM and SIGKILL.
 _SECONDS_TO_SAVE = 50.0
-
-_SECONDS_TO_ANSWER = 10.0
-# How a connection begins, with settings that are all the defaults; they are answered by settings (RFC 9113, 3.4).
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 _LOOK = "see the log for what ends the workers"
 _MORE_MEMORY = (
@@ -111,6 +105,7 @@ def _on_workers(job: Job, log: Path) -> Generator[Event | None]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     ours = not ray.is_initialized()
+    alone = ours and not os.environ.get("RAY_ADDRESS")
     with logged_to(log):
         if ours:
             start_ray(job.training.world_size, log)
@@ -126,11 +121,13 @@ def _on_workers(job: Job, log: Path) -> Generator[Event | None]:
                 # what is there is reserved at once, however long workers take to start.
                 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "3")
             yield from follow(
-                lambda: _fit(job, tell, workers), lambda: ray.get(mailbox.take.remote()), _SECONDS_BETWEEN_LETTERS
+                lambda: _fit(job, tell, workers, alone),
+                lambda: ray.get(mailbox.take.remote()),
+                _SECONDS_BETWEEN_LETTERS,
             )
         finally:
             if ours:
-                ray.shutdown()
+                end_ray()
 
 
 class _Mailbox:
@@ -157,77 +154,23 @@ class _Tell:
         self.mailbox.put.remote(event)
 
 
-def start_ray(workers: int, log: Path) -> None:
-    """Reach the Ray cluster that RAY_ADDRESS names, or start one on this machine with room for so many workers.
-
-    Raises `TrainingError` where the cluster can't be reached, or asks for a token.
-    """
-    import ray
-
-    settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    address = os.environ.get("RAY_ADDRESS")
-    if not address:
-        # More workers than cores share them; 'local' keeps out of any cluster that happens to run here.
-        cpus = max(os.cpu_count() or 1, workers)
-        settings |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
-    elif not _answers(address):
-        # Ray itself would ask for ever, and heed no signal.
-        raise _unreached(address)
-    terminated = signal.getsignal(signal.SIGTERM)
-    try:
-        started = ray.init(**settings)
-    except (ConnectionError, RuntimeError, ValueError) as e:
-        raise _unreached(address, e) from e
-    if threading.current_thread() is threading.main_thread():
-        # Ray's own handler would end the process before anything is saved.
-        signal.signal(signal.SIGTERM, terminated)
-    with open(log, "a") as file:
-        file.write(f"Ray {ray.__version__} at {started.address_info['address']}\n")
-        file.write(f"logs of its workers: {started.address_info['session_dir']}/logs\n")
-
-
-def _answers(address: str) -> bool:
-    """Return whether what Ray speaks, HTTP/2, is spoken at HOST:PORT; other addresses are left to Ray."""
-    host, separator, port = address.rpartition(":")
-    if not separator or "/" in address or not port.isdecimal():
-        return True
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_ANSWER) as connection:
-            if os.environ.get("RAY_USE_TLS", "0") not in ("", "0", "false", "False"):
-                return True
-            connection.settimeout(_SECONDS_TO_ANSWER)
-            connection.sendall(_PREFACE)
-            return connection.recv(9, socket.MSG_WAITALL)[3:4] == b"\x04"
-    except (OSError, OverflowError):
-        return False
-
-
-def _unreached(address: str | None, error: BaseException | None = None) -> TrainingError:
-    where = f"RAY_ADDRESS={address}" if address else "Ray"
-    # In the text of an error that stands behind others only.
-    if error and "InvalidAuthToken" in "".join(traceback.format_exception(error)):
-        hint = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN where ~/.ray/auth_token holds another cluster's"
-        return TrainingError("the cluster doesn't answer without its token", where=where, hint=hint)
-    hint = "start one with 'ray start --head' and name it by HOST:PORT, or leave RAY_ADDRESS out to have one of its own"
-    return TrainingError("there is no Ray cluster", where=where, hint=hint)
-
-
-def _fit(job: Job, tell: Emit, workers: int | tuple[int, int]) -> None:
+def _fit(job: Job, tell: Emit, workers: int | tuple[int, int], alone: bool = True) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
 
     from vitruvian.training.losses import TellsOfLosses
+    from vitruvian.training.rendezvous import Rendezvous
     from vitruvian.training.resize import SavesBeforeResizing
+    from vitruvian.training.trainer import Trainer
 
     resized = [SavesBeforeResizing(_SECONDS_TO_SAVE)] if isinstance(workers, tuple) else []
     gpus = job.training.gpus_per_worker
     # A CPU is a place for a worker; how many threads it uses is its machine's matter.
     each = {"CPU": 1} | ({"GPU": gpus} if gpus else {})
-    TorchTrainer(
-        _work,
+    Trainer(
+        _work if workers else _work_alone,
+        alone=alone,
         train_loop_config={"job": job, "tell": tell},
-        # Gradients are averaged between GPUs, what the loop counts and agrees on between CPUs.
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
+        backend_config=Rendezvous(),
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=bool(gpus), resources_per_worker=each if workers else None
         ),
@@ -242,6 +185,21 @@ def _fit(job: Job, tell: Emit, workers: int | tuple[int, int]) -> None:
 
 def _work(config: dict[str, Any]) -> None:
     """What Ray runs on every worker."""
+    from vitruvian.training.rendezvous import join
+
+    # Gradients are averaged between GPUs, what the loop counts and agrees on between CPUs.
+    with resting():
+        join("cpu:gloo,cuda:nccl" if config["job"].training.gpus_per_worker else "gloo")
+        _train(config)
+
+
+def _work_alone(config: dict[str, Any]) -> None:
+    """What Ray runs in this process."""
+    with resting():
+        _train(config)
+
+
+def _train(config: dict[str, Any]) -> None:
     import ray.train
     import torch
 
@@ -259,7 +217,6 @@ def _work(config: dict[str, Any]) -> None:
 
 
 def _device(job: Job) -> torch.device:
-    import ray.train.torch
     import torch
 
     if not job.training.gpus_per_worker:
@@ -267,7 +224,10 @@ def _device(job: Job) -> torch.device:
     if not torch.cuda.is_available():
         what = f"torch {torch.__version__} finds no GPU on this worker"
         raise TrainingError(what, where="spec.training.gpusPerWorker", hint="set it to 0, or look at the GPU's driver")
-    device: torch.device = ray.train.torch.get_device()
+    from ray.train.torch import get_device
+
+    device: torch.device = get_device()
+    torch.cuda.set_device(device)
     return device
 
 
@@ -351,32 +311,3 @@ def _failed(error: BaseException) -> BaseException:
     reason = why(error)
     hint = _MORE_MEMORY if "memory" in reason else f"run the same command again to go on, or {_LOOK}"
     return TrainingError(f"training failed: {reason}", hint=hint)
-
-
-@contextlib.contextmanager
-def logged_to(log: Path) -> Iterator[None]:
-    """Send the log lines of Ray's driver side to a file instead of the terminal."""
-    # Its import sets up the loggers that are redirected here.
-    import ray.train  # noqa: F401
-    from ray._private import worker as printing
-
-    log.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(log)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    loggers = [logging.getLogger(name) for name in ("ray", "ray.train", "ray.data")]
-    before = [(logger, logger.handlers, logger.propagate) for logger in loggers]
-    for logger in loggers:
-        logger.handlers, logger.propagate = [handler], False
-
-    def write(told: dict[str, Any], **_: Any) -> None:
-        loggers[0].error("%s: %s", told.get("pid"), "\n".join(told.get("lines", ())))
-
-    # Of processes that end it tells by print, in many words.
-    printed, printing.print_to_stdstream = printing.print_to_stdstream, write
-    try:
-        yield
-    finally:
-        printing.print_to_stdstream = printed
-        for logger, handlers, propagate in before:
-            logger.handlers, logger.propagate = handlers, propagate
-        handler.close()

@@ -19,7 +19,7 @@ from vitruvian.data.prepared import Prepared, PreparedPart
 from vitruvian.models.registry import Featured, architecture, default_learning_rate
 from vitruvian.spec import Training
 from vitruvian.store import open_store
-from vitruvian.training import notice, precision
+from vitruvian.training import collector, notice, precision
 from vitruvian.training.batches import ahead, augment, load, order, share
 from vitruvian.training.checkpoints import Checkpoints, Position
 from vitruvian.training.features import Features, computed, fixed, hindrance
@@ -56,7 +56,7 @@ def train(job: Job, rank: int, world: int, emit: Emit, device: torch.device = CP
 
     The chosen epoch's weights end up beside the checkpoints; rank 0 emits events for people to watch.
     """
-    with notice.heeded():
+    with notice.heeded(), collector.resting():
         _train(job, rank, world, emit, device)
 
 
@@ -102,6 +102,7 @@ def _train(job: Job, rank: int, world: int, emit: Emit, device: torch.device) ->
             "idleGpus": torch.cuda.device_count() if device.type == "cpu" else 0,
         }
     )
+    collector.awake()
 
     while not ended(position.history, settings):
         began = time.monotonic()
