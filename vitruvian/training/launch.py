@@ -101,8 +101,12 @@ def _in_this_process(job: Job, log: Path) -> Generator[Event | None]:
 
 
 def _on_workers(job: Job, log: Path) -> Generator[Event | None]:
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+    with resting():
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        # What `_fit` needs.
+        from vitruvian.training import losses, rendezvous, resize, trainer  # noqa: F401
 
     ours = not ray.is_initialized()
     alone = ours and not os.environ.get("RAY_ADDRESS")
@@ -238,7 +242,8 @@ def _nobody(event: Event) -> None:
 def follow(fit: Callable[[], None], take: Callable[[], list[Event]], seconds: float = 0) -> Generator[Event | None]:
     """Run `fit` in a thread of its own, so that Ctrl-C reaches this one at once, and yield events as they come.
 
-    Events are taken every so many seconds; between them, too, the caller is asked now and then: with None.
+    From the first step on events are taken every so many seconds only; between them, too, the caller is asked now and
+    then: with None.
     """
     failures: list[BaseException] = []
 
@@ -251,7 +256,7 @@ def follow(fit: Callable[[], None], take: Callable[[], list[Event]], seconds: fl
     thread = threading.Thread(target=guarded, daemon=True, name="fit")
     thread.start()
     progress = Progress()
-    due = 0.0
+    due, stepped = 0.0, False
     while True:
         alive = thread.is_alive()
         events: list[Event] = []
@@ -260,10 +265,11 @@ def follow(fit: Callable[[], None], take: Callable[[], list[Event]], seconds: fl
                 events = take()
             except Exception as e:
                 raise _failed(e) from e
-            due = time.monotonic() + seconds
+            due = time.monotonic() + (seconds if stepped else 0)
         for event in events:
             if event["kind"] == "error":
                 raise event["error"]
+            stepped = stepped or event["kind"] == "step"
             progress.take(event)
             yield event
         if not alive:
