@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from pyarrow import parquet  # type: ignore[import-untyped]
@@ -119,6 +120,29 @@ def test_many_files_are_predicted_as_the_docs_say(project: Path, tmp_path: Path)
     first.unlink()
     assert "succeeded" in _run(*line.split(), "--part", "4", cwd=project)
     assert first.exists() and [path.stat().st_mtime_ns for path in others] == written
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_whose_controller_is_killed_ends_and_leaves_its_places_to_the_next(tmp_path: Path) -> None:
+    training = {"strategy": "ddp", "workers": 2, "epochs": 10_000, "earlyStopping": None}
+    declared = declare(tmp_path, write_data(tmp_path / "poses"), training=training)
+    command = ["vitruvian", "train", "-f", str(declared)]
+    environment = {**ENVIRONMENT, "RAY_ADDRESS": f"127.0.0.1:{PORT}"}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as train:
+        assert train.stdout is not None
+        told = next(line for line in train.stdout if "parameters" in line)
+        controllers = [one for one in psutil.process_iter(["name"]) if "TrainController" in one.info["name"]]
+        assert controllers, told
+        for controller in controllers:
+            controller.kill()
+        rest = train.communicate(timeout=120)[0]
+    assert train.returncode == 1 and "✗ " in rest and "Traceback" not in rest
+    asked = (
+        "import ray, time; ray.init(log_to_driver=False)\nwhile ray.available_resources()['CPU'] < 3: time.sleep(0.1)"
+    )
+    subprocess.run([sys.executable, "-c", asked], env=environment, check=True, timeout=120, capture_output=True)
 
 
 @pytest.mark.usefixtures("ray_cluster")

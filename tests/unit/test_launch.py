@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,8 +33,8 @@ def start(epoch: int, step: int) -> Event:
     return {"kind": "start", "epoch": epoch, "step": step}
 
 
-def lost(reason: str) -> Event:
-    return {"kind": "lost", "why": reason}
+def lost(reason: str, memory: bool = False) -> Event:
+    return {"kind": "lost", "why": reason, "memory": memory}
 
 
 def test_machines_may_be_lost_for_ever_but_not_in_place() -> None:
@@ -51,9 +53,9 @@ def test_workers_that_never_begin_are_given_up_with_their_reason() -> None:
     progress = Progress()
     progress.take(start(0, 0))
     for _ in range(4):
-        progress.take(lost(why(FULL)))
+        progress.take(lost(why(FULL).text, why(FULL).memory))
     with pytest.raises(TrainingError, match=r"lost 5 times before training began: .* was full.*; use fewer workers"):
-        progress.take(lost(why(FULL)))
+        progress.take(lost(why(FULL).text, why(FULL).memory))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +71,7 @@ def test_workers_that_never_begin_are_given_up_with_their_reason() -> None:
     ],
 )
 def test_why_workers_were_lost_is_one_line(error: BaseException, told: str) -> None:
-    assert why(error).startswith(told) and "\n" not in why(error)
+    assert why(error).text.startswith(told) and "\n" not in why(error).text
 
 
 def test_what_ray_begins_again_is_told_and_waiting_for_machines_is_not() -> None:
@@ -81,6 +83,13 @@ def test_what_ray_begins_again_is_told_and_waiting_for_machines_is_not() -> None
     tells.after_controller_state_update(running, ReschedulingState(ControllerError(WorkerGroupStartupTimeoutError(2))))
     tells.after_controller_state_update(running, running)
     assert events == [lost("a worker died"), lost("no port is free")]
+
+
+def test_the_driver_and_the_controller_need_no_torch() -> None:
+    modules = ("launch", "losses", "ray_cluster", "rendezvous", "resize", "trainer")
+    wanted = ", ".join(f"vitruvian.training.{name}" for name in modules)
+    asked = f"import sys, {wanted}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", asked], check=True)
 
 
 def served(answer: bytes) -> Iterator[str]:

@@ -36,6 +36,7 @@ from vitruvian.training.trackers import (
     Trackers,
     _instead_of_path,
     _without_password,
+    open_trackers,
     reason_of,
 )
 from vitruvian.tune import Trial, _lasting, _take
@@ -272,6 +273,12 @@ def test_a_group_is_refused_by_a_tracker_that_is_away_and_stopped_by_none_later(
     assert any("not got everything" in line for line in library.told)
     with pytest.raises(VitruvianError, match="can't be used: Connection refused"), Sweep(library, GROUP):
         raise AssertionError("nothing is begun")
+
+
+@pytest.mark.parametrize(("mlflow", "wandb", "option"), [("", None, "--mlflow"), (None, " ", "--wandb")])
+def test_an_option_that_says_nothing_is_refused(mlflow: str | None, wandb: str | None, option: str) -> None:
+    with pytest.raises(VitruvianError, match=f"{option}: is empty; say where to track, or leave it out"):
+        open_trackers(mlflow, wandb, None, print)
 
 
 def test_nothing_is_tracked_where_nobody_asked() -> None:

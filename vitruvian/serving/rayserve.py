@@ -147,7 +147,7 @@ def __getattr__(name: str) -> Application:
     if name != "built":
         raise AttributeError(name)
     if not os.environ.get(BUNDLE):
-        raise VitruvianError("isn't set", where=BUNDLE, hint="set it to a bundle's folder or s3:// address")
+        raise click.ClickException(f"{BUNDLE}: isn't set; set it to a bundle's folder or s3:// address")
     return app(Arguments(bundle=os.environ[BUNDLE]))
 
 

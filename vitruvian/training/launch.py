@@ -285,13 +285,13 @@ class Progress:
 
     def __init__(self) -> None:
         self.began: list[tuple[int, int]] = []
-        self.lost: list[str] = []
-        """Why workers were lost since training began last."""
+        self.lost: list[Event] = []
+        """What was told of workers that were lost since training began last."""
 
     def take(self, event: Event) -> None:
         """Raise `TrainingError` where it doesn't come further any more."""
         if event["kind"] == "lost":
-            self.lost.append(event["why"])
+            self.lost.append(event)
             if len(self.lost) > _RESTARTS_IN_PLACE:
                 self._refuse(f"workers were lost {len(self.lost)} times before training began")
         elif event["kind"] == "start":
@@ -305,8 +305,10 @@ class Progress:
             self.lost = []
 
     def _refuse(self, what: str) -> None:
-        reason = f": {self.lost[-1]}" if self.lost else ""
-        raise TrainingError(f"{what}{reason}", hint=_MORE_MEMORY if "memory" in reason else _LOOK)
+        if not self.lost:
+            raise TrainingError(what, hint=_LOOK)
+        last = self.lost[-1]
+        raise TrainingError(f"{what}: {last['why']}", hint=_MORE_MEMORY if last["memory"] else _LOOK)
 
 
 def _failed(error: BaseException) -> BaseException:
@@ -315,5 +317,5 @@ def _failed(error: BaseException) -> BaseException:
     if isinstance(error, VitruvianError) or not isinstance(error, Exception):
         return error
     reason = why(error)
-    hint = _MORE_MEMORY if "memory" in reason else f"run the same command again to go on, or {_LOOK}"
-    return TrainingError(f"training failed: {reason}", hint=hint)
+    hint = _MORE_MEMORY if reason.memory else f"run the same command again to go on, or {_LOOK}"
+    return TrainingError(f"training failed: {reason.text}", hint=hint)

@@ -672,7 +672,13 @@ class TensorBoard:
 def open_trackers(
     mlflow: str | None, wandb: str | None, tensorboard: Path | None, tell: Callable[[str], None]
 ) -> Trackers | None:
-    """Return the trackers that were asked for, None for none; raises `ModuleNotFoundError` without their library."""
+    """Return the trackers that were asked for, None for none.
+
+    Raises `ModuleNotFoundError` without their library, `VitruvianError` where an option says nothing.
+    """
+    for option, value in (("--mlflow", mlflow), ("--wandb", wandb)):
+        if value is not None and not value.strip():
+            raise VitruvianError("is empty", where=option, hint="say where to track, or leave it out")
     asked: list[Tracker] = []
     if mlflow is not None:
         asked.append(MLflow(mlflow))
