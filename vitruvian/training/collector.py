@@ -1,4 +1,4 @@
-"""The garbage collector in training: it rests until all is built, and passes over that afterwards."""
+"""The garbage collector in training: it rests until the model is built, and passes over what is there by then."""
 
 from __future__ import annotations
 

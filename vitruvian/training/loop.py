@@ -67,6 +67,7 @@ def _train(job: Job, rank: int, world: int, emit: Emit, device: torch.device) ->
     part, validation = prepared.part("train"), prepared.part("validation")
     # Drawn on the CPU: the same weights whatever trains them.
     module = architecture(job.model.architecture).build(job.model, prepared.classes).to(device)
+    collector.awake()
     frozen = frozen_digest(module)
     kept = _features(module, prepared, settings, rank, world, device, emit)
     learner = Learner(module, settings, world, device, on_features=kept is not None)
@@ -102,7 +103,6 @@ def _train(job: Job, rank: int, world: int, emit: Emit, device: torch.device) ->
             "idleGpus": torch.cuda.device_count() if device.type == "cpu" else 0,
         }
     )
-    collector.awake()
 
     while not ended(position.history, settings):
         began = time.monotonic()
