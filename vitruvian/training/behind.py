@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Callable
 
-_NICER = 10
 _NICEST = 19
 
 
@@ -46,6 +45,4 @@ class Behind:
 def _step_back() -> None:
     """Let training come first: on Linux threads have a priority each, which only root may raise again."""
     if sys.platform == "linux":
-        mine = threading.get_native_id()
-        now = os.getpriority(os.PRIO_PROCESS, mine)
-        os.setpriority(os.PRIO_PROCESS, mine, min(_NICEST, now + _NICER))
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICEST)
