@@ -62,9 +62,16 @@ def _head(workers: int) -> str:
     `ray.init` would do so too, but with two more processes, and at the same port each time: where that isn't free yet
     after a run before, it waits for four seconds.
     """
+    from ray._private.authentication.authentication_token_setup import (
+        enable_token_auth_by_default,
+        ensure_token_if_auth_enabled,
+    )
     from ray._private.node import Node
     from ray._private.parameter import RayParams
 
+    # It listens to the network: only who knows the token is answered.
+    enable_token_auth_by_default()
+    ensure_token_if_auth_enabled(None, create_token_if_missing=True)
     asked = RayParams(
         # More workers than cores share them.
         num_cpus=max(os.cpu_count() or 1, workers),

@@ -1,0 +1,34 @@
+"""Ray clusters that a process starts for itself."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import ray
+
+from vitruvian.training.ray_cluster import end_ray, start_ray
+
+
+def test_a_cluster_of_our_own_answers_only_who_knows_its_token_and_is_gone_at_the_end(tmp_path: Path) -> None:
+    start_ray(1, tmp_path / "log")
+    try:
+        address = ray.get_runtime_context().gcs_address
+        asked = f"import ray; ray.init({address!r}); print(ray.cluster_resources())"
+        known = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+
+        def ask(mode: str) -> subprocess.CompletedProcess[str]:
+            env = {**known, "RAY_AUTH_MODE": mode}
+            return subprocess.run([sys.executable, "-c", asked], env=env, capture_output=True, text=True, check=False)
+
+        assert "CPU" in ask("token").stdout
+        refused = ask("disabled")
+        assert refused.returncode != 0 and "InvalidAuthToken" in refused.stderr
+        started = {process.pid for process in psutil.Process().children(recursive=True)}
+        assert started
+    finally:
+        end_ray()
+    assert not {pid for pid in started if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"}
