@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 import ray
+from ray._common.usage.usage_lib import get_cluster_metadata
 
 from vitruvian.training.ray_cluster import end_ray, start_ray
 
@@ -27,8 +29,19 @@ def test_a_cluster_of_our_own_answers_only_who_knows_its_token_and_is_gone_at_th
         assert "CPU" in ask("token").stdout
         refused = ask("disabled")
         assert refused.returncode != 0 and "InvalidAuthToken" in refused.stderr
+        # Of another cluster than `ray.init`'s it would be told that nothing is to be told.
+        metadata = get_cluster_metadata(ray._private.worker.global_worker.gcs_client)
+        assert metadata["ray_init_cluster"] and os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
         started = {process.pid for process in psutil.Process().children(recursive=True)}
         assert started
     finally:
         end_ray()
     assert not {pid for pid in started if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"}
+
+
+def test_a_cluster_that_cant_be_reached_once_it_runs_is_ended(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        start_ray(1, tmp_path)
+    assert not ray.is_initialized()
+    names = [process.name() for process in psutil.Process().children(recursive=True)]
+    assert not [name for name in names if name in ("raylet", "gcs_server")]

@@ -109,7 +109,6 @@ def _on_workers(job: Job, log: Path) -> Generator[Event | None]:
         from vitruvian.training import losses, rendezvous, resize, trainer  # noqa: F401
 
     ours = not ray.is_initialized()
-    alone = ours and not os.environ.get("RAY_ADDRESS")
     with logged_to(log):
         if ours:
             start_ray(job.training.world_size, log)
@@ -125,7 +124,7 @@ def _on_workers(job: Job, log: Path) -> Generator[Event | None]:
                 # what is there is reserved at once, however long workers take to start.
                 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "3")
             yield from follow(
-                lambda: _fit(job, tell, workers, alone),
+                lambda: _fit(job, tell, workers, ours),
                 lambda: ray.get(mailbox.take.remote()),
                 _SECONDS_BETWEEN_LETTERS,
             )
@@ -158,7 +157,7 @@ class _Tell:
         self.mailbox.put.remote(event)
 
 
-def _fit(job: Job, tell: Emit, workers: int | tuple[int, int], alone: bool = True) -> None:
+def _fit(job: Job, tell: Emit, workers: int | tuple[int, int], ours: bool = True) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
 
     from vitruvian.training.losses import TellsOfLosses
@@ -172,7 +171,8 @@ def _fit(job: Job, tell: Emit, workers: int | tuple[int, int], alone: bool = Tru
     each = {"CPU": 1} | ({"GPU": gpus} if gpus else {})
     Trainer(
         _work if workers else _work_alone,
-        alone=alone,
+        ours=ours,
+        alone=ours and not os.environ.get("RAY_ADDRESS"),
         train_loop_config={"job": job, "tell": tell},
         backend_config=Rendezvous(),
         scaling_config=ScalingConfig(

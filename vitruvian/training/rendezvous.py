@@ -14,7 +14,7 @@ from typing import Any, Final
 import ray.train
 from ray.train.backend import Backend, BackendConfig
 
-# Others may still be importing, or saving what is large.
+# So long rank 0 waits for the others, and each for all when they compute together: some may be saving what is large.
 _LONGEST_WAIT: Final = timedelta(minutes=30)
 
 _listening: list[socket.socket] = []
@@ -42,7 +42,11 @@ class _Rendezvous(Backend):  # type: ignore[misc]
 def _listen() -> tuple[str, int]:
     host: str = ray.util.get_node_ip_address()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    _listening[:] = [socket.create_server((host, 0), family=family)]
+    try:
+        _listening[:] = [socket.create_server((host, 0), family=family)]
+    except OSError:
+        # The address that others reach this machine by needn't be one that it knows of.
+        _listening[:] = [socket.create_server(("", 0), family=family)]
     return host, _listening[0].getsockname()[1]
 
 

@@ -5,27 +5,28 @@ There is no public hook for it: these are Ray Train's own callbacks and policies
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-# Examples don't come from Ray Data; what a lost controller had reserved, Ray frees with the driver, which ends then.
-_NEEDLESS: Final = (DatasetsCallback, PlacementGroupCleanerCallback)
-
 
 class Trainer(DataParallelTrainer):  # type: ignore[misc]
     """Starts the controller and the workers, and nothing beside them."""
 
-    def __init__(self, *arguments: Any, alone: bool, **options: Any) -> None:
+    def __init__(self, *arguments: Any, ours: bool, alone: bool, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.ours = ours
+        """Whether this process's connection to Ray is for this run only, and ends with it."""
         self.alone = alone
         """Whether the Ray cluster is this run's own: nobody can add machines to it."""
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [each for each in super()._create_default_callbacks() if not isinstance(each, _NEEDLESS)]
+        # Examples don't come from Ray Data; what a lost controller had reserved is freed with the connection, too.
+        needless = DatasetsCallback | PlacementGroupCleanerCallback if self.ours else DatasetsCallback
+        return [each for each in super()._create_default_callbacks() if not isinstance(each, needless)]
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
         if self.alone and isinstance(options["scaling_policy"], FixedScalingPolicy):
