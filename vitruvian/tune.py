@@ -156,16 +156,25 @@ def _searched(
 
 
 def _check_free(out: str, classifier: Classifier) -> None:
-    """Raise `SpecError` where `out` holds something else than this classifier's declaration."""
+    """Raise `SpecError` where `out` holds something else than this classifier's declaration, or can't be written."""
     there = None
     if not out.startswith("s3://"):
         there = spec.load(Path(out)) if Path(out).exists() else None
+        _check_folder(out)
     else:
         place, key = place_of_best(out)
         with suppress(NotFound):
             there = spec.parse(open_store(place).get(key).decode(errors="replace"), out)
     if there is not None and there.name != classifier.name:
         raise SpecError("declares another classifier", where=out, hint="give another file with --out")
+
+
+def _check_folder(out: str) -> None:
+    # Folders that aren't there yet are made.
+    nearest = next(folder for folder in Path(out).absolute().parents if folder.exists())
+    what = "is no folder" if not nearest.is_dir() else "can't be written" if not os.access(nearest, os.W_OK) else None
+    if what:
+        raise SpecError(f"{nearest} {what}", where=f"--out {out}", hint="give another file with --out")
 
 
 def _drawn(teller: Teller, classifier: Classifier, tuning: Tuning, count: int) -> list[Trial]:

@@ -233,6 +233,8 @@ def test_a_search_needs_a_space_and_leaves_other_declarations_alone(tmp_path: Pa
     before = other.read_bytes()
     refused = vitruvian("tune", "-f", file, "--out", other)
     assert refused.returncode == 2 and "declares another classifier" in refused.stderr
+    refused = vitruvian("tune", "-f", file, "--out", other / "best.yaml")
+    assert refused.returncode == 2 and f"{other} is no folder; give another file with --out" in refused.stderr
     assert other.read_bytes() == before
 
 
