@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -15,7 +16,18 @@ from ray._common.usage.usage_lib import get_cluster_metadata
 from vitruvian.training.ray_cluster import end_ray, start_ray
 
 
+def _running() -> set[int]:
+    """Return the processes below this one that haven't ended."""
+    running = set()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                running.add(process.pid)
+    return running
+
+
 def test_a_cluster_of_our_own_answers_only_who_knows_its_token_and_is_gone_at_the_end(tmp_path: Path) -> None:
+    before = _running()
     start_ray(1, tmp_path / "log")
     try:
         address = ray.get_runtime_context().gcs_address
@@ -32,16 +44,14 @@ def test_a_cluster_of_our_own_answers_only_who_knows_its_token_and_is_gone_at_th
         # Of another cluster than `ray.init`'s it would be told that nothing is to be told.
         metadata = get_cluster_metadata(ray._private.worker.global_worker.gcs_client)
         assert metadata["ray_init_cluster"] and os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
-        started = {process.pid for process in psutil.Process().children(recursive=True)}
-        assert started
+        assert _running() - before
     finally:
         end_ray()
-    assert not {pid for pid in started if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"}
+    assert not _running() - before
 
 
 def test_a_cluster_that_cant_be_reached_once_it_runs_is_ended(tmp_path: Path) -> None:
+    before = _running()
     with pytest.raises(IsADirectoryError):
         start_ray(1, tmp_path)
-    assert not ray.is_initialized()
-    names = [process.name() for process in psutil.Process().children(recursive=True)]
-    assert not [name for name in names if name in ("raylet", "gcs_server")]
+    assert not ray.is_initialized() and not _running() - before
