@@ -133,7 +133,8 @@ def test_a_run_whose_controller_is_killed_ends_and_leaves_its_places_to_the_next
     ) as train:
         assert train.stdout is not None
         told = next(line for line in train.stdout if "parameters" in line)
-        controllers = [one for one in psutil.process_iter(["name"]) if "TrainController" in one.info["name"]]
+        mine = psutil.Process().children(recursive=True)
+        controllers = [one for one in mine if "TrainController" in one.name()]
         assert controllers, told
         for controller in controllers:
             controller.kill()

@@ -10,7 +10,7 @@ import ray.data
 
 from vitruvian.artifact import cache_folder
 from vitruvian.inference.batch import Batch, Worker
-from vitruvian.training.ray_cluster import end_ray, logged_to, start_ray
+from vitruvian.training.ray_cluster import logged_to, start_ray
 
 
 class _Predict:
@@ -43,4 +43,4 @@ def write(
                 advance(row["files"])
                 yield row["files"], row["failed"]
         finally:
-            end_ray()
+            ray.shutdown()

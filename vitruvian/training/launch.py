@@ -21,7 +21,7 @@ from vitruvian.machine import usable_cpus
 from vitruvian.training import notice
 from vitruvian.training.collector import resting
 from vitruvian.training.job import Emit, Event, Job
-from vitruvian.training.ray_cluster import end_ray, logged_to, start_ray
+from vitruvian.training.ray_cluster import logged_to, start_ray
 
 if TYPE_CHECKING:
     import torch
@@ -130,7 +130,7 @@ def _on_workers(job: Job, log: Path) -> Generator[Event | None]:
             )
         finally:
             if ours:
-                end_ray()
+                ray.shutdown()
 
 
 class _Mailbox:

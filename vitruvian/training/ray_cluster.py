@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import resource
 import signal
 import socket
 import threading
@@ -16,13 +15,9 @@ from typing import Any
 
 from vitruvian.errors import TrainingError
 
-_FILES = 65536
 _SECONDS_TO_ANSWER = 10.0
 # How a connection begins, with settings that are all the defaults; they are answered by settings (RFC 9113, 3.4).
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-
-_nodes: list[Any] = []
-"""What was started here and runs still."""
 
 
 def start_ray(workers: int, log: Path) -> None:
@@ -36,77 +31,21 @@ def start_ray(workers: int, log: Path) -> None:
     if address and not _answers(address):
         # Ray itself would ask for ever, and heed no signal.
         raise _unreached(address)
+    # More workers than cores share them; 'local' keeps out of any cluster that happens to run here.
+    own = {"num_cpus": max(os.cpu_count() or 1, workers), "include_dashboard": False}
     terminated = signal.getsignal(signal.SIGTERM)
     try:
-        started = ray.init(address or _head(workers), logging_level=logging.ERROR, log_to_driver=False)
-        if threading.current_thread() is threading.main_thread():
-            # Ray's own handler would end the process before anything is saved.
-            signal.signal(signal.SIGTERM, terminated)
-        with open(log, "a") as file:
-            file.write(f"Ray {ray.__version__} at {started.address_info['address']}\n")
-            file.write(f"logs of its workers: {started.address_info['session_dir']}/logs\n")
+        started = ray.init(
+            address or "local", logging_level=logging.ERROR, log_to_driver=False, **({} if address else own)
+        )
     except (ConnectionError, RuntimeError, ValueError) as e:
-        end_ray()
         raise _unreached(address, e) from e
-    except BaseException:
-        end_ray()
-        raise
-
-
-def end_ray() -> None:
-    """Leave the cluster, and end it where it was started here."""
-    import ray
-
-    try:
-        ray.shutdown()
-    finally:
-        while _nodes:
-            node = _nodes.pop()
-            node.destroy_external_storage()
-            node.kill_all_processes(check_alive=False, allow_graceful=True)
-
-
-def _head(workers: int) -> str:
-    """Start what makes a cluster, with room for so many workers, and return its address.
-
-    `ray.init` would do so too, but with two more processes, and at the same port each time: where that isn't free yet
-    after a run before, it waits for four seconds.
-    """
-    from ray._common.usage import usage_lib
-    from ray._private.authentication.authentication_token_setup import (
-        enable_token_auth_by_default,
-        ensure_token_if_auth_enabled,
-    )
-    from ray._private.node import Node
-    from ray._private.parameter import RayParams
-
-    # It listens to the network: only who knows the token is answered.
-    enable_token_auth_by_default()
-    ensure_token_if_auth_enabled(None, create_token_if_missing=True)
-    usage_lib.set_usage_stats_enabled_via_env_var(False)
-    _allow_files()
-    asked = RayParams(
-        # More workers than cores share them.
-        num_cpus=max(os.cpu_count() or 1, workers),
-        include_dashboard=False,
-        include_log_monitor=False,
-        no_monitor=True,
-        dashboard_agent_listen_port=None,
-    )
-    # It ends with this process should that be killed. Of any other than `ray.init`'s it would tell Ray's makers.
-    node = Node(asked, head=True, shutdown_at_exit=False, spawn_reaper=True, ray_init_cluster=True)
-    _nodes.append(node)
-    address: str = node.gcs_address
-    return address
-
-
-def _allow_files() -> None:
-    """Let Ray's processes open as many files as `ray.init` lets them."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if threading.current_thread() is threading.main_thread():
+        # Ray's own handler would end the process before anything is saved.
+        signal.signal(signal.SIGTERM, terminated)
+    with open(log, "a") as file:
+        file.write(f"Ray {ray.__version__} at {started.address_info['address']}\n")
+        file.write(f"logs of its workers: {started.address_info['session_dir']}/logs\n")
 
 
 def _answers(address: str) -> bool:

@@ -26,7 +26,7 @@ from vitruvian.artifact import cache_folder
 from vitruvian.spec import Tuning
 from vitruvian.training.job import Event, Job, ended
 from vitruvian.training.launch import QUIET, follow
-from vitruvian.training.ray_cluster import end_ray, logged_to, start_ray
+from vitruvian.training.ray_cluster import logged_to, start_ray
 
 _REDUCTION = 3
 _RESTARTS = 3
@@ -77,7 +77,7 @@ def search(
             )
         finally:
             if ours:
-                end_ray()
+                ray.shutdown()
 
 
 def _fit(
