@@ -110,8 +110,7 @@ def _on_workers(job: Job, log: Path) -> Generator[Event | None]:
 
     ours = not ray.is_initialized()
     with logged_to(log):
-        if ours:
-            start_ray(job.training.world_size, log)
+        alone = ours and start_ray(job.training.world_size, log)
         try:
             # Beside the driver: with a worker's machine it would be lost, and the run with it.
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -124,7 +123,7 @@ def _on_workers(job: Job, log: Path) -> Generator[Event | None]:
                 # what is there is reserved at once, however long workers take to start.
                 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "3")
             yield from follow(
-                lambda: _fit(job, tell, workers, ours),
+                lambda: _fit(job, tell, workers, ours, alone),
                 lambda: ray.get(mailbox.take.remote()),
                 _SECONDS_BETWEEN_LETTERS,
             )
@@ -157,7 +156,7 @@ class _Tell:
         self.mailbox.put.remote(event)
 
 
-def _fit(job: Job, tell: Emit, workers: int | tuple[int, int], ours: bool = True) -> None:
+def _fit(job: Job, tell: Emit, workers: int | tuple[int, int], ours: bool = False, alone: bool = False) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
 
     from vitruvian.training.losses import TellsOfLosses
@@ -169,11 +168,13 @@ def _fit(job: Job, tell: Emit, workers: int | tuple[int, int], ours: bool = True
     gpus = job.training.gpus_per_worker
     # A CPU is a place for a worker; how many threads it uses is its machine's matter.
     each = {"CPU": 1} | ({"GPU": gpus} if gpus else {})
+    # Gradients are averaged between GPUs, what the loop counts and agrees on between CPUs.
+    joined = ("cpu:gloo,cuda:nccl" if gpus else "gloo") if workers else None
     Trainer(
-        _work if workers else _work_alone,
+        _work,
         ours=ours,
-        alone=ours and not os.environ.get("RAY_ADDRESS"),
-        train_loop_config={"job": job, "tell": tell},
+        alone=alone,
+        train_loop_config={"job": job, "tell": tell, "joined": joined},
         backend_config=Rendezvous(),
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=bool(gpus), resources_per_worker=each if workers else None
@@ -188,36 +189,26 @@ def _fit(job: Job, tell: Emit, workers: int | tuple[int, int], ours: bool = True
 
 
 def _work(config: dict[str, Any]) -> None:
-    """What Ray runs on every worker."""
+    """What Ray runs on every worker, or in this process."""
     from vitruvian.training.rendezvous import join
 
-    # Gradients are averaged between GPUs, what the loop counts and agrees on between CPUs.
     with resting():
-        join("cpu:gloo,cuda:nccl" if config["job"].training.gpus_per_worker else "gloo")
-        _train(config)
+        if config["joined"]:
+            join(config["joined"])
+        import ray.train
+        import torch
 
+        from vitruvian.training.loop import train
 
-def _work_alone(config: dict[str, Any]) -> None:
-    """What Ray runs in this process."""
-    with resting():
-        _train(config)
-
-
-def _train(config: dict[str, Any]) -> None:
-    import ray.train
-    import torch
-
-    from vitruvian.training.loop import train
-
-    context = ray.train.get_context()
-    rank = context.get_world_rank()
-    torch.set_num_threads(max(1, usable_cpus() // context.get_local_world_size()))
-    tell = config["tell"] if rank == 0 else _nobody
-    try:
-        train(config["job"], rank, context.get_world_size(), tell, _device(config["job"]))
-    except VitruvianError as e:
-        # A restart would not mend it: end well and let the driver say what is wrong.
-        config["tell"]({"kind": "error", "error": e})
+        context = ray.train.get_context()
+        rank = context.get_world_rank()
+        torch.set_num_threads(max(1, usable_cpus() // context.get_local_world_size()))
+        tell = config["tell"] if rank == 0 else _nobody
+        try:
+            train(config["job"], rank, context.get_world_size(), tell, _device(config["job"]))
+        except VitruvianError as e:
+            # A restart would not mend it: end well and let the driver say what is wrong.
+            config["tell"]({"kind": "error", "error": e})
 
 
 def _device(job: Job) -> torch.device:

@@ -20,10 +20,11 @@ _SECONDS_TO_ANSWER = 10.0
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 
-def start_ray(workers: int, log: Path) -> None:
+def start_ray(workers: int, log: Path) -> bool:
     """Reach the Ray cluster that RAY_ADDRESS names, or start one on this machine with room for so many workers.
 
-    Raises `TrainingError` where the cluster can't be reached, or asks for a token.
+    Returns whether it started one, which ends with the connection; raises `TrainingError` where the cluster can't be
+    reached, or asks for a token.
     """
     import ray
 
@@ -46,6 +47,7 @@ def start_ray(workers: int, log: Path) -> None:
     with open(log, "a") as file:
         file.write(f"Ray {ray.__version__} at {started.address_info['address']}\n")
         file.write(f"logs of its workers: {started.address_info['session_dir']}/logs\n")
+    return not address
 
 
 def _answers(address: str) -> bool:

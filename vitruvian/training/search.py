@@ -63,10 +63,8 @@ def search(
         os.environ.setdefault(name, value)
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     ours = not ray.is_initialized()
-    local = ours and not os.environ.get("RAY_ADDRESS")
     with logged_to(log):
-        if ours:
-            start_ray(concurrent or 1, log)
+        local = ours and start_ray(concurrent or 1, log)
         try:
             cpus = (
                 max(1, (os.cpu_count() or 1) // min(concurrent or (os.cpu_count() or 1), len(trials))) if local else 1
