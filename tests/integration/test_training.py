@@ -336,6 +336,9 @@ def test_of_checkpoints_the_newest_whole_one_is_gone_on_from(root: Path) -> None
         {"position": "a"},
         {"position": {"epoch": -3, "step": 0, "history": []}},
         {"position": {"epoch": 0, "step": 2, "history": [1]}},
+        {"position": {"epoch": 1, "step": 2, "history": [{}]}},
+        {"position": {"epoch": 1, "step": 2, "history": [{"validationAccuracy": "x", "validationLoss": None}]}},
+        {"position": {"epoch": 0, "step": 2, "history": [], "loss_sum": "x"}},
         {"files": {}},
     ],
     ids=str,
@@ -363,7 +366,7 @@ def test_a_checkpoint_whose_manifest_makes_no_sense_is_passed_over(root: Path, a
     ["[" * 100_000, '{"attempt": Infinity, "checkpoints": [], "weights": null}', '{"attempt": 1}', ""]
     + [
         f'{{"attempt": {attempt}, "checkpoints": {names}, "weights": {weights}}}'
-        for attempt, names, weights in ((-5, "[]", "null"), (1, "[1, 2]", "null"), (1, "[]", "3"))
+        for attempt, names, weights in ((-5, "[]", "null"), (1, "[1, 2]", "null"), (1, '"abc"', "null"), (1, "[]", "3"))
     ],
     ids=lambda content: content[:60],
 )

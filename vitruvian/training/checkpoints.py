@@ -266,6 +266,7 @@ def _parse(content: bytes, where: str) -> State:
         if (
             not isinstance(attempt, int)
             or attempt < 0
+            or not isinstance(names, list)
             or not all(isinstance(name, str) for name in (*names, weights or ""))
         ):
             raise ValueError
@@ -284,7 +285,10 @@ def _place(folder: Path, where: str) -> tuple[int, Position, str | None]:
         counts = (world - 1, position.epoch, position.step, position.correct, position.seen)
         if not all(isinstance(count, int) and count >= 0 for count in counts) or not saved["files"]:
             raise ValueError
-        if len(position.history) != position.epoch or not all(isinstance(epoch, dict) for epoch in position.history):
+        if len(position.history) != position.epoch:
+            raise ValueError
+        judged = (epoch[name] for epoch in position.history for name in ("validationAccuracy", "validationLoss"))
+        if not all(isinstance(value, int | float) for value in (position.loss_sum, *judged)):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise ArtifactError("is damaged", where=where, hint="delete this checkpoint") from e
