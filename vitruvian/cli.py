@@ -72,7 +72,20 @@ def _root(
 
 
 # Names of files and classes are shown as they are: ':smile:' is no picture.
-console = Console(emoji=False)
+
+
+class _Unread(SystemExit):
+    """Nobody reads what is printed."""
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        _write_to_nobody()
+        raise _Unread
+
+
+console = _Console(emoji=False)
 problems = Console(stderr=True, emoji=False)
 
 File = Annotated[Path, typer.Option("-f", "--file", help="The file that declares the classifier.")]
@@ -157,6 +170,8 @@ def main() -> None:
         sys.exit(code)
     except KeyboardInterrupt:
         _end_at_once("interrupted; run the same command again to go on", INTERRUPTED)
+    except _Unread:
+        _end_at_once(f"the output can't be written: {os.strerror(errno.EPIPE)}", 1)
     except Interrupted as e:
         _end_at_once(str(e), e.exit_code)
     except Exception as e:
@@ -187,14 +202,18 @@ def _exit_for(error: Exception) -> NoReturn:
         if error.errno not in (errno.EPIPE, errno.ENOSPC):
             raise error
         # Nobody reads on, or the disk that the output goes to is full: the lines in the buffer can't be written either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        _complain(f"the output can't be written: {error.strerror}")
-        sys.exit(1)
+        _write_to_nobody()
+        # Training may be at work yet.
+        _end_at_once(f"the output can't be written: {error.strerror}", 1)
     show = getattr(error, "show", None)
     if show is None:
         raise error
     show()
     sys.exit(getattr(error, "exit_code", 2))
+
+
+def _write_to_nobody() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _complain(lines: str) -> None:

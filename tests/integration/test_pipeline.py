@@ -181,6 +181,19 @@ def test_after_ctrl_c_the_next_run_goes_on(tmp_path: Path, pictures: Path, finis
     assert (whole.folder / "model.safetensors").read_bytes() == (resumed.folder / "model.safetensors").read_bytes()
 
 
+def test_a_training_that_nobody_reads_on_ends_in_one_line(tmp_path: Path, pictures: Path) -> None:
+    file = declare(tmp_path, pictures, training={"epochs": 500, "earlyStopping": None})
+    process = subprocess.Popen(
+        [VITRUVIAN, "train", "-f", file], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stderr is not None
+    assert any("2/500" in line for line in process.stdout)
+    process.stdout.close()
+    told = process.stderr.read()
+    assert process.wait(60) == 1
+    assert told == "✗ the output can't be written: Broken pipe\n"
+
+
 def _terminated(file: Path, folder: Path, reached: str) -> str:
     """Train until something is told, then end it by SIGTERM; return all that was told."""
     log = folder / "out.txt"
