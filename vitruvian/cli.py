@@ -71,9 +71,6 @@ def _root(
     pass
 
 
-# Names of files and classes are shown as they are: ':smile:' is no picture.
-
-
 class _Unread(SystemExit):
     """Nobody reads what is printed."""
 
@@ -81,10 +78,10 @@ class _Unread(SystemExit):
 class _Console(Console):
     def on_broken_pipe(self) -> None:
         self.quiet = True
-        _write_to_nobody()
         raise _Unread
 
 
+# Names of files and classes are shown as they are: ':smile:' is no picture.
 console = _Console(emoji=False)
 problems = Console(stderr=True, emoji=False)
 
@@ -171,7 +168,7 @@ def main() -> None:
     except KeyboardInterrupt:
         _end_at_once("interrupted; run the same command again to go on", INTERRUPTED)
     except _Unread:
-        _end_at_once(f"the output can't be written: {os.strerror(errno.EPIPE)}", 1)
+        _exit_for(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
     except Interrupted as e:
         _end_at_once(str(e), e.exit_code)
     except Exception as e:
@@ -202,7 +199,7 @@ def _exit_for(error: Exception) -> NoReturn:
         if error.errno not in (errno.EPIPE, errno.ENOSPC):
             raise error
         # Nobody reads on, or the disk that the output goes to is full: the lines in the buffer can't be written either.
-        _write_to_nobody()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         # Training may be at work yet.
         _end_at_once(f"the output can't be written: {error.strerror}", 1)
     show = getattr(error, "show", None)
@@ -210,10 +207,6 @@ def _exit_for(error: Exception) -> NoReturn:
         raise error
     show()
     sys.exit(getattr(error, "exit_code", 2))
-
-
-def _write_to_nobody() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _complain(lines: str) -> None:
