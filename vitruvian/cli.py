@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import importlib.metadata
 import io
+import itertools
 import json
 import os
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
+import typer.core
 import typer.main
 from rich.console import Console
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound="RaySettings")
 
 INTERRUPTED = 130
+_INTERRUPTED = "interrupted; run the same command again to go on"
 
 app = typer.Typer(
     help="Trains, checks, ships and watches human pose and action classifiers.",
@@ -159,21 +162,21 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that lacks a character shows a question mark instead of ending the command.
             stream.reconfigure(errors="replace")
-    interrupt.install()
+    interrupt.install(_end_untidied)
     try:
         code = app(standalone_mode=False)
         if code == INTERRUPTED:
             raise KeyboardInterrupt
         sys.exit(code)
     except KeyboardInterrupt:
-        _end_at_once("interrupted; run the same command again to go on", INTERRUPTED)
+        _end_at_once(_INTERRUPTED, INTERRUPTED)
     except _Unread:
         _exit_for(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
     except Interrupted as e:
         _end_at_once(str(e), e.exit_code)
     except Exception as e:
         if interrupt.came():
-            _end_at_once("interrupted; run the same command again to go on", INTERRUPTED)
+            _end_at_once(_INTERRUPTED, INTERRUPTED)
         if isinstance(e, Terminated):
             _end_at_once(str(e), e.exit_code)
         _exit_for(e)
@@ -186,6 +189,15 @@ def _end_at_once(line: str, code: int) -> NoReturn:
         with suppress(OSError):
             stream.flush()
     os._exit(code)
+
+
+def _end_untidied() -> NoReturn:
+    """End in the middle of anything: what is written aside stays there, and nothing else is lost."""
+    # Whatever was interrupted may hold the locks that printing needs.
+    cursor = "\r\033[K\033[?25h" if os.isatty(2) else ""
+    with suppress(OSError):
+        os.write(2, f"{cursor}✗ {_INTERRUPTED}\n".encode())
+    os._exit(INTERRUPTED)
 
 
 def _exit_for(error: Exception) -> NoReturn:
@@ -1091,7 +1103,18 @@ def spec_validate(
     console.print(f"{_plain(str(file))}: classifier [bold]{classifier.name}[/] is valid", highlight=False)
 
 
-@spec_app.command("import")
+class _Import(typer.core.TyperCommand):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        own = {"--help", "--", *(name for parameter in self.params for name in parameter.opts)}
+        names = (word.partition("=")[0] for word in itertools.takewhile("--".__ne__, args) if word.startswith("--"))
+        for name in names:
+            if name not in own:
+                hint = f"an existing system's flags go behind --: vitruvian spec import FILE… -- {name}"
+                raise SpecError("is no option of this command", where=name, hint=hint)
+        return super().parse_args(ctx, args)
+
+
+@spec_app.command("import", cls=_Import)
 def spec_import(
     files: Annotated[
         list[str],

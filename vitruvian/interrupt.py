@@ -2,7 +2,7 @@
 
 The exception that Ctrl-C raises may be swallowed, or turned into another one, within the import of a compiled module;
 within torch's exporter it may end the process. So what came is kept in mind: it is raised again at the next look, and
-held back where it does harm.
+held back where it does harm. Whoever presses it once more doesn't wait for what is being tidied up.
 """
 
 from __future__ import annotations
@@ -10,22 +10,40 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-_came = 0
+# What starts a command for somebody may pass on a Ctrl-C that the terminal has sent already.
+_SECONDS_OF_ONE = 0.5
+
+_came: float | None = None
+"""When, in seconds of the monotonic clock."""
 _holding = False
 
 
-def install() -> None:
-    """Take Ctrl-C from now on, in the main thread; a process that was started deaf to it stays so."""
+def install(end: Callable[[], object]) -> None:
+    """Take Ctrl-C from now on, in the main thread; a process that was started deaf to it stays so.
+
+    A second one calls `end`, which may be in the middle of anything and is to end the process.
+    """
+
+    def take(number: int, frame: FrameType | None) -> None:
+        global _came
+        if _came is None:
+            _came = time.monotonic()
+            if not _holding:
+                raise KeyboardInterrupt
+        elif time.monotonic() - _came > _SECONDS_OF_ONE:
+            end()
+
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _take)
+        signal.signal(signal.SIGINT, take)
 
 
 def came() -> bool:
     """Return whether Ctrl-C was pressed, whatever became of it."""
-    return _came > 0
+    return _came is not None
 
 
 def look() -> None:
@@ -36,7 +54,7 @@ def look() -> None:
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """Let the block finish before Ctrl-C has its effect; a second one has it at once."""
+    """Let the block finish before Ctrl-C has its effect."""
     global _holding
     _holding = True
     try:
@@ -81,10 +99,3 @@ def termination_at_once() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(signals)
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _take(number: int, frame: FrameType | None) -> None:
-    global _came
-    _came += 1
-    if not _holding or _came > 1:
-        raise KeyboardInterrupt

@@ -183,7 +183,7 @@ class Pipeline:
     def tracked(self) -> Run:
         """What trackers know its training by."""
         from vitruvian.evaluation.report import flat
-        from vitruvian.models.registry import default_learning_rate
+        from vitruvian.models.rates import default_learning_rate
         from vitruvian.training.identity import how
         from vitruvian.training.trackers import Run
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, cast, get_args
@@ -26,7 +26,7 @@ from pydantic.alias_generators import to_camel
 from pydantic.fields import FieldInfo
 
 from vitruvian import synthetic
-from vitruvian.controls import escaped
+from vitruvian.controls import escaped, steers
 from vitruvian.errors import MISUNDERSTOOD, SpecError
 
 
@@ -84,6 +84,13 @@ def _readable(source: str) -> str:
     return source
 
 
+def _printable(address: str) -> str:
+    if steers(address):
+        raise ValueError(f"{brief(address)} holds a control character; remove it")
+    return address
+
+
+Place = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Share0 = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1, le=1_000_000_000)]
@@ -107,7 +114,7 @@ class Part(BaseModel):
 class Data(Part):
     """What to learn from."""
 
-    source: Annotated[str, Field(min_length=1), AfterValidator(_readable)]
+    source: Annotated[Place, AfterValidator(_readable)]
     """Where the data is: a folder, file://, s3://BUCKET/PREFIX, synthetic://poses, or
     git+https://HOST/REPOSITORY.git#subdirectory=FOLDER, which DVC fetches."""
     version: Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z0-9_.][A-Za-z0-9_./@+-]*$")] | None = None
@@ -221,7 +228,7 @@ class Model(Part):
 
     architecture: Literal["vit", "clip", "resnet50", "heatmap-cnn"]
     """vit, clip and resnet50 for images, heatmap-cnn for heatmaps."""
-    pretrained: Annotated[str, Field(min_length=1)] | None = None
+    pretrained: Place | None = None
     """Weights to begin with: a hub name (hf-hub: may stand before it), or a folder, file:// or s3://BUCKET/PREFIX with
     config.json and model.safetensors, or what open_clip saves, or the safetensors of torchvision's ResNet, or a bundle,
     or a classifier's artifacts for its champion; none: from scratch."""
@@ -592,7 +599,7 @@ class Spec(Part):
     """When it is trained again."""
     tuning: Tuning | None = None
     """Where `vitruvian tune` looks for better values of model and training."""
-    artifacts: str | None = None
+    artifacts: Place | None = None
     """Where everything made is kept: a folder, file:// or s3://BUCKET/PREFIX; none: artifacts/NAME."""
 
     @model_validator(mode="after")
@@ -730,6 +737,8 @@ def documents(text: str, where: str) -> list[Any]:
         place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
         problem = getattr(e, "problem", None) or " ".join(str(e).split())
         raise SpecError(f"is not valid YAML: {problem}", where=place, hint="mend this line") from e
+    except RecursionError as e:
+        raise SpecError("is nested too deeply", where=where, hint="write it with fewer levels") from e
     except MISUNDERSTOOD as e:
         raise SpecError(f"holds a value that can't be read ({e})", where=where, hint="put it in quotes") from e
 
@@ -789,13 +798,22 @@ def values(text: str) -> tuple[Any, ...]:
 
 def _lines(error: ValidationError, where: str) -> Iterator[str]:
     lines = set()
-    for item in error.errors():
-        parts = [part for part in item["loc"] if not _is_branch(part)]
-        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
+    items = [(_path(item["loc"]), item) for item in error.errors()]
+    paths = [path for path, _ in items]
+    for path, item in items:
+        # Where a field takes a value or a map, its errors as the one that wasn't written tell nothing.
+        inside = any(other.startswith(f"{path}.") for other in paths)
+        if _is_branch(item["loc"][-1]) and (inside or (item["type"] == "model_type" and paths.count(path) > 1)):
+            continue
         line = f"{where}: {path}: {_message(item, [part for part in item['loc'] if isinstance(part, str)])}"
         if line not in lines:
             lines.add(line)
             yield escaped(line)
+
+
+def _path(place: Sequence[int | str]) -> str:
+    parts = [part for part in place if not _is_branch(part)]
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
 
 
 def _is_branch(part: int | str) -> bool:
@@ -859,10 +877,22 @@ def field_at(path: str) -> FieldInfo | None:
 def unknown(path: str) -> str:
     """Say that there is no field at a path below spec, and name the nearest."""
     known = [line.path for line in fields(Spec)]
-    elsewhere = [each for each in known if each.rpartition(".")[2] == path.rpartition(".")[2]]
-    near = elsewhere or difflib.get_close_matches(path, known, n=1, cutoff=0.6)
+    parent, _, last = path.rpartition(".")
+    elsewhere = [each for each in known if each.rpartition(".")[2] == last]
+    beside = [each.rpartition(".")[2] for each in known if parent and each.rpartition(".")[0] == parent]
+    much_alike = [each for each in beside if _initials(each) == last]
+    much_alike += difflib.get_close_matches(last, beside, n=1, cutoff=0.6)
+    near = elsewhere or [f"{parent}.{each}" for each in much_alike]
+    if not near and not beside:
+        near = difflib.get_close_matches(path, known, n=1, cutoff=0.6)
     hint = f"did you mean '{near[0]}'?" if near else "'vitruvian spec explain' lists all, here without their 'spec.'"
+    if beside and not near:
+        hint = f"fields of {parent}: {', '.join(beside)}"
     return f"there is no field '{path}'; {hint}"
+
+
+def _initials(name: str) -> str:
+    return (name[:1] + "".join(filter(str.isupper, name))).lower()
 
 
 def misfit(path: str, value: object) -> str | None:

@@ -19,7 +19,7 @@ from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from vitruvian.errors import Conflict, NoCredentials, NotFound, StoreError
 
@@ -33,6 +33,7 @@ T = TypeVar("T")
 _ASIDE = ".incomplete"
 _ATTEMPTS = 4
 _MARK = "vitruvian-writer"
+_QUOTED = str.maketrans({character: quote(character) for character in "%?#"})
 # Two conditional writes came at the same moment, and the server didn't do this one.
 _COLLISIONS = ("ConditionalRequestConflict", "OperationAborted")
 _MISSING = ("NoSuchKey", "NotFound", "404")
@@ -116,6 +117,9 @@ def open_store(url: str | Path) -> Store:
     if not separator:
         return FolderStore(Path(url))
     if scheme == "file" and rest:
+        if not rest.startswith(("/", "~")):
+            hint = f"write file:///{rest} for a folder of this machine"
+            raise StoreError(f"names another machine, '{rest.partition('/')[0]}'", where=url, hint=hint)
         return FolderStore(Path(unquote(rest)))
     if scheme == "s3":
         bucket, _, prefix = rest.partition("/")
@@ -151,7 +155,7 @@ class FolderStore(Store):
         if "\0" in str(root):
             raise StoreError("not a valid path", where=str(root).replace("\0", "?"), hint="check the address")
         # Only what would change its meaning is quoted: people read these addresses.
-        self.url = "file://" + str(self.root).replace("%", "%25")
+        self.url = "file://" + str(self.root).translate(_QUOTED)
 
     def get(self, key: str) -> bytes:
         with self._explained(key), _read(self._path(key)) as file:

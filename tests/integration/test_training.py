@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -33,6 +34,7 @@ from tests.training_runs import (
     train_ranks,
     train_until,
 )
+from vitruvian import artifact
 from vitruvian.artifact import fetch
 from vitruvian.data.prepared import Prepared
 from vitruvian.errors import ArtifactError, TrainingError
@@ -362,11 +364,47 @@ def test_a_checkpoint_whose_manifest_makes_no_sense_is_passed_over(root: Path, a
 
 
 @pytest.mark.parametrize(
+    ("end", "content"),
+    [(".metadata", b"junk"), (".metadata", pickle.dumps({"storage_data": {}})), (".distcp", b"junk" * 1000)],
+    ids=["no pickle", "of something else", "no tensors"],
+)
+def test_a_checkpoint_that_torch_cant_read_is_passed_over(root: Path, end: str, content: bytes) -> None:
+    job = make_job(root, run="unreadable")
+    store = open_store(job.checkpoints)
+    if not read_state(store).checkpoints:
+        train_until(job, lambda event: event["kind"] == "checkpoint" and event["step"] == 6)
+    *_, before, newest = read_state(store).checkpoints
+    folder = store.local(newest)
+    assert folder is not None
+    path = next(path for path in folder.iterdir() if path.name.endswith(end))
+    manifest = folder / "manifest.json"
+    former, content_of_manifest = path.read_bytes(), manifest.read_bytes()
+    path.write_bytes(content)
+    saved = json.loads(content_of_manifest)
+    saved["files"][path.name] = vars(artifact.describe(path))
+    manifest.write_text(json.dumps(saved))
+    found = Checkpoints(store, keep=3, state=read_state(store)).find(1)
+    path.write_bytes(former)
+    manifest.write_bytes(content_of_manifest)
+    assert found is not None
+    assert (found[0].name, [fault.what for fault in found[1]]) == (before, ["is damaged"])
+
+
+@pytest.mark.parametrize(
     "content",
     ["[" * 100_000, '{"attempt": Infinity, "checkpoints": [], "weights": null}', '{"attempt": 1}', ""]
     + [
         f'{{"attempt": {attempt}, "checkpoints": {names}, "weights": {weights}}}'
-        for attempt, names, weights in ((-5, "[]", "null"), (1, "[1, 2]", "null"), (1, '"abc"', "null"), (1, "[]", "3"))
+        for attempt, names, weights in (
+            (-5, "[]", "null"),
+            (1, "[1, 2]", "null"),
+            (1, '"abc"', "null"),
+            (1, '["../../x"]', "null"),
+            (1, "[]", "3"),
+            (1, "[]", "0"),
+            (1, "[]", '"/x"'),
+            (1, "[]", '"\\u0000"'),
+        )
     ],
     ids=lambda content: content[:60],
 )

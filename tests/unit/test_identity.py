@@ -28,6 +28,7 @@ def _known_by(model: Model = VIT, **training: Any) -> Training:
         {"accumulate": 4},
         {"activationCheckpointing": True},
         {"compile": True},
+        {"learningRate": 1e-3},
     ],
     ids=lambda settings: ", ".join(settings),
 )

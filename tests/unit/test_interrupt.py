@@ -8,11 +8,14 @@ import sys
 import pytest
 
 BEGIN = """
-import os, signal
+import os, signal, time
 from vitruvian import interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
-interrupt.install()
+interrupt.install(lambda: (print("ended", flush=True), os._exit(1)))
 def press(): os.kill(os.getpid(), signal.SIGINT)
+def press_later():
+    time.sleep(0.6)
+    press()
 """
 
 
@@ -41,7 +44,16 @@ def test_a_ctrl_c_that_became_another_error_is_known_of() -> None:
 
 
 def test_a_second_ctrl_c_is_not_held() -> None:
-    assert "whole" not in ends("with interrupt.held():\n    press()\n    press()\n    print('whole')")
+    assert ends("with interrupt.held():\n    press()\n    press_later()\n    print('whole')") == "ended\n"
+
+
+def test_a_second_ctrl_c_ends_what_tidies_up_after_the_first() -> None:
+    assert ends("try:\n    press()\nfinally:\n    press_later()\n    print('tidied up')") == "ended\n"
+
+
+def test_a_ctrl_c_that_is_sent_twice_counts_once() -> None:
+    told = ends("try:\n    press()\nexcept KeyboardInterrupt:\n    press()\n    print('tidied up')")
+    assert told == "tidied up\n"
 
 
 @pytest.mark.parametrize("program", ["interrupt.look()", "with interrupt.held(): pass"])
@@ -50,5 +62,7 @@ def test_without_ctrl_c_nothing_is_raised(program: str) -> None:
 
 
 def test_a_process_that_is_deaf_to_ctrl_c_stays_so() -> None:
-    told = ends("signal.signal(signal.SIGINT, signal.SIG_IGN)\ninterrupt.install()\npress()\nprint('went on')")
+    told = ends(
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\ninterrupt.install(lambda: None)\npress()\nprint('went on')"
+    )
     assert told == "went on\n"

@@ -608,6 +608,14 @@ def test_the_command_writes_a_file_that_is_valid_and_never_over_another(tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "classifier.yaml"]
 
 
+def test_a_flag_of_another_system_is_told_where_it_goes(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("TRAINING_BATCH_SIZE: 16")
+    refused = run(str(tmp_path / "params.yaml"), "--num_workers", "4")
+    assert isinstance(refused.exception, SpecError)
+    told = str(refused.exception)
+    assert told.startswith("--num_workers: is no option of this command; an existing system's flags go behind --:")
+
+
 def test_the_command_prints_only_the_file_on_standard_output(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("lr: 1e-4\n")
     done = run(str(tmp_path / "a.yaml"), "--", "--distributed_mode", "ddp")

@@ -25,7 +25,8 @@ from vitruvian.errors import SpecError
 from vitruvian.evaluation.interpolation import choose
 from vitruvian.models.clip import PromptedClip, between, prompts_of
 from vitruvian.models.inputs import preprocess_for, weights_version
-from vitruvian.models.registry import architecture, default_learning_rate
+from vitruvian.models.rates import default_learning_rate
+from vitruvian.models.registry import architecture
 from vitruvian.models.resnet50 import Resnet
 from vitruvian.spec import Model
 from vitruvian.training.features import fixed

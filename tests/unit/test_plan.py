@@ -23,7 +23,7 @@ from vitruvian.planning.duration import Work
 from vitruvian.planning.memory import Setting, checkpoint_bytes, needed
 from vitruvian.planning.plan import Examples, make, offer
 from vitruvian.spec import Classifier, Model, Strategy
-from vitruvian.training.counts import Cost, Counts, Line, Parameter, Way
+from vitruvian.training.counts import Cost, Counts, Line, Measured, Parameter, Way
 from vitruvian.training.measure import count, inside, measure
 from vitruvian.training.parallel import recompute
 
@@ -351,6 +351,21 @@ def test_a_gpu_takes_as_long_whichever_is_planned(planned: str) -> None:
     assert others == tuple(offer(work(), setting, gpu) for gpu in GPUS.values())
     assert {each.device.name: each.precision for each in others}["t4"] == "fp16"
     assert all(each.precision == "bf16" for each in others if each.device.name != "t4")
+
+
+def test_a_plan_for_this_machine_says_how_much_its_steps_differed() -> None:
+    measured = Measured("the CPU", 64, 3, step_seconds=0.2, fastest=0.1, slowest=0.8, flops=1e12, input_seconds=0.001)
+    found = offer(work(), Setting("none", 1, 64), cpu(64 * GIB, 1e12, 1, measured.reached))
+    assert found.durations is not None
+    fast, usual, slow = (each.step.computing for each in found.durations)
+    assert [fast, slow] == pytest.approx([usual / 2, usual * 4])
+    console = Console(file=io.StringIO(), width=200)
+    made = make(
+        "yoga", "vit", Examples(640, 64, CLASSES, "counted"), work(), found.setting, found.device, GPUS, measured
+    )
+    shown.show(console, made)
+    said = " ".join(cast(io.StringIO, console.file).getvalue().split())
+    assert "3 steps of 64 examples on the CPU, 0.2 s; from 0.1 s to 0.8 s" in said
 
 
 def lines(setting: Setting, device: Device, width: int, **changes: Any) -> list[str]:

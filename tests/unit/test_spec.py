@@ -119,6 +119,9 @@ REFUSED = [
     ("too few", "s3://studio/yoga", "synthetic://poses?count=0", "spec.data.source: count must be a whole number from"),
     ("a foreign count", "s3://studio/yoga", "synthetic://poses?n=5", "spec.data.source: the synthetic set has no para"),
     ("one body", "s3://studio/yoga", "synthetic://poses?subjects=1", "spec.data: subjects is 1, but groupBy needs one"),
+    ("a text that steers", "s3://studio/yoga", '"a\\0"', "spec.data.source: 'a\\x00' holds a control character; rem"),
+    ("artifacts nowhere", "s3://models/yoga", "''", "spec.artifacts: string should have at least 1 character"),
+    ("many levels", "epochs: 15", f"epochs: {'[' * 5000}{']' * 5000}", "yoga.yaml: is nested too deeply; write it"),
     ("a future trigger", "  artifacts:", "  retraining: {onDrift: true}\n  artifacts:", "spec.retraining: is not impl"),
 ]
 
@@ -132,6 +135,20 @@ def test_what_cant_be_carried_out_is_refused_by_name(old: str, new: str, line: s
     shown = str(refused.value)
     assert re.search("|".join(re.escape(part) for part in line.split("|")), shown), shown
     assert all(each.startswith("yoga.yaml") for each in shown.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("workers", "line"),
+    [
+        ("x", "spec.training.workers: input should be a valid integer, not 'x'"),
+        ("-3", "spec.training.workers: input should be greater than or equal to 1, not -3"),
+        ("{min: 1, max: b}", "spec.training.workers.max: input should be a valid integer, not 'b'"),
+    ],
+)
+def test_what_may_be_a_value_or_a_map_is_refused_as_what_was_written(workers: str, line: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        spec.parse(WHOLE.replace("workers: 4", f"workers: {workers}"), "yoga.yaml")
+    assert str(refused.value) == f"yoga.yaml: {line}"
 
 
 def test_every_wrong_key_gets_a_line_of_its_own() -> None:

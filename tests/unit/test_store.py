@@ -165,6 +165,9 @@ def test_a_folder_says_where_its_keys_lie(tmp_path: Path) -> None:
     assert store.local() == tmp_path / "my models"
     assert store.local("a/b") == tmp_path / "my models" / "a" / "b"
     assert store.address("a/b") == f"file://{tmp_path}/my models/a/b"
+    asked = open_store(tmp_path / "100% #1?")
+    assert asked.url == f"file://{tmp_path}/100%25 %231%3F"
+    assert open_store(asked.url).local() == tmp_path / "100% #1?"
 
 
 def test_an_s3_address_is_a_bucket_and_a_prefix() -> None:
@@ -176,7 +179,9 @@ def test_an_s3_address_is_a_bucket_and_a_prefix() -> None:
     assert open_store("s3://models").url == "s3://models"
 
 
-@pytest.mark.parametrize("address", ["s3://", "s3:///prefix", "file://", "gs://bucket", "://", "s3://b/../c"])
+@pytest.mark.parametrize(
+    "address", ["s3://", "s3:///prefix", "file://", "gs://bucket", "://", "s3://b/../c", "file://host/x"]
+)
 def test_an_address_that_is_none_is_refused(address: str) -> None:
     with pytest.raises(StoreError):
         open_store(address)

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from vitruvian.errors import SpecError
 from vitruvian.models.inputs import pinned, preprocess_for, pretrained_config, weights_version
 from vitruvian.models.layers import check
-from vitruvian.models.registry import architecture, only_a_new_head_learns
+from vitruvian.models.rates import only_a_new_head_learns
+from vitruvian.models.registry import architecture
 from vitruvian.spec import Model
 
 MODELS = Path(__file__).parents[2] / "docs" / "models.md"

@@ -50,6 +50,8 @@ def test_values_are_read_as_yaml_reads_them() -> None:
         (["training.freezeLayers=1"], None, "no field 'training.freezeLayers'; did you mean 'model.freezeLayers'?"),
         (["training.learning_rate=1"], None, "did you mean 'training.learningRate'?"),
         (["nonsense=1"], None, "there is no field 'nonsense'"),
+        (["training.lr=1"], None, "there is no field 'training.lr'; did you mean 'training.learningRate'?"),
+        (["model.lora.x=1"], None, "there is no field 'model.lora.x'; fields of model.lora: rank, alpha"),
         (["gates=1"], None, "gates changes nothing that is trained"),
         (["serving.backend=kserve"], None, "serving.backend changes nothing that is trained"),
         (["tuning.trials=1"], None, "tuning.trials changes nothing that is trained"),

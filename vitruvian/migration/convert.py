@@ -125,7 +125,7 @@ def _take(found: dict[str, Entry], entry: Entry, key: Key, config: Config, draft
 
 def _unknown(path: str, system: System) -> str:
     by_name = {key.path.rpartition(".")[2]: key.path for key in system.keys}
-    own = _nearest(path.rpartition(".")[2], by_name, 0.6)
+    own = _nearest(path.rpartition(".")[2], by_name, 0.75)
     near, place = _field(path)
     if near > own[0]:
         return f"{place} is the place here; write it yourself"

@@ -190,7 +190,8 @@ def _sources(console: Console, plan: Plan) -> None:
         found = plan.measured
         said.append(
             f"Measured: {counted(found.steps, 'step')} of {found.batch} examples on {found.device}, "
-            f"{_seconds(found.step_seconds)} each, {_speed(found.flops)}; "
+            f"{_joined(_seconds(found.step_seconds), _range(found.fastest, found.slowest, _seconds))}, "
+            f"{_speed(found.flops)}; "
             f"reading and augmenting an example {_seconds(found.input_seconds)}."
         )
     context = memory.CONTEXT["cpu" if plan.chosen.device.is_cpu else "gpu"]

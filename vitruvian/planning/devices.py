@@ -41,6 +41,8 @@ class Device:
     link: float
     """Bytes a second to a neighbour in the same machine, in one direction."""
     machines: tuple[Machine, ...] = ()
+    reached: tuple[float, float, float] | None = None
+    """What share of its peak steps reached, from the most over the usual to the least; none: not measured."""
 
     @property
     def is_cpu(self) -> bool:
@@ -118,10 +120,12 @@ _LOOPBACK = 1e9
 _CPU_BANDWIDTH = 20e9
 
 
-def cpu(memory: float, flops: float | None, workers: int) -> Device:
+def cpu(
+    memory: float, flops: float | None, workers: int, reached: tuple[float, float, float] = (1.0, 1.0, 1.0)
+) -> Device:
     """Return one worker's share of this machine: bytes of memory, and what it was measured to do, if it was."""
     peak: dict[Precision, float] = {} if flops is None else {"fp32": flops / workers}
-    return Device(CPU, memory / workers, peak, _CPU_BANDWIDTH / workers, _LOOPBACK)
+    return Device(CPU, memory / workers, peak, _CPU_BANDWIDTH / workers, _LOOPBACK, reached=reached)
 
 
 def asked(text: str, workers: int) -> tuple[str, int]:

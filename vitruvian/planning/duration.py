@@ -16,7 +16,6 @@ UTILISATION: dict[Precision, tuple[float, float, float]] = {
     "bf16": (0.2, 0.35, 0.5),
     "fp16": (0.2, 0.35, 0.5),
 }
-MEASURED = (1.0, 1.0, 1.0)
 # Assumed: the share of a pass behind which traffic between workers can hide.
 OVERLAP = 0.7
 # Assumed: the share of a link's speed that traffic reaches, and seconds until a message arrives.

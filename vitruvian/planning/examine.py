@@ -46,7 +46,10 @@ def examine(
     tell("counting bytes and operations")
     counts = count(spec.model, found.classes)
     measured = measure(spec, found.classes, counts, setting.examples, tell) if measuring else None
-    here = devices.cpu(usable_memory(), measured.flops if measured else None, setting.workers)
+    memory = usable_memory()
+    here = devices.cpu(memory, None, setting.workers)
+    if measured:
+        here = devices.cpu(memory, measured.flops, setting.workers, measured.reached)
     device = here if name == devices.CPU else known[name]
     if spec.training.batch_size > found.training:
         more = f"batchSize {spec.training.batch_size} is more than the {found.training:,} examples to train on"

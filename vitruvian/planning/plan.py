@@ -89,7 +89,7 @@ def offer(work: Work, setting: Setting, device: Device) -> Offer:
     offers = []
     for machine in device.machines or (None,):
         number = math.ceil(setting.workers / machine.gpus) if machine else 1
-        shares = duration.MEASURED if device.is_cpu else tuple(reversed(duration.UTILISATION[precision]))
+        shares = device.reached or tuple(reversed(duration.UTILISATION[precision]))
         known = precision in device.peak
         fast, usual, slow = (
             (duration.duration(work, setting, device, machine, share) if known else None) for share in shares

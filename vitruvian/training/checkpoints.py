@@ -19,15 +19,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from vitruvian import artifact
-from vitruvian.errors import ArtifactError, Conflict, NotFound, TrainingError
-from vitruvian.store import Store
+from vitruvian.errors import ArtifactError, Conflict, NotFound, StoreError, TrainingError
+from vitruvian.store import Store, check_key
 from vitruvian.training.behind import Behind
 from vitruvian.training.frozen import Chosen
 from vitruvian.training.precision import LossScale
@@ -35,6 +35,8 @@ from vitruvian.training.together import everywhere
 
 STATE = "state.json"
 _LEARNED = StateDictOptions(ignore_frozen_params=True, strict=False)
+# What a file of torch.save begins with.
+_ZIP = b"PK\3\4"
 # As many may claim a run at once.
 _CLAIMS = 1000
 
@@ -178,6 +180,7 @@ class Checkpoints:
             try:
                 folder = artifact.fetch(self.store, prefix)
                 _place(folder, self.store.address(f"{prefix}/{artifact.MANIFEST}"))
+                _check_shards(folder, self.store.address(prefix))
             except ArtifactError as e:
                 folder = None
                 faults.append(e)
@@ -263,15 +266,12 @@ def _parse(content: bytes, where: str) -> State:
     try:
         saved = json.loads(content)
         attempt, names, weights = saved["attempt"], saved["checkpoints"], saved["weights"]
-        if (
-            not isinstance(attempt, int)
-            or attempt < 0
-            or not isinstance(names, list)
-            or not all(isinstance(name, str) for name in (*names, weights or ""))
-        ):
+        if not isinstance(attempt, int) or attempt < 0 or not isinstance(names, list):
             raise ValueError
+        for name in names if weights is None else (*names, weights):
+            check_key(name)
         return State(attempt, tuple(names), weights)
-    except (ValueError, KeyError, TypeError, RecursionError) as e:
+    except (StoreError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise TrainingError("is damaged", where=where, hint="delete it to begin this run anew") from e
 
 
@@ -293,6 +293,20 @@ def _place(folder: Path, where: str) -> tuple[int, Position, str | None]:
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise ArtifactError("is damaged", where=where, hint="delete this checkpoint") from e
     return world, position, saved.get("frozen")
+
+
+def _check_shards(folder: Path, where: str) -> None:
+    """Raise `ArtifactError` where DCP can't read what it would load: its own error may as well be a lost worker's."""
+    try:
+        shards = FileSystemReader(folder).read_metadata().storage_data
+        for place in {(item.relative_path, item.offset) for item in shards.values()}:
+            with open(folder / place[0], "rb") as file:
+                file.seek(place[1])
+                if file.read(len(_ZIP)) != _ZIP:
+                    raise ValueError
+    # Whatever it is that is pickled there.
+    except Exception as e:
+        raise ArtifactError("is damaged", where=where, hint="delete this checkpoint") from e
 
 
 def _stager() -> DefaultStager:

@@ -98,6 +98,15 @@ class Measured:
     steps: int
     step_seconds: float
     """Forward, backward and optimizer of one step, the median."""
+    fastest: float
+    """Seconds of the fastest step."""
+    slowest: float
+
+    @property
+    def reached(self) -> tuple[float, float, float]:
+        """What share of the usual speed the fastest, the usual and the slowest step reached."""
+        return self.step_seconds / self.fastest, 1.0, self.step_seconds / self.slowest
+
     flops: float
     """Operations a second that this comes to."""
     input_seconds: float

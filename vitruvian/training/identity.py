@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vitruvian.models.rates import default_learning_rate
 from vitruvian.spec import Model, Training
 
 _HOW = ("strategy", "workers", "checkpoints", "loaders", "activation_checkpointing", "cpu_offload", "compile")
@@ -20,5 +21,8 @@ def how(model: Model) -> tuple[str, ...]:
 
 def decisive(model: Model, training: Training) -> Training:
     """Return the settings with the defaults in the place of all that makes no difference to what is learnt."""
+    same = list(how(model))
+    if training.learning_rate == default_learning_rate(model):
+        same.append("learning_rate")
     fields = Training.model_fields
-    return training.model_copy(update={name: fields[name].default for name in how(model)})
+    return training.model_copy(update={name: fields[name].default for name in same})

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from vitruvian.artifact import fetch
 from vitruvian.data.prepared import Prepared, PreparedPart
-from vitruvian.models.registry import Featured, architecture, default_learning_rate
+from vitruvian.models.rates import default_learning_rate
+from vitruvian.models.registry import Featured, architecture
 from vitruvian.spec import Training
 from vitruvian.store import open_store
 from vitruvian.training import collector, notice, precision

@@ -23,7 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from vitruvian.data.prepared import PreparedPart
 from vitruvian.machine import usable_cpus
 from vitruvian.models.inputs import preprocess_for
-from vitruvian.models.registry import architecture, default_learning_rate
+from vitruvian.models.rates import default_learning_rate
+from vitruvian.models.registry import architecture
 from vitruvian.spec import Model, Spec
 from vitruvian.training.batches import augment, load
 from vitruvian.training.counts import Cost, Counts, Line, Measured, Parameter, Way
@@ -278,6 +279,8 @@ def measure(
         batch=used,
         steps=len(took),
         step_seconds=seconds,
+        fastest=min(took),
+        slowest=max(took),
         flops=work / seconds,
         input_seconds=read,
         peak_bytes=torch.cuda.max_memory_reserved(device) if gpu else None,
