@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import tempfile
@@ -39,12 +40,13 @@ from vitruvian.bundle import read_champion as champion_of
 from vitruvian.console import Teller
 from vitruvian.data import versions
 from vitruvian.data.prepare import prepare
-from vitruvian.data.prepared import Prepared
+from vitruvian.data.prepared import PARTS, Prepared
 from vitruvian.data.preprocess import HeatmapPreprocess
 from vitruvian.data.sources import open_source
-from vitruvian.errors import ArtifactError, BundleError, GateFailed, TrainingError
+from vitruvian.errors import ArtifactError, BundleError, GateFailed, SpecError, TrainingError
 from vitruvian.inference.engine import with_exact
 from vitruvian.machine import cpu_features, cpu_model, usable_cpus
+from vitruvian.models import layers
 from vitruvian.models.inputs import pinned, preprocess_for, weights_version
 from vitruvian.spec import Classifier, Clip, Data, Model, Training
 from vitruvian.store import explained, open_store
@@ -64,6 +66,7 @@ _REVISIONS: dict[Stage, int] = {"prepare": 2, "train": 3, "evaluate": 1, "gate":
 _INTERPOLATION = "interpolation.json"
 GOLDEN_TOLERANCE = 1e-3
 _FEW_TESTED = 30
+_FEW_GROUPS = 3
 _LIBRARIES = ("vitruvian", "torch", "ray", "transformers", "peft", "numpy", "onnx", "onnxruntime", "openvino", "nncf")
 
 
@@ -110,6 +113,7 @@ class Pipeline:
 
     def run(self, until: Stage = "publish") -> Made:
         """Run the stages up to one of them; raises `GateFailed` where a gate isn't met."""
+        _check_folder(self.store.local())
         self._will_export = STAGES.index(until) >= STAGES.index("export")
         with self.trackers or contextlib.nullcontext():
             return {
@@ -123,6 +127,7 @@ class Pipeline:
 
     @cached_property
     def prepared(self) -> Made:
+        layers.check(self.spec.model)
         preprocess = preprocess_for(self.spec.model)
         data = self._pinned_data
         alike = artifact.digest_of([data.model_dump(), preprocess.model_dump()])
@@ -142,6 +147,9 @@ class Pipeline:
             if source.ignored:
                 self.teller.note(f"[yellow]{_ignored(source.ignored, preprocess.kind)}[/]")
             self.teller.statistics(made.statistics())
+            if data.group_by:
+                for note in _groups(made, {example.name: example.group for example in source.examples}):
+                    self.teller.note(note)
             tested = len(made.part("test"))
             if tested < _FEW_TESTED:
                 examples = counted(tested, "example")
@@ -628,12 +636,31 @@ def _ignored(count: int, kind: str) -> str:
     return f"{count:,} files were ignored: they are no {kind}s"
 
 
+def _check_folder(root: Path | None) -> None:
+    """Raise `SpecError` where a file stands where a folder of artifacts is to be."""
+    nearest = next((path for path in (root, *root.parents) if os.path.lexists(path)), None) if root else None
+    if nearest and not nearest.is_dir():
+        raise SpecError("is no folder", where=nearest, hint="remove it, or name another folder in spec.artifacts")
+
+
+def _groups(made: Prepared, group_of: Mapping[str, str | None]) -> Iterator[str]:
+    """Say how many groups each part has, and which have so few that they tell little of others."""
+    counts = {part: len({group_of[name] for name in made.part(part).names}) for part in PARTS}
+    yield f"groups: {', '.join(f'{count:,} in {part}' for part, count in counts.items())}"
+    few = [part for part in ("validation", "test") if counts[part] < _FEW_GROUPS]
+    if few:
+        chosen = "; validation chooses the epoch, unless training.select is last" if "validation" in few else ""
+        yield f"[yellow]few groups in {' and '.join(few)}: what is measured there is rough{chosen}[/]"
+
+
 def workers_of(settings: Training) -> str:
     """Return in words what trains."""
     if settings.strategy == "none":
         return "one process"
     asked = settings.workers
-    return f"{settings.strategy}, {asked if isinstance(asked, int) else f'{asked.min} to {asked.max}'} workers"
+    if isinstance(asked, int):
+        return f"{settings.strategy}, {counted(asked, 'worker')}"
+    return f"{settings.strategy}, {asked.min} to {asked.max} workers"
 
 
 def without_interpolation(model: Model) -> Model:

@@ -792,7 +792,7 @@ def values(text: str) -> tuple[Any, ...]:
     try:
         return tuple(yaml.load(f"[{text}]", _Loader))
     except (yaml.YAMLError, *MISUNDERSTOOD) as e:
-        problem = getattr(e, "problem", None) or str(e)
+        problem = getattr(e, "problem", None) or " ".join(str(e).split())
         raise ValueError(f"is not a list of YAML's values ({problem}); put them in quotes") from e
 
 

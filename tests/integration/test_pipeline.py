@@ -14,6 +14,7 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 
@@ -221,6 +222,37 @@ def test_a_terminated_run_saves_first(tmp_path: Path, pictures: Path, workers: i
     assert done.returncode == 0, done.stderr
     left = f"run {saved.parent.name} isn't finished, and this is another one: training.epochs was 500 and is 1"
     assert left in " ".join(done.stdout.split())
+
+
+def test_a_run_that_is_terminated_while_ray_starts_says_so(tmp_path: Path, pictures: Path) -> None:
+    file = declare(tmp_path, pictures, training={"strategy": "ddp", "workers": 2})
+    with open(tmp_path / "out.txt", "w") as out:
+        process = subprocess.Popen([VITRUVIAN, "train", "-f", file], stdout=out, stderr=subprocess.STDOUT)
+        running = psutil.Process(process.pid)
+        deadline = time.monotonic() + 120
+        while not any("gcs_server" in child.name() for child in running.children()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.terminate()
+        code = process.wait(60)
+    told = (tmp_path / "out.txt").read_text()
+    assert code == 143, told
+    assert "✗ ended by SIGTERM" in told and "Traceback" not in told
+
+
+def test_groups_that_are_few_are_told_of(tmp_path: Path) -> None:
+    source = "synthetic://poses?count=120&subjects=8"
+    file = declare(tmp_path, source, data={"groupBy": "subject"})
+    told = " ".join(vitruvian("prepare", "-f", file).stdout.split())
+    assert "groups: 5 in train, 1 in validation, 2 in test" in told
+    assert "few groups in validation and test: what is measured there is rough" in told
+
+
+def test_a_file_where_artifacts_are_to_be_is_named_before_any_work(tmp_path: Path, pictures: Path) -> None:
+    file = declare(tmp_path, pictures)
+    (tmp_path / "artifacts").write_text("a file")
+    done = vitruvian("run", "-f", file)
+    assert done.returncode == 2 and "prepare" not in done.stdout
+    assert done.stderr == f"✗ {tmp_path}/artifacts: is no folder; remove it, or name another folder in spec.artifacts\n"
 
 
 def test_a_machine_whose_memory_is_full_is_told_of_in_one_line(tmp_path: Path, pictures: Path) -> None:

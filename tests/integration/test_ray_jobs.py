@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,6 +146,24 @@ def test_a_run_whose_controller_is_killed_ends_and_leaves_its_places_to_the_next
         "import ray, time; ray.init(log_to_driver=False)\nwhile ray.available_resources()['CPU'] < 3: time.sleep(0.1)"
     )
     subprocess.run([sys.executable, "-c", asked], env=environment, check=True, timeout=120, capture_output=True)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_job_that_is_stopped_saves_first(tmp_path: Path) -> None:
+    training = {"strategy": "ddp", "workers": 2, "epochs": 10_000, "checkpoints": {"everySteps": 100_000}}
+    declare(tmp_path, write_data(tmp_path / "poses"), training={**training, "earlyStopping": None})
+    (tmp_path / "ray_jobs").symlink_to(ROOT / "ray_jobs")
+    submitted = ("--no-wait", "--submission-id", "stopped", "--working-dir", ".", "--")
+    _run("ray", "job", "submit", *submitted, "python", "ray_jobs/train.py", "--spec", "poses.yaml", cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while "3/10000" not in (told := _run("ray", "job", "logs", "stopped", cwd=tmp_path)):
+        assert time.monotonic() < deadline, told
+    _run("ray", "job", "stop", "stopped", cwd=tmp_path)
+    # Ray may lose the last lines of a job's log.
+    (state,) = (tmp_path / "artifacts").glob("checkpoints/*/state.json")
+    newest = json.loads(state.read_text())["checkpoints"][-1]
+    saved = json.loads((state.parent / newest / "manifest.json").read_text())
+    assert saved["position"]["step"] > 0, saved["position"]
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -329,6 +329,8 @@ _REFUSED = (
     "no such scheme",
     "a folder",
     "a folder as a database",
+    "no file",
+    "another place",
     "a database's file",
     "no folder",
     "no key",
@@ -343,6 +345,8 @@ def test_what_can_not_track_is_refused_before_work_begins(tmp_path: Path, case: 
         "a folder": (("--mlflow", "mlruns"), "write sqlite:///mlruns/mlflow.db, or set MLFLOW_ALLOW_FILE_STORE=true"),
         "a folder as a database": (("--mlflow", "sqlite:///."), "is a folder; write sqlite:///./mlflow.db\n"),
         "a database's file": (("--mlflow", "mlflow.db"), "; write sqlite:///mlflow.db\n"),
+        "no file": (("--mlflow", "sqlite:///"), "--mlflow sqlite:///: names no file; write sqlite:///mlflow.db\n"),
+        "another place": (("--tensorboard", "s3://b/p"), "is no folder of this machine; write one, and copy it to S3"),
         "no folder": (("--tensorboard", "poses.yaml"), "poses.yaml: is a file; it wants a folder"),
         "no key": (("--wandb", "poses"), "run wandb login, or set WANDB_API_KEY, or WANDB_MODE=offline"),
     }[case]

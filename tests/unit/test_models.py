@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPModel, ResNetConfig, ResNetForImageClassification
@@ -432,6 +433,11 @@ def test_weights_that_dont_fit_are_one_clear_line(
         ({"patch_size": 0}, "can't be read with its config.json"),
         ({"num_hidden_layers": "x"}, "can't be read with its config.json"),
         ({"hidden_act": "nope"}, "can't be read with its config.json (KeyError: 'nope')"),
+        ({"hidden_size": "x"}, "field 'hidden_size': TypeError: Field 'hidden_size' expected int, got str"),
+        ({"num_hidden_layers": 10**9}, "config.json counts 1,000,000,000 layers, and there can be 1 to 1,024"),
+        ({"num_hidden_layers": 0}, "config.json counts 0 layers, and there can be 1 to 1,024"),
+        ({"num_hidden_layers": 1}, "tensors more than config.json says, such as vit."),
+        ({"num_channels": 10**9}, "weights, which files of "),
     ],
     ids=str,
 )
@@ -449,7 +455,7 @@ def test_a_config_that_isnt_that_of_the_weights_is_one_clear_line(
 
 
 @pytest.mark.parametrize("name", ["vit", "resnet50", "clip", "clip-linear"])
-@pytest.mark.parametrize("fault", ["pickled", "cut short", "incomplete", "no config"])
+@pytest.mark.parametrize("fault", ["pickled", "cut short", "incomplete", "no config", "no numbers"])
 def test_weights_that_cant_be_trusted_are_one_clear_line(
     weights: dict[str, str], name: str, fault: str, tmp_path: Path
 ) -> None:
@@ -461,9 +467,9 @@ def test_weights_that_cant_be_trusted_are_one_clear_line(
         torch.save({"a": torch.ones(1)}, tmp_path / "pytorch_model.bin")
     elif fault == "cut short":
         file.write_bytes(file.read_bytes()[:-100])
+    elif fault == "no numbers":
+        save_file({name: each * torch.nan for name, each in load_file(file).items()}, file, metadata={"format": "pt"})
     elif fault == "incomplete":
-        from safetensors.torch import load_file, save_file
-
         tensors = load_file(file)
         # The new head's are the ones that may lack.
         tensors.pop(next(key for key in sorted(tensors) if "layernorm" in key or "normalization" in key))
@@ -476,7 +482,25 @@ def test_weights_that_cant_be_trusted_are_one_clear_line(
     assert str(tmp_path) in shown
     assert len(shown.splitlines()) == 1
     wanted = {"pickled": "pickled ones are refused", "incomplete": "the weights lack 1 of", "no config": "config.json"}
+    wanted["no numbers"] = "of the weights' tensors hold what is no number, such as "
     assert wanted.get(fault, "safetensors") in shown
+
+
+def test_answers_have_names_whatever_the_config_says(weights: dict[str, str], tmp_path: Path) -> None:
+    for file in Path(weights["vit"]).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"return_dict": False}))
+    module = _build(_pretrained({"vit": str(tmp_path)}, "vit"))
+    assert module(torch.zeros(1, 3, config["image_size"], config["image_size"])).shape[0] == 1
+
+
+@pytest.mark.parametrize("index", ["{", "[]", '{"weight_map": {}}'])
+def test_an_index_of_weights_that_is_none_is_named(weights: dict[str, str], index: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((Path(weights["vit"]) / "config.json").read_bytes())
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(SpecError, match=r"with its config.json or model.safetensors.index.json \("):
+        _build(_pretrained({"vit": str(tmp_path)}, "vit"))
 
 
 @pytest.mark.parametrize(

@@ -275,10 +275,13 @@ def test_a_group_is_refused_by_a_tracker_that_is_away_and_stopped_by_none_later(
         raise AssertionError("nothing is begun")
 
 
-@pytest.mark.parametrize(("mlflow", "wandb", "option"), [("", None, "--mlflow"), (None, " ", "--wandb")])
-def test_an_option_that_says_nothing_is_refused(mlflow: str | None, wandb: str | None, option: str) -> None:
+@pytest.mark.parametrize(
+    ("option", "asked"),
+    [("--mlflow", ("", None, None)), ("--wandb", (None, " ", None)), ("--tensorboard", (None, None, Path()))],
+)
+def test_an_option_that_says_nothing_is_refused(option: str, asked: tuple[Any, Any, Any]) -> None:
     with pytest.raises(VitruvianError, match=f"{option}: is empty; say where to track, or leave it out"):
-        open_trackers(mlflow, wandb, None, print)
+        open_trackers(*asked, print)
 
 
 def test_nothing_is_tracked_where_nobody_asked() -> None:
@@ -470,7 +473,12 @@ def beginning(of: Job, *, fixed: bool = False, **event: Any) -> str:
         (job(), {"world": 3}, " 16 examples a step: up to 6 on each of 3 workers\n"),
         (job(), {"idleGpus": 1}, "  this machine has a GPU that isn't used: set training.gpusPerWorker: 1\n"),
         (job(), {"idleGpus": 4}, "  this machine has 4 GPUs that aren't used: set training.gpusPerWorker: 1\n"),
-        (job(), {"epoch": 1, "step": 3, "history": [epoch(1)]}, "  going on from epoch 2, step 3\n"),
+        (job(), {"step": 3}, "  going on from epoch 1, step 3\n"),
+        (
+            job(),
+            {"epoch": 1, "step": 3, "history": [epoch(1)]},
+            "  going on from epoch 2, step 3; best so far: epoch 1, validation accuracy 60.0%\n",
+        ),
     ],
 )
 def test_the_table_begins_with_how_it_trains_and_what_would_help(of: Job, event: dict[str, Any], line: str) -> None:

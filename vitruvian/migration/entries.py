@@ -105,8 +105,11 @@ def _check_enough(configs: Sequence[Config], system: System) -> None:
     known = {entry.key.path for config in configs for entry in entries(config, system) if entry.key}
     names = {name for path in known for name in path.split(".")}
     if len(names) < min(2, len(system.keys)):
-        what = f"{', '.join(names)} alone doesn't tell that this is a config of {system.title}"
-        raise SpecError(what, where=configs[0].where, hint="give its other keys or files, too")
+        what = (
+            f"{', '.join(names)} alone doesn't tell that this is a config of {system.title}, and no other key is known"
+        )
+        hint = "give its other keys or files, too; docs/coming-from.md has the systems that are read, and every key"
+        raise SpecError(what, where=configs[0].where, hint=hint)
 
 
 def _score(config: Config, system: System) -> float:

@@ -274,6 +274,8 @@ def pretrained_config(name: str, file: str, default: dict[str, Any] | None = Non
         if pickled and not any(each.endswith(_WEIGHTS) for each in there):
             raise _pickled(pickled[0], where) from e
         lacking = f"no {file} there" if store is None else f"the folder holds no {file}"
+        if store is not None and _file(name):
+            lacking = f"no {file} lies beside it, and its tensors aren't those of torchvision's ResNet"
         raise SpecError(lacking, where=where, hint="save the weights with save_pretrained") from e
     except (ValueError, RecursionError) as e:
         raise SpecError(f"{file} is not JSON", where=where, hint="save the weights with save_pretrained") from e

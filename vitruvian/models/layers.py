@@ -10,6 +10,7 @@ from vitruvian.spec import Clip, Dimensions, Model
 
 _TYPES: Final = {"vit": ("vit",), "resnet50": ("resnet",), "clip": ("clip",)}
 _STAGES: Final = 4
+_MOST: Final = 1024
 
 
 def check(model: Model) -> None:
@@ -21,6 +22,7 @@ def check(model: Model) -> None:
     if model.pretrained:
         config = pretrained_config(model.pretrained, "config.json")
         refuse_other(model.pretrained, config, model.architecture, types_of(model))
+        refuse_absurd(model.pretrained, config)
     if model.architecture != "clip":
         what = "stages" if model.architecture == "resnet50" else "layers"
         refuse_more(model.freeze_layers, depth(model, config), what, "freezeLayers")
@@ -63,6 +65,21 @@ def refuse_other(name: str, config: dict[str, Any], what: str, types: tuple[str,
         raise SpecError(
             f"these are weights of a '{found}', not of a {what}", where=f"model.pretrained: {name}", hint=hint
         )
+
+
+def refuse_absurd(name: str, config: dict[str, Any]) -> None:
+    """Raise `SpecError` where the config.json of weights counts layers that no model has."""
+    for told in (config, config.get("vision_config"), config.get("text_config")):
+        if not isinstance(told, dict):
+            continue
+        depths = told.get("depths")
+        counts = [told.get("num_hidden_layers"), *(depths if isinstance(depths, list) else ())]
+        for count in counts:
+            if isinstance(count, int) and not 1 <= count <= _MOST:
+                what = f"config.json counts {count:,} layers, and there can be 1 to {_MOST:,}"
+                raise SpecError(
+                    what, where=f"model.pretrained: {name}", hint="save the weights again with save_pretrained"
+                )
 
 
 def refuse_more(count: int, there: int, what: str, field: str) -> None:

@@ -99,12 +99,13 @@ class Measured:
     step_seconds: float
     """Forward, backward and optimizer of one step, the median."""
     fastest: float
-    """Seconds of the fastest step."""
+    """Seconds of a step: a quarter of the steps took less."""
     slowest: float
+    """Seconds of a step: a quarter of the steps took more."""
 
     @property
     def reached(self) -> tuple[float, float, float]:
-        """What share of the usual speed the fastest, the usual and the slowest step reached."""
+        """What share of the usual speed fast, usual and slow steps reached."""
         return self.step_seconds / self.fastest, 1.0, self.step_seconds / self.slowest
 
     flops: float

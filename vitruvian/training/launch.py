@@ -72,7 +72,7 @@ def run(job: Job, log: Path, terminated: Callable[[], bool] = lambda: False) -> 
 
 @contextlib.contextmanager
 def _noticed() -> Iterator[None]:
-    """Have a place for notices: a pod's where it has one, or this run's, which workers on this machine inherit."""
+    """Have a place for notices: a pod's where it has one, or this run's, which workers on this machine share."""
     if notice.place() is not None:
         yield
         return
@@ -174,7 +174,7 @@ def _fit(job: Job, tell: Emit, workers: int | tuple[int, int], ours: bool = Fals
         _work,
         ours=ours,
         alone=alone,
-        train_loop_config={"job": job, "tell": tell, "joined": joined},
+        train_loop_config={"job": job, "tell": tell, "joined": joined, "notice": notice.place()},
         backend_config=Rendezvous(),
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=bool(gpus), resources_per_worker=each if workers else None
@@ -204,6 +204,7 @@ def _work(config: dict[str, Any]) -> None:
         rank = context.get_world_rank()
         torch.set_num_threads(max(1, usable_cpus() // context.get_local_world_size()))
         tell = config["tell"] if rank == 0 else _nobody
+        notice.shared(config["notice"])
         try:
             train(config["job"], rank, context.get_world_size(), tell, _device(config["job"]))
         except VitruvianError as e:

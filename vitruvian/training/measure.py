@@ -35,6 +35,7 @@ from vitruvian.training.precision import autocast, half
 _SIZES = (64, 128)
 _SECONDS_OF_A_STEP = 1.0
 _STEPS = 5
+_TRIES = 3
 # On a machine that is slow or busy, fewer steps say enough.
 _SECONDS_OF_ALL = 15.0
 _INPUTS = 16
@@ -259,7 +260,8 @@ def measure(
     began = time.monotonic()
     used = min(batch, 2)
     step(used)
-    took = [step(used)]
+    # The fastest: what else the machine does is no reason to measure with too few.
+    took = [min(step(used) for _ in range(_TRIES))]
     fitting = min(batch, int(used * _SECONDS_OF_A_STEP / max(1e-6, took[0])))
     if fitting > used:
         used = fitting
@@ -267,7 +269,8 @@ def measure(
         took = [step(used)]
     while len(took) < _STEPS and time.monotonic() - began < _SECONDS_OF_ALL:
         took.append(step(used))
-    seconds = statistics.median(took)
+    quartiles = statistics.quantiles(took, n=4, method="inclusive") if len(took) > 1 else took * 3
+    seconds = quartiles[1]
     examples(_INPUTS)
     read = statistics.median(_timed(lambda: examples(_INPUTS)) for _ in range(_STEPS)) / _INPUTS
     # Of a way that a plan counts anyway: in 16 bits there are as many operations.
@@ -279,8 +282,8 @@ def measure(
         batch=used,
         steps=len(took),
         step_seconds=seconds,
-        fastest=min(took),
-        slowest=max(took),
+        fastest=quartiles[0],
+        slowest=quartiles[2],
         flops=work / seconds,
         input_seconds=read,
         peak_bytes=torch.cuda.max_memory_reserved(device) if gpu else None,

@@ -23,6 +23,12 @@ def place() -> Path | None:
     return Path(named) if named else None
 
 
+def shared(path: Path | None) -> None:
+    """Take the driver's place where this process has none and runs on the driver's machine."""
+    if path is not None and path.parent.is_dir():
+        os.environ.setdefault(VARIABLE, str(path))
+
+
 def given() -> bool:
     """Return whether there is a notice that isn't answered."""
     path = place()

@@ -28,7 +28,7 @@ from rich.progress import (
 from rich.text import Text
 
 from vitruvian.console import whole
-from vitruvian.training.job import Job, ended, waited
+from vitruvian.training.job import Job, best_epoch, ended, waited
 from vitruvian.words import counted
 
 _HEAD = ("Epoch", "Train loss", "Train acc", "Val loss", "Val acc", "Images/s", "Time", "Left", "Status")
@@ -233,9 +233,18 @@ class EpochTable:
         for line in self._doubts(event):
             self.console.print(f"  [yellow]{line}[/]", soft_wrap=True)
         if event["epoch"] or event["step"]:
-            self.console.print(f"  going on from epoch {event['epoch'] + 1}, step {event['step']}")
+            best = self._best_so_far()
+            self.console.print(
+                f"  going on from epoch {event['epoch'] + 1}, step {event['step']}{best}", soft_wrap=True
+            )
         self.console.print(f"  {self._aligned(_HEAD)}", soft_wrap=True)
         self.bar.reset(self.task, total=event["steps"], loss=None, accuracy=None, visible=False)
+
+    def _best_so_far(self) -> str:
+        if not self.history:
+            return ""
+        best = self.history[best_epoch(self.history)]
+        return f"; best so far: epoch {best['epoch']}, validation accuracy {best['validationAccuracy']:.1%}"
 
     def _how(self, event: dict[str, Any]) -> str:
         """Return what was left to defaults as it is, and what else tells trainings apart where it is set."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vitruvian.errors import TrainingError
+from vitruvian.errors import Terminated, TrainingError
 
 _SECONDS_TO_ANSWER = 10.0
 # How a connection begins, with settings that are all the defaults; they are answered by settings (RFC 9113, 3.4).
@@ -24,7 +24,7 @@ def start_ray(workers: int, log: Path) -> bool:
     """Reach the Ray cluster that RAY_ADDRESS names, or start one on this machine with room for so many workers.
 
     Returns whether it started one, which ends with the connection; raises `TrainingError` where the cluster can't be
-    reached, or asks for a token.
+    reached, or asks for a token, and `Terminated` where SIGTERM comes meanwhile.
     """
     import ray
 
@@ -41,9 +41,13 @@ def start_ray(workers: int, log: Path) -> bool:
         )
     except (ConnectionError, RuntimeError, ValueError) as e:
         raise _unreached(address, e) from e
-    if threading.current_thread() is threading.main_thread():
-        # Ray's own handler would end the process before anything is saved.
-        signal.signal(signal.SIGTERM, terminated)
+    except SystemExit as e:
+        # What Ray makes of SIGTERM.
+        raise Terminated("ended by SIGTERM while Ray started", hint="run the same command again to go on") from e
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            # Ray's own handler would end the process before anything is saved.
+            signal.signal(signal.SIGTERM, terminated)
     with open(log, "a") as file:
         file.write(f"Ray {ray.__version__} at {started.address_info['address']}\n")
         file.write(f"logs of its workers: {started.address_info['session_dir']}/logs\n")

@@ -610,8 +610,11 @@ class TensorBoard:
         self.place = str(folder)
 
     def check(self) -> None:
+        where = f"--tensorboard {self._folder}"
+        if self._folder.parts[:1] == ("s3:",):
+            raise VitruvianError("is no folder of this machine", where=where, hint="write one, and copy it to S3 later")
         if self._folder.is_file():
-            raise VitruvianError("is a file", where=f"--tensorboard {self._folder}", hint="it wants a folder")
+            raise VitruvianError("is a file", where=where, hint="it wants a folder")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             # Its own writer ends in a thread that tells nobody.
@@ -676,8 +679,9 @@ def open_trackers(
 
     Raises `ModuleNotFoundError` without their library, `VitruvianError` where an option says nothing.
     """
-    for option, value in (("--mlflow", mlflow), ("--wandb", wandb)):
-        if value is not None and not value.strip():
+    for option, value in (("--mlflow", mlflow), ("--wandb", wandb), ("--tensorboard", tensorboard)):
+        # An empty text is the folder one is in as a path.
+        if value is not None and str(value).strip() in ("", "."):
             raise VitruvianError("is empty", where=option, hint="say where to track, or leave it out")
     asked: list[Tracker] = []
     if mlflow is not None:
@@ -696,10 +700,13 @@ def _be_quiet() -> None:
 
 def _check_database(uri: str) -> None:
     """Raise `VitruvianError` where there can be no database file: MLflow itself tries again for minutes."""
-    scheme, _, path = uri.partition(":///")
-    if scheme != "sqlite" or not path:
+    scheme, _, path = uri.partition("://")
+    if scheme != "sqlite":
         return
-    file, where = Path(path.partition("?")[0]), f"--mlflow {uri}"
+    name, where = path.removeprefix("/").partition("?")[0], f"--mlflow {uri}"
+    if name in ("", ":memory:"):
+        raise VitruvianError("names no file", where=where, hint="write sqlite:///mlflow.db")
+    file = Path(name)
     if file.is_dir():
         raise VitruvianError("is a folder", where=where, hint=f"write {uri.rstrip('/')}/mlflow.db")
     if file.parent.is_dir() and not os.access(file if file.exists() else file.parent, os.W_OK):
