@@ -457,6 +457,16 @@ def beginning(of: Job, *, fixed: bool = False, **event: Any) -> str:
     return console.file.getvalue()
 
 
+def test_an_epoch_whose_loss_is_no_number_is_never_the_best() -> None:
+    console = Console(file=io.StringIO(), width=120)
+    with EpochTable(console, job()) as table:
+        table.show(start())
+        table.show({"kind": "epoch", **epoch(1), "trainLoss": math.nan})
+    assert isinstance(console.file, io.StringIO)
+    row = console.file.getvalue().splitlines()[-1]
+    assert "✗ diverged: lower training.learningRate" in row and "best" not in row
+
+
 @pytest.mark.parametrize(
     ("of", "event", "line"),
     [

@@ -278,11 +278,14 @@ class EpochTable:
 
     def _row(self, event: dict[str, Any]) -> str:
         since = waited(self.history)
-        best = since == 0
+        diverged = not math.isfinite(event["trainLoss"] + event["validationLoss"])
+        best = since == 0 and not diverged
         stopping = self.job.training.early_stopping
         status = (
             "[green]✓ best[/]" if best else f"[dim]wait {since}" + (f"/{stopping.patience}[/]" if stopping else "[/]")
         )
+        if diverged:
+            status = "[red]✗ diverged: lower training.learningRate[/]"
         cells = (
             f"{event['epoch']}/{self.epochs}",
             f"{event['trainLoss']:.4f}",
