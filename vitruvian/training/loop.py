@@ -27,7 +27,7 @@ from vitruvian.training.features import Features, computed, fixed, hindrance
 from vitruvian.training.frozen import Chosen, frozen_digest
 from vitruvian.training.job import Emit, Job, ended, waited
 from vitruvian.training.parallel import Learner
-from vitruvian.training.together import anywhere
+from vitruvian.training.together import anywhere, everywhere
 
 _BATCH_OF_VALIDATION = 256
 _SECONDS_BETWEEN_EVENTS = 0.5
@@ -128,8 +128,7 @@ def _train(job: Job, rank: int, world: int, emit: Emit, device: torch.device) ->
                 _save(checkpoints, module, optimizer, here, done, rank, world, emit)
                 loss_sum, correct, seen = (sums.loss, sums.correct, sums.seen) if rank == 0 else (0.0, 0, 0)
                 if asked:
-                    checkpoints.settle()
-                    notice.answer()
+                    _answer(checkpoints, world)
             if time.monotonic() - told > _SECONDS_BETWEEN_EVENTS or step + 1 == steps:
                 told = time.monotonic()
                 emit(
@@ -167,7 +166,14 @@ def _train(job: Job, rank: int, world: int, emit: Emit, device: torch.device) ->
         # Whole only now: most of them stay the same from epoch to epoch.
         chosen.put_back()
         learner.keep_whole(architecture(job.model.architecture).save, checkpoints, position.epoch, rank)
+    _answer(checkpoints, world)
+
+
+def _answer(checkpoints: Checkpoints, world: int) -> None:
+    """Tell whoever left a notice that all is saved; one worker's answer may end all of them."""
     checkpoints.settle()
+    # Only rank 0 writes last.
+    everywhere(True, world)
     notice.answer()
 
 
