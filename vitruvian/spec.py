@@ -84,13 +84,13 @@ def _readable(source: str) -> str:
     return source
 
 
-def _printable(address: str) -> str:
+def _unsteered(address: str) -> str:
     if steers(address):
         raise ValueError(f"{brief(address)} holds a control character; remove it")
     return address
 
 
-Place = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
+Place = Annotated[str, Field(min_length=1), AfterValidator(_unsteered)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Share0 = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1, le=1_000_000_000)]
