@@ -885,9 +885,12 @@ def unknown(path: str) -> str:
     near = elsewhere or [f"{parent}.{each}" for each in much_alike]
     if not near and not beside:
         near = difflib.get_close_matches(path, known, n=1, cutoff=0.6)
-    hint = f"did you mean '{near[0]}'?" if near else "'vitruvian spec explain' lists all, here without their 'spec.'"
-    if beside and not near:
+    if near:
+        hint = f"did you mean '{near[0]}'?"
+    elif beside:
         hint = f"fields of {parent}: {', '.join(beside)}"
+    else:
+        hint = "'vitruvian spec explain' lists all, here without their 'spec.'"
     return f"there is no field '{path}'; {hint}"
 
 

@@ -21,8 +21,7 @@ def check(model: Model) -> None:
     config: dict[str, Any] = {}
     if model.pretrained:
         config = pretrained_config(model.pretrained, "config.json")
-        refuse_other(model.pretrained, config, model.architecture, types_of(model))
-        refuse_absurd(model.pretrained, config)
+        refuse_unfit(model.pretrained, config, model.architecture, types_of(model))
     if model.architecture != "clip":
         what = "stages" if model.architecture == "resnet50" else "layers"
         refuse_more(model.freeze_layers, depth(model, config), what, "freezeLayers")
@@ -57,18 +56,14 @@ def _layers(config: dict[str, Any], otherwise: int) -> int:
     return there if isinstance(there, int) else 12
 
 
-def refuse_other(name: str, config: dict[str, Any], what: str, types: tuple[str, ...]) -> None:
-    """Raise `SpecError` where the config.json of weights is of none of the types that are wanted."""
+def refuse_unfit(name: str, config: dict[str, Any], what: str, types: tuple[str, ...]) -> None:
+    """Raise `SpecError` where the config.json of weights is of no type that is wanted, or counts layers as none has."""
     found = config.get("model_type")
     if found not in types:
         hint = "choose other weights; a study compares several with --vary 'model={architecture: …, pretrained: …},{…}'"
         raise SpecError(
             f"these are weights of a '{found}', not of a {what}", where=f"model.pretrained: {name}", hint=hint
         )
-
-
-def refuse_absurd(name: str, config: dict[str, Any]) -> None:
-    """Raise `SpecError` where the config.json of weights counts layers that no model has."""
     for told in (config, config.get("vision_config"), config.get("text_config")):
         if not isinstance(told, dict):
             continue

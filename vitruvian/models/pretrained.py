@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from vitruvian.errors import SpecError
 from vitruvian.models.inputs import SAFE, place, pretrained_config
-from vitruvian.models.layers import refuse_absurd, refuse_other
+from vitruvian.models.layers import refuse_unfit
 
 # Its bars for files of a few megabytes would tear those of the stages.
 logging.disable_progress_bar()
@@ -34,9 +34,7 @@ def pretrained(kind: Any, name: str, what: str, types: tuple[str, ...], new: str
     with `new` may be lacking: they are drawn anew.
     """
     where = f"model.pretrained: {name}"
-    config = pretrained_config(name, "config.json")
-    refuse_other(name, config, what, types)
-    refuse_absurd(name, config)
+    refuse_unfit(name, pretrained_config(name, "config.json"), what, types)
     here = place(name)
     try:
         _check_size(kind, here, where, settings)

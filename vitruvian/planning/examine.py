@@ -47,9 +47,10 @@ def examine(
     counts = count(spec.model, found.classes)
     measured = measure(spec, found.classes, counts, setting.examples, tell) if measuring else None
     memory = usable_memory()
-    here = devices.cpu(memory, None, setting.workers)
     if measured:
         here = devices.cpu(memory, measured.flops, setting.workers, measured.reached)
+    else:
+        here = devices.cpu(memory, None, setting.workers)
     device = here if name == devices.CPU else known[name]
     if spec.training.batch_size > found.training:
         more = f"batchSize {spec.training.batch_size} is more than the {found.training:,} examples to train on"

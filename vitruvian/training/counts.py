@@ -102,15 +102,14 @@ class Measured:
     """Seconds of a step: a quarter of the steps took less."""
     slowest: float
     """Seconds of a step: a quarter of the steps took more."""
-
-    @property
-    def reached(self) -> tuple[float, float, float]:
-        """What share of the usual speed fast, usual and slow steps reached."""
-        return self.step_seconds / self.fastest, 1.0, self.step_seconds / self.slowest
-
     flops: float
     """Operations a second that this comes to."""
     input_seconds: float
     """Reading and augmenting one example."""
     peak_bytes: int | None = None
     """The most memory that torch had reserved; of a GPU only."""
+
+    @property
+    def reached(self) -> tuple[float, float, float]:
+        """What share of the usual speed fast, usual and slow steps reached."""
+        return self.step_seconds / self.fastest, 1.0, self.step_seconds / self.slowest

@@ -281,11 +281,12 @@ class EpochTable:
         diverged = not math.isfinite(event["trainLoss"] + event["validationLoss"])
         best = since == 0 and not diverged
         stopping = self.job.training.early_stopping
-        status = (
-            "[green]✓ best[/]" if best else f"[dim]wait {since}" + (f"/{stopping.patience}[/]" if stopping else "[/]")
-        )
         if diverged:
             status = "[red]✗ diverged: lower training.learningRate[/]"
+        elif best:
+            status = "[green]✓ best[/]"
+        else:
+            status = f"[dim]wait {since}" + (f"/{stopping.patience}[/]" if stopping else "[/]")
         cells = (
             f"{event['epoch']}/{self.epochs}",
             f"{event['trainLoss']:.4f}",
