@@ -35,6 +35,8 @@ ENVIRONMENT = {
     "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{DASHBOARD}",
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    # Three seconds, Ray's own choice, are few on a machine that is busy.
+    "RAY_JOB_STOP_WAIT_TIME_S": "60",
 }
 
 
@@ -150,20 +152,21 @@ def test_a_run_whose_controller_is_killed_ends_and_leaves_its_places_to_the_next
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_job_that_is_stopped_saves_first(tmp_path: Path) -> None:
-    training = {"strategy": "ddp", "workers": 2, "epochs": 10_000, "checkpoints": {"everySteps": 100_000}}
-    declare(tmp_path, write_data(tmp_path / "poses"), training={**training, "earlyStopping": None})
+    checkpoints = {"everySteps": 100_000, "keep": 100_000}
+    training = {"strategy": "ddp", "workers": 2, "epochs": 10_000, "checkpoints": checkpoints, "earlyStopping": None}
+    declare(tmp_path, write_data(tmp_path / "poses"), training=training)
     (tmp_path / "ray_jobs").symlink_to(ROOT / "ray_jobs")
     submitted = ("--no-wait", "--submission-id", "stopped", "--working-dir", ".", "--")
     _run("ray", "job", "submit", *submitted, "python", "ray_jobs/train.py", "--spec", "poses.yaml", cwd=tmp_path)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while "3/10000" not in (told := _run("ray", "job", "logs", "stopped", cwd=tmp_path)):
         assert time.monotonic() < deadline, told
     _run("ray", "job", "stop", "stopped", cwd=tmp_path)
     # Ray may lose the last lines of a job's log.
-    (state,) = (tmp_path / "artifacts").glob("checkpoints/*/state.json")
-    newest = json.loads(state.read_text())["checkpoints"][-1]
-    saved = json.loads((state.parent / newest / "manifest.json").read_text())
-    assert saved["position"]["step"] > 0, saved["position"]
+    kept = (tmp_path / "artifacts").glob("checkpoints/*/step-*/manifest.json")
+    steps = [json.loads(path.read_text())["position"]["step"] for path in kept]
+    # Within an epoch nothing else saves; training may go on to the next one's end before it is ended.
+    assert any(steps), steps
 
 
 @pytest.mark.usefixtures("ray_cluster")
